@@ -1,0 +1,17 @@
+"""Modules that train as plain torch and run fused in evaluation."""
+
+from weebill.nn.blocks import (
+    Conv2dNormActivation,
+    Conv2dSame,
+    DepthwisePointwise,
+    InvertedResidual,
+    SqueezeExcite,
+)
+
+__all__ = [
+    "Conv2dNormActivation",
+    "Conv2dSame",
+    "DepthwisePointwise",
+    "InvertedResidual",
+    "SqueezeExcite",
+]
