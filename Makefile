@@ -1,0 +1,70 @@
+# Everything that a person types. `make demo` and `make test` start from a clean clone with Python
+# 3.11, a C++17 compiler, make and git; all other tools come from pip into .venv. What is up to date
+# is not built again.
+PYTHON ?= python3.11
+VENV   ?= .venv
+TORCH  ?= torch==2.13.0
+JOBS   ?= $(shell nproc 2>/dev/null || echo 2)
+
+SHELL       := bash
+.SHELLFLAGS := -euo pipefail -c
+export PATH := $(abspath $(VENV))/bin:$(PATH)
+export CMAKE_BUILD_PARALLEL_LEVEL ?= $(JOBS)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+PIP     := $(VENV)/bin/python -m pip
+SOURCES := pyproject.toml CMakeLists.txt README.md $(shell find cmake csrc python -type f \
+             -not -name '*.pyc' -not -name '*.so')
+CXX_SOURCES = $(shell find csrc tests/csrc bench/csrc -name '*.h' -o -name '*.inl' -o -name '*.cpp')
+
+.PHONY: help demo test test-cpp test-python lint format dev clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+demo: $(VENV)/.package  ## classify a photo with trained weights, fused against torch eager
+	weebill classify --compare "$$(python -c 'import skimage; print(skimage.__path__[0])')/data/coffee.png"
+
+test: test-cpp test-python lint  ## all tests and checks
+
+test-cpp: $(VENV)/.tools  ## C++ tests: every kernel on every instruction set of this machine
+	cmake --preset dev
+	cmake --build --preset dev
+	ctest --preset dev
+
+test-python: $(VENV)/.package-dev test-cpp  ## Python tests against the installed package
+	python -m pytest
+
+lint: $(VENV)/.package-dev  ## formatting, lint, types, import rules
+	ruff check .
+	ruff format --check .
+	mypy
+	lint-imports
+	clang-format --dry-run --Werror $(CXX_SOURCES)
+
+format: $(VENV)/.tools  ## rewrite the sources in the project's format
+	ruff check --fix .
+	ruff format .
+	clang-format -i $(CXX_SOURCES)
+
+dev: $(VENV)/.tools  ## install editable: Python edits count at once, native ones after `make dev`
+	$(PIP) install --no-build-isolation -e '.[all,dev]'
+	touch $(VENV)/.package $(VENV)/.package-dev
+
+clean:  ## remove builds and the environment
+	rm -rf build dist $(VENV)
+
+# Build tools and the pinned torch come first: the package is built without isolation, against the
+# torch that it will run with.
+$(VENV)/.tools: Makefile
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install '$(TORCH)' numpy 'scikit-build-core>=0.11' 'pybind11>=2.13' cmake ninja ruff clang-format
+	touch $@
+
+$(VENV)/.package: $(VENV)/.tools $(SOURCES)
+	$(PIP) install --no-build-isolation -v '.[all,demo]'
+	touch $@
+
+$(VENV)/.package-dev: $(VENV)/.package
+	$(PIP) install --no-build-isolation '.[all,demo,dev]'
+	touch $@

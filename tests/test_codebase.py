@@ -1,0 +1,196 @@
+"""Rules on the sources themselves: who may include whom, what the objects of an instruction set may
+export, stubs in step with the module, size of files, runnable documentation, and what an import
+costs. The rules are explained in csrc/README.md and CONTRIBUTING.md.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+CSRC = ROOT / "csrc"
+
+# A file includes its own folder's files and those of the folders named here, nothing else of ours.
+MAY_INCLUDE = {
+    "bindings": {"core"},
+    "core": {"kernels/args.h"},
+    "isa": {"kernels", "simd", "core/kernels.def"},
+    "kernels": {"simd"},
+    "simd": set[str](),
+}
+# What the objects built with -m flags may see of the system: nothing with templates or classes.
+PLAIN_HEADERS = {
+    "stdint.h",
+    "cstdint",
+    "stddef.h",
+    "cstddef",
+    "math.h",
+    "immintrin.h",
+    "arm_neon.h",
+}
+TEXT_SUFFIXES = {".py", ".pyi", ".h", ".inl", ".cpp", ".def", ".md", ".cmake", ".toml", ".txt"}
+
+
+def cxx_sources() -> list[Path]:
+    return sorted(p for p in CSRC.rglob("*") if p.suffix in {".h", ".inl", ".cpp", ".def"})
+
+
+def includes(path: Path) -> list[tuple[str, str]]:
+    """The (kind, name) of every #include: kind is '"' or '<'."""
+    return re.findall(r'^\s*#\s*include\s*(["<])([^">]+)[">]', path.read_text(), re.MULTILINE)
+
+
+def allowed(folder: str, name: str) -> bool:
+    target = name.split("/")[0]
+    return target == folder or target in MAY_INCLUDE[folder] or name in MAY_INCLUDE[folder]
+
+
+def include_errors(folder: str, path: Path) -> list[str]:
+    errors = []
+    for kind, name in includes(path):
+        if kind == '"' and not allowed(folder, name):
+            errors.append(f"{path.name} in csrc/{folder} includes {name}")
+        if kind == '"' and not (CSRC / name).is_file():
+            errors.append(f"{path.name} includes {name}, which is not a path from csrc/")
+        if kind == "<" and folder in {"isa", "kernels", "simd"} and name not in PLAIN_HEADERS:
+            errors.append(f"{path.name} in csrc/{folder} includes <{name}>")
+        if folder != "bindings" and name.startswith(("torch/", "ATen/", "c10/", "pybind11/")):
+            errors.append(f"{path.name} in csrc/{folder} includes <{name}>")
+    return errors
+
+
+def test_includes_go_one_way() -> None:
+    errors = []
+    for path in cxx_sources():
+        folder = path.relative_to(CSRC).parts[0]
+        assert folder in MAY_INCLUDE, f"csrc/{folder} has no place in the include rule"
+        errors += include_errors(folder, path)
+    assert errors == []
+
+
+def test_include_rule_finds_a_wrong_include(tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.h"
+    wrong.write_text('#include "core/dispatch.h"\n#include <vector>\n#include "kernels/args.h"\n')
+    assert include_errors("kernels", wrong) == [
+        "wrong.h in csrc/kernels includes core/dispatch.h",
+        "wrong.h in csrc/kernels includes <vector>",
+    ]
+
+
+def isa_objects() -> list[Path]:
+    """Objects of csrc/isa in every build under build/: other compilers, other architectures too."""
+    return sorted((ROOT / "build").glob("*/CMakeFiles/weebill_isa_*.dir/csrc/isa/*.o"))
+
+
+def symbol_errors(listing: str) -> list[str]:
+    """Reads the output of nm. One defined external symbol, the table; no weak one, which the linker
+    could take for the whole library; nothing from the C++ library."""
+    errors = []
+    external = []
+    for line in listing.splitlines():
+        kind, name = line.split()[-2:]
+        if kind in "VWvwu":
+            errors.append(f"weak symbol {name}")
+        elif kind.isupper() and kind != "U":
+            external.append(name)
+        if re.match(r"_ZN?K?(St|Sa|Ss|9__gnu_cxx)", name):
+            errors.append(f"{name} is of the C++ library")
+    if len(external) != 1 or "kTable" not in external[0]:
+        errors.append(f"external symbols must be one table, got {external}")
+    return errors
+
+
+def test_isa_objects_export_their_table_only() -> None:
+    nm = shutil.which("nm")
+    objects = isa_objects()
+    if nm is None or not objects:
+        pytest.skip("needs nm and a build under build/ (cmake --preset dev)")
+    errors = {}
+    for path in objects:
+        listing = subprocess.run([nm, path], check=True, capture_output=True, text=True).stdout
+        if found := symbol_errors(listing):
+            errors[str(path.relative_to(ROOT))] = found
+    assert errors == {}
+
+
+def test_symbol_rule_finds_wrong_symbols() -> None:
+    table = "0000000000000000 R _ZN7weebill4avx26kTableE\n"
+    assert symbol_errors(table + "                 U memcpy\n00 t _ZL4localv\n") == []
+    assert symbol_errors(table + "00 W _ZSt3maxIfERKT_S2_S2_\n") == [
+        "weak symbol _ZSt3maxIfERKT_S2_S2_",
+        "_ZSt3maxIfERKT_S2_S2_ is of the C++ library",
+    ]
+    assert len(symbol_errors(table + "00 T _ZN7weebill5helpEv\n")) == 1
+    assert len(symbol_errors("")) == 1
+
+
+def test_stub_names_what_the_module_has() -> None:
+    from weebill import _C
+
+    tree = ast.parse((ROOT / "python/weebill/_C.pyi").read_text())
+    stub = set[str]()
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            stub.add(node.name)
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            stub.add(node.target.id)
+    hidden = {"__doc__", "__file__", "__loader__", "__name__", "__package__", "__spec__"}
+    assert stub == set(dir(_C)) - hidden
+
+
+def test_every_kernel_is_documented() -> None:
+    from weebill import _C
+
+    kernels = (CSRC / "core/kernels.def").read_text()
+    listed = re.findall(r"^WEEBILL_KERNEL\((\w+),", kernels, re.MULTILINE)
+    assert [name for name, _ in _C.kernel_list()] == listed
+    readme = (CSRC / "README.md").read_text()
+    assert [name for name in listed if f"`{name}`" not in readme] == []
+
+
+def committed_files() -> list[Path]:
+    git = shutil.which("git")
+    if git is None or not (ROOT / ".git").exists():
+        pytest.skip("needs git and a clone")
+    names = subprocess.run(
+        [git, "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout
+    return [ROOT / name for name in names.split("\0") if name and (ROOT / name).is_file()]
+
+
+def test_no_file_is_too_long() -> None:
+    long = {}
+    for path in committed_files():
+        if path.suffix in TEXT_SUFFIXES:
+            lines = len(path.read_text().splitlines())
+            if lines > 500:
+                long[str(path.relative_to(ROOT))] = lines
+    assert long == {}
+
+
+def code_blocks(name: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", (ROOT / name).read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_documented_code_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    for block in code_blocks(name):
+        exec(compile(block, name, "exec"), namespace)
+
+
+IMPORTS = ["weebill", "weebill.config", "weebill.data", "weebill.cli", "weebill._C"]
+
+
+@pytest.mark.parametrize("module", IMPORTS)
+def test_import_leaves_torch_alone(module: str) -> None:
+    code = f"import {module}, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
