@@ -1,0 +1,54 @@
+# One function for everything that depends on an instruction set.
+#
+#   weebill_add_isa(<name> [FLAGS <flag>...] [EMULATED])
+#
+# compiles csrc/isa/<name>.cpp with FLAGS into an object library weebill_isa_<name>, and adds it to
+# the list WEEBILL_ISA_OBJECTS and the macro list WEEBILL_HAVE_<NAME> if the compiler accepts FLAGS.
+# These are the only sources of the project that get -m flags: all other code is compiled for the
+# architecture's baseline, so that the library loads on every CPU of its architecture.
+include(CheckCXXCompilerFlag)
+
+set(WEEBILL_ISA_OBJECTS "")
+set(WEEBILL_ISA_DEFINITIONS "")
+
+function(weebill_add_isa name)
+  cmake_parse_arguments(ARG "" "" "FLAGS" ${ARGN})
+  string(TOUPPER ${name} upper)
+  string(REPLACE ";" " " flags "${ARG_FLAGS}")
+  set(accepted TRUE)
+  if(ARG_FLAGS)
+    set(CMAKE_REQUIRED_QUIET TRUE)
+    check_cxx_compiler_flag("${flags}" WEEBILL_COMPILER_HAS_${upper})
+    set(accepted ${WEEBILL_COMPILER_HAS_${upper}})
+  endif()
+  if(NOT accepted)
+    message(STATUS "weebill: no ${name} kernels, the compiler refuses ${flags}")
+    return()
+  endif()
+  set(target weebill_isa_${name})
+  add_library(${target} OBJECT ${PROJECT_SOURCE_DIR}/csrc/isa/${name}.cpp)
+  target_link_libraries(${target} PRIVATE weebill_options)
+  target_include_directories(${target} PRIVATE ${PROJECT_SOURCE_DIR}/csrc)
+  # No exceptions, RTTI or thread-safe statics: nothing of the C++ library may be instantiated here.
+  # No automatic vectorisation: the scalar tier stays scalar, and a loop is a vector loop because
+  # its source says so.
+  target_compile_options(
+    ${target} PRIVATE ${ARG_FLAGS} -O3 -fno-exceptions -fno-rtti -fno-threadsafe-statics
+                      -fno-tree-vectorize -ffp-contract=off -fno-math-errno)
+  set(WEEBILL_ISA_OBJECTS ${WEEBILL_ISA_OBJECTS} $<TARGET_OBJECTS:${target}> PARENT_SCOPE)
+  set(WEEBILL_ISA_DEFINITIONS ${WEEBILL_ISA_DEFINITIONS} WEEBILL_HAVE_${upper} PARENT_SCOPE)
+endfunction()
+
+function(weebill_add_all_isas)
+  weebill_add_isa(scalar)
+  if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|amd64|AMD64)$")
+    weebill_add_isa(avx2 FLAGS -mavx2 -mfma -mf16c -mbmi -mbmi2)
+    weebill_add_isa(avx512 FLAGS -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512cd -mavx2
+                    -mfma -mf16c -mbmi -mbmi2 -mprefer-vector-width=512
+                    -Wno-maybe-uninitialized)  # gcc 12 in its own AVX-512 header (GCC bug 105593)
+  elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64)$")
+    weebill_add_isa(neon)
+  endif()
+  set(WEEBILL_ISA_OBJECTS ${WEEBILL_ISA_OBJECTS} PARENT_SCOPE)
+  set(WEEBILL_ISA_DEFINITIONS ${WEEBILL_ISA_DEFINITIONS} PARENT_SCOPE)
+endfunction()

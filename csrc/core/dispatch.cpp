@@ -1,0 +1,132 @@
+#include "core/dispatch.h"
+
+#include <atomic>
+#include <cstdlib>
+
+#include "core/cpu.h"
+#include "core/status.h"
+
+namespace weebill {
+
+// The tables that this build holds, exported by isa/<name>.cpp.
+#if defined(WEEBILL_HAVE_AVX512)
+namespace avx512 {
+extern const KernelTable kTable;
+}
+#endif
+#if defined(WEEBILL_HAVE_AVX2)
+namespace avx2 {
+extern const KernelTable kTable;
+}
+#endif
+#if defined(WEEBILL_HAVE_NEON)
+namespace neon {
+extern const KernelTable kTable;
+}
+#endif
+namespace scalar {
+extern const KernelTable kTable;
+}
+
+namespace {
+
+struct Isa {
+  const char* name;
+  bool runnable;
+  const KernelTable* table;
+};
+
+// Best first.
+const std::vector<Isa>& all_isas() {
+  static const std::vector<Isa> list = {
+#if defined(WEEBILL_HAVE_AVX512)
+      {"avx512", cpu_info().avx512, &avx512::kTable},
+#endif
+#if defined(WEEBILL_HAVE_AVX2)
+      {"avx2", cpu_info().avx2, &avx2::kTable},
+#endif
+#if defined(WEEBILL_HAVE_NEON)
+      {"neon", cpu_info().neon, &neon::kTable},
+#endif
+      {"scalar", true, &scalar::kTable},
+  };
+  return list;
+}
+
+std::string joined(const std::vector<std::string>& names) {
+  std::string text;
+  for (const std::string& name : names) text += (text.empty() ? "" : ", ") + name;
+  return text;
+}
+
+const Isa& find(const std::string& source, const std::string& name) {
+  for (const Isa& entry : all_isas()) {
+    if (entry.name != name) continue;
+    check(entry.runnable, source, " must be an instruction set of this machine (", joined(isas()),
+          "), got '", name, "', which this CPU can't run");
+    return entry;
+  }
+  throw ValueError(concat(source, " must be one of ", joined(isas()), ", got '", name, "'"));
+}
+
+std::atomic<const Isa*>& current() {
+  static std::atomic<const Isa*> isa{nullptr};
+  return isa;
+}
+
+const Isa& chosen() {
+  const Isa* isa = current().load(std::memory_order_acquire);
+  if (isa != nullptr) return *isa;
+  const char* wanted = std::getenv("WEEBILL_ISA");
+  if (wanted != nullptr && *wanted != '\0') {
+    isa = &find("environment: WEEBILL_ISA", wanted);
+  } else {
+    for (const Isa& entry : all_isas()) {
+      if (entry.runnable) {
+        isa = &entry;
+        break;
+      }
+    }
+  }
+  current().store(isa, std::memory_order_release);
+  return *isa;
+}
+
+}  // namespace
+
+const std::vector<KernelInfo>& kernel_list() {
+  static const std::vector<KernelInfo> list = {
+#define WEEBILL_KERNEL(name, Args, summary) {#name, summary},
+#include "core/kernels.def"
+#undef WEEBILL_KERNEL
+  };
+  return list;
+}
+
+std::vector<std::string> isas() {
+  std::vector<std::string> names;
+  for (const Isa& entry : all_isas()) {
+    if (entry.runnable) names.push_back(entry.name);
+  }
+  return names;
+}
+
+std::vector<std::string> built_isas() {
+  std::vector<std::string> names;
+  for (const Isa& entry : all_isas()) names.push_back(entry.name);
+  return names;
+}
+
+std::string isa() { return chosen().name; }
+
+void set_isa(const std::string& name) {
+  current().store(&find("set_isa: name", name), std::memory_order_release);
+}
+
+const KernelTable& kernels() { return *chosen().table; }
+
+const KernelTable& kernels_of(const std::string& name) {
+  return *find("kernels_of: name", name).table;
+}
+
+}  // namespace weebill

@@ -1,0 +1,57 @@
+// One driver per kind of record: plan -> scratch -> bands -> kernels. Internal to the core.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "core/dispatch.h"
+#include "core/parallel.h"
+#include "core/plan.h"
+#include "core/record.h"
+
+namespace weebill {
+
+/// What a driver runs with. Inside a parallel region `threads` is 1.
+struct Run {
+  const KernelTable& kernels;
+  Caches caches;
+  int threads;
+
+  /// body(task) for each task, in parallel where there is more than one thread.
+  template <typename Body>
+  void for_each(std::int64_t tasks, Body&& body) const {
+    if (threads == 1) {
+      for (std::int64_t task = 0; task < tasks; ++task) body(task);
+    } else {
+      parallel_for(tasks, body);
+    }
+  }
+};
+
+/// x of any layout; y dense NHWC. All images of x.
+void run_conv2d(const Run& run, const Record& record, const TensorView& x, float* y);
+
+/// The rest: x and y dense NHWC. `shape` is one image's, its n is ignored.
+void run_separable(const Run& run, const Record& record, const float* x, const Shape& shape,
+                   float* y);
+void run_squeeze_excite(const Run& run, const Record& record, const float* x, const Shape& shape,
+                        float* y);
+void run_pointwise(const Run& run, const Record& record, const float* x, std::int64_t pixels,
+                   float* y);
+void run_global_pool(const Run& run, const float* x, const Shape& shape, float* y);
+
+/// A product of all its pixels, split over threads; m_block and scratch are filled in here.
+void run_product(const Run& run, PointwiseArgs args);
+
+/// scale[c] = gate(W2 act(W1 mean + b1) + b2), where mean[c] is the sum over `rows` rows of sums
+/// (each of round_up(c, 16) elements, added in order) divided by `pixels`.
+void squeeze_excite_scale(const Run& run, const Record& record, const float* sums,
+                          std::int64_t rows, std::int64_t pixels, float* scale);
+
+/// Which output columns of a window lie wholly inside an image w wide: [first, last).
+struct Interior {
+  std::int64_t first, last;
+};
+Interior interior_columns(const Window& window, std::int64_t w, std::int64_t ow);
+
+}  // namespace weebill

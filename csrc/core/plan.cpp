@@ -1,0 +1,116 @@
+#include "core/plan.h"
+
+#include <algorithm>
+#include <atomic>
+
+#include "core/cpu.h"
+#include "core/record.h"
+#include "kernels/args.h"
+
+namespace weebill {
+namespace {
+
+constexpr std::int64_t kFloat = sizeof(float);
+
+std::atomic<FusionPolicy> policy_in_use{FusionPolicy::kAuto};
+
+std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+// Input rows under `rows` output rows.
+std::int64_t input_rows(const Window& w, std::int64_t rows) {
+  return (rows - 1) * w.stride_h + (w.kernel_h - 1) * w.dilation_h + 1;
+}
+
+}  // namespace
+
+void set_fusion_policy(FusionPolicy policy) { policy_in_use = policy; }
+FusionPolicy fusion_policy() { return policy_in_use; }
+
+Caches machine_caches() { return {cpu_info().l1d_bytes, cpu_info().l2_bytes}; }
+
+int plan_threads(std::int64_t multiply_adds, int threads) {
+  // Waking a thread and waiting for it costs a few microseconds: about this much work.
+  constexpr std::int64_t kWorth = 100'000;
+  return static_cast<int>(std::clamp<std::int64_t>(multiply_adds / kWorth, 1, threads));
+}
+
+std::int64_t plan_m_block(std::int64_t m, std::int64_t k, std::int64_t n, const Caches& caches) {
+  // Weights that stay in the first cache are cheap to go through again: then the pixels are what is
+  // read once. Otherwise each block of weights comes from further away, and is used for as many
+  // pixels as the second cache holds.
+  const bool light = k * n * kFloat <= caches.l1d_bytes / 2;
+  const std::int64_t budget = light ? caches.l1d_bytes / 4 : caches.l2_bytes / 3;
+  const std::int64_t most = std::max<std::int64_t>(24, budget / std::max<std::int64_t>(1, k * kFloat));
+  return std::max<std::int64_t>(1, ceil_div(m, ceil_div(std::max<std::int64_t>(m, 1), most)));
+}
+
+SeparablePlan plan_separable(const SeparableProblem& p, const Caches& caches, int threads,
+                             FusionPolicy policy) {
+  SeparablePlan plan;
+  const Window& w = p.window;
+  plan.ring_columns =
+      std::max(w.pad_left + p.w, (p.ow - 1) * w.stride_w + (w.kernel_w - 1) * w.dilation_w + 1);
+  const std::int64_t ring_row = plan.ring_columns * kFloat;
+  const std::int64_t half_l2 = caches.l2_bytes / 2;
+
+  // The depthwise output and its input, were they kept whole.
+  const std::int64_t intermediate =
+      p.c_mid * kFloat * (p.oh * p.ow + (p.has_expand ? p.h * p.w : 0));
+  const bool possible = p.has_project && !p.has_se;
+  // Rows that neighbouring bands both expand, against the rows that a band owns.
+  const std::int64_t band_rows = ceil_div(p.oh, threads);
+  const bool bands_pay = threads == 1 || !p.has_expand ||
+                         input_rows(w, band_rows) * 8 <= band_rows * w.stride_h * 9;
+  if (policy != FusionPolicy::kAuto) {
+    plan.row_fusion = possible && policy == FusionPolicy::kRows;
+    plan.reason = plan.row_fusion ? "row fusion: asked for" : "channel fusion: asked for";
+  } else if (!possible) {
+    plan.reason = p.has_se ? "channel fusion: squeeze-and-excitation needs the whole image first"
+                           : "channel fusion: there is no projection to feed";
+  } else if (intermediate <= half_l2) {
+    plan.reason = "channel fusion: the intermediate fits half of the second cache";
+  } else if (!bands_pay) {
+    plan.reason = "channel fusion: bands of rows would recompute more than 1/8 of the expansion";
+  } else {
+    plan.row_fusion = true;
+    plan.reason = "row fusion: the intermediate would not stay in the second cache";
+  }
+
+  if (plan.row_fusion) {
+    plan.chunk = p.c_mid;
+    plan.bands = std::min<std::int64_t>(threads, p.oh);
+    const std::int64_t most = ceil_div(p.oh, plan.bands);
+    auto bytes = [&](std::int64_t rows) {
+      const std::int64_t ring = p.has_expand ? input_rows(w, rows) * ring_row * p.c_mid : 0;
+      return ring + rows * p.ow * p.c_mid * kFloat;
+    };
+    std::int64_t rows = 1;
+    while (rows < most && bytes(rows + 1) <= half_l2) ++rows;
+    plan.strip_rows = ceil_div(most, ceil_div(most, rows));
+  } else {
+    // A chunk's ring stays in a quarter of the second cache, and there are tasks for all threads.
+    const std::int64_t per_channel =
+        input_rows(w, std::min<std::int64_t>(p.oh, 16)) * ring_row + p.c_in * kFloat;
+    std::int64_t chunk = p.has_expand ? caches.l2_bytes / 4 / std::max<std::int64_t>(1, per_channel)
+                                      : p.c_mid;
+    chunk = std::max<std::int64_t>(chunk / kBlock * kBlock, 2 * kBlock);
+    const std::int64_t share = round_up(ceil_div(p.c_mid, threads), kBlock);
+    chunk = std::min(chunk, share);
+    // Chunks of equal size, so that threads end together.
+    const std::int64_t chunks = ceil_div(ceil_div(p.c_mid, chunk), threads) * threads;
+    plan.chunk = std::max<std::int64_t>(kBlock, round_up(ceil_div(p.c_mid, chunks), kBlock));
+    const std::int64_t tasks = ceil_div(p.c_mid, plan.chunk);
+    plan.bands = tasks >= threads ? 1 : std::min<std::int64_t>(p.oh, ceil_div(threads, tasks));
+    const std::int64_t most = ceil_div(p.oh, plan.bands);
+    std::int64_t rows = 1;
+    while (rows < most && p.has_expand &&
+           input_rows(w, rows + 1) * ring_row * plan.chunk <= caches.l2_bytes / 4) {
+      ++rows;
+    }
+    plan.strip_rows = p.has_expand ? ceil_div(most, ceil_div(most, rows)) : most;
+  }
+  plan.ring_rows = p.has_expand ? std::min(input_rows(w, plan.strip_rows), p.h) : 0;
+  return plan;
+}
+
+}  // namespace weebill

@@ -1,0 +1,60 @@
+// How a block is cut into pieces: pure functions of shapes, cache sizes and threads.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "core/weebill.h"
+
+namespace weebill {
+
+struct Caches {
+  std::int64_t l1d_bytes, l2_bytes;
+};
+
+/// Those of this machine.
+WEEBILL_API Caches machine_caches();
+
+/// A separable block on one image, its padding made explicit.
+struct SeparableProblem {
+  std::int64_t c_in, c_mid, c_out;
+  std::int64_t h, w, oh, ow;
+  Window window;
+  bool has_expand, has_se, has_project;
+};
+
+/// Two ways to run a block:
+///   row fusion      each thread takes a band of output rows and goes through it in strips: the
+///                   expansion of a strip lives in a ring of rows, the projection consumes its
+///                   depthwise output at once. The intermediate never leaves the cache, but bands
+///                   recompute the rows between them.
+///   channel fusion  tasks take chunks of channels: expansion and depthwise of a chunk for a band of
+///                   rows, the whole depthwise output is kept, then the projection runs. No
+///                   recomputation by threads that split channels, and what squeeze-and-excitation
+///                   needs.
+struct SeparablePlan {
+  bool row_fusion = false;
+  std::int64_t bands = 1;       ///< of output rows
+  std::int64_t strip_rows = 1;  ///< output rows per strip
+  std::int64_t chunk = 0;       ///< channels per chunk; all of them with row fusion
+  std::int64_t ring_rows = 0;   ///< rows of the expansion that are kept
+  std::int64_t ring_columns = 0;  ///< pixels per row of the ring, padding included
+  const char* reason = "";
+};
+
+/// What to do where the rule would choose: for tests and benchmarks.
+enum class FusionPolicy { kAuto, kRows, kChannels };
+WEEBILL_API void set_fusion_policy(FusionPolicy policy);
+WEEBILL_API FusionPolicy fusion_policy();
+
+WEEBILL_API SeparablePlan plan_separable(const SeparableProblem& problem, const Caches& caches,
+                                         int threads, FusionPolicy policy);
+
+/// Pixels over which one block of weights is reused before the next block (PointwiseArgs::m_block).
+WEEBILL_API std::int64_t plan_m_block(std::int64_t m, std::int64_t k, std::int64_t n,
+                                      const Caches& caches);
+
+/// Threads that a piece of work of so many multiply-adds is worth.
+WEEBILL_API int plan_threads(std::int64_t multiply_adds, int threads);
+
+}  // namespace weebill

@@ -1,0 +1,73 @@
+// The packed form of one block. Internal to the core.
+//
+//   [RecordHeader, padded to 64 bytes][section]...[section], each section on a multiple of 64 bytes
+//
+// Where the sections lie follows from the header alone (layout()), so a header that was tampered
+// with can't point outside the record: its size would not agree.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/weebill.h"
+
+namespace weebill {
+
+constexpr std::uint32_t kRecordVersion = 1;
+constexpr char kRecordMagic[8] = "weebill";
+
+enum class RecordKind : std::uint32_t {
+  kConv2d = 1,         ///< dense, any window, any groups
+  kPointwise = 2,      ///< 1 x 1, stride 1; also the linear layer
+  kSeparable = 3,      ///< depthwise with optional expansion, SE, projection, residual
+  kSqueezeExcite = 4,  ///< on its own
+  kGlobalPool = 5,
+};
+
+struct RecordHeader {
+  char magic[8];
+  std::uint32_t version;
+  RecordKind kind;
+  std::uint64_t bytes;
+  std::int32_t c_in, c_mid, c_out, c_se;
+  std::int32_t groups;
+  std::int32_t has_expand, has_se, has_project, residual;
+  Window window;
+  Activation expand_activation, depthwise_activation, se_activation, se_gate, activation;
+};
+
+/// Offsets in bytes from the record's start; sections that a record lacks are empty.
+struct RecordLayout {
+  std::uint64_t expand_w, expand_b, depthwise_w, depthwise_b;
+  std::uint64_t se_reduce_w, se_reduce_b, se_expand_w, se_expand_b;
+  std::uint64_t project_w, project_b;  ///< also the weights of kConv2d and kPointwise
+  std::uint64_t bytes;
+};
+
+/// The header's fields must be in range (see parse()).
+RecordLayout layout(const RecordHeader& header);
+
+/// A validated record: the header and where its sections are.
+struct Record {
+  const RecordHeader* header;
+  const float *expand_w, *expand_b, *depthwise_w, *depthwise_b;
+  const float *se_reduce_w, *se_reduce_b, *se_expand_w, *se_expand_b;
+  const float *project_w, *project_b;
+};
+
+/// Throws ValueError for anything that pack() can't have written.
+std::vector<Record> parse(const std::string& op, Packed packed);
+
+/// Output shape of one record; throws ValueError where x does not fit.
+Shape record_output(const std::string& op, const Record& record, const Shape& x);
+
+/// The window with its padding made explicit for an input of h x w (SAME needs the size).
+Window resolve(const Window& window, std::int64_t h, std::int64_t w);
+
+/// Elements of packed weights for a product of k inputs and n outputs, and between its blocks.
+std::int64_t product_elements(std::int64_t k, std::int64_t n);
+constexpr std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
+
+}  // namespace weebill

@@ -1,0 +1,342 @@
+// Depthwise blocks: [expand] -> depthwise -> [squeeze-and-excitation] -> [project] [+ x].
+// The two ways to cut the work are described in plan.h.
+#include <algorithm>
+#include <cstring>
+
+#include "core/drivers.h"
+#include "core/status.h"
+#include "core/workspace.h"
+
+namespace weebill {
+namespace {
+
+struct Block {
+  const Run& run;
+  const Record& record;
+  const RecordHeader& h;
+  Window window;
+  SeparableProblem problem;
+  SeparablePlan plan;
+  const float* x;
+
+};
+
+// The rows of the depthwise input that one task holds: of the image itself, or of the expansion.
+struct Rows {
+  const float* data;      // row 0 (or slot 0 of the ring)
+  std::int64_t row_stride, pixel_stride;
+  std::int64_t slots;     // ring rows, or the image's
+  bool padded;            // a row begins with pad_left pixels of zeros and covers every window
+
+  const float* row(std::int64_t y) const { return data + y % slots * row_stride; }
+};
+
+using RowKernel = void (*)(const DepthwiseArgs&);
+
+RowKernel tuned_kernel(const KernelTable& k, const Window& w) {
+  if (w.kernel_h != w.kernel_w || w.dilation_w != 1) return nullptr;
+  if (w.kernel_w == 3 && w.stride_w == 1) return k.depthwise_k3s1_f32;
+  if (w.kernel_w == 3 && w.stride_w == 2) return k.depthwise_k3s2_f32;
+  if (w.kernel_w == 5 && w.stride_w == 1) return k.depthwise_k5s1_f32;
+  if (w.kernel_w == 5 && w.stride_w == 2) return k.depthwise_k5s2_f32;
+  return nullptr;
+}
+
+// Rows outside the image are left out, columns outside come from the padding or are left out.
+class DepthwiseRow {
+ public:
+  DepthwiseRow(const Block& block, const Rows& rows, std::int64_t first_channel,
+               std::int64_t channels)
+      : block_(block),
+        rows_(rows),
+        tuned_(tuned_kernel(block.run.kernels, block.window)),
+        interior_(rows.padded ? Interior{0, block.problem.ow}
+                              : interior_columns(block.window, block.problem.w, block.problem.ow)) {
+    const Window& w = block.window;
+    const std::int64_t taps = std::int64_t{w.kernel_h} * w.kernel_w;
+    args_.x_stride = rows.pixel_stride;
+    args_.w = block.record.depthwise_w + first_channel * taps;
+    args_.bias = block.record.depthwise_b + first_channel;
+    args_.channels = channels;
+    args_.activation = static_cast<std::int32_t>(block.h.depthwise_activation);
+  }
+
+  // x_channel: where the channels begin in a pixel of the input rows.
+  void operator()(std::int64_t oy, std::int64_t x_channel, float* y, std::int64_t y_stride,
+                  float* sum) {
+    const Window& w = block_.window;
+    const std::int64_t top = oy * w.stride_h - w.pad_top;
+    constexpr std::int64_t kStack = 16;
+    const float* on_stack[kStack];
+    Workspace::Scope scope(Workspace::of_this_thread());
+    const float** row_at =
+        w.kernel_h <= kStack ? on_stack : scope.take<const float*>(2 * w.kernel_h);
+    const float* shifted_on_stack[kStack];
+    shifted_ = w.kernel_h <= kStack ? shifted_on_stack : row_at + w.kernel_h;
+    args_.first_row = 0;
+    args_.rows = 0;
+    for (std::int64_t u = 0; u < w.kernel_h; ++u) {
+      const std::int64_t iy = top + u * w.dilation_h;
+      if (iy < 0) {
+        args_.first_row = u + 1;
+      } else if (iy < block_.problem.h) {
+        row_at[args_.rows++] = rows_.row(iy) + x_channel;
+      }
+    }
+    if (args_.rows == 0) args_.first_row = 0;
+    args_.sum = sum;
+    args_.y_stride = y_stride;
+    const std::int64_t ow = block_.problem.ow;
+    for (std::int64_t ox = 0; ox < interior_.first; ++ox) edge(row_at, ox, y);
+    if (interior_.first < interior_.last) {
+      const std::int64_t ix = interior_.first * w.stride_w - (rows_.padded ? 0 : w.pad_left);
+      columns(row_at, ix, 0, w.kernel_w, interior_.last - interior_.first,
+              y + interior_.first * y_stride, tuned_);
+    }
+    for (std::int64_t ox = std::max(interior_.first, interior_.last); ox < ow; ++ox) {
+      edge(row_at, ox, y);
+    }
+  }
+
+ private:
+  void edge(const float* const* row_at, std::int64_t ox, float* y) {
+    const Window& w = block_.window;
+    const std::int64_t left = ox * w.stride_w - w.pad_left;
+    std::int64_t first = 0;
+    while (first < w.kernel_w && left + first * w.dilation_w < 0) ++first;
+    std::int64_t last = first;
+    while (last < w.kernel_w && left + last * w.dilation_w < block_.problem.w) ++last;
+    // No tap inside: any pixel does as an address.
+    const std::int64_t ix = first == last ? 0 : left + first * w.dilation_w;
+    columns(row_at, ix, first, last - first, 1, y + ox * args_.y_stride, nullptr);
+  }
+
+  void columns(const float* const* row_at, std::int64_t ix, std::int64_t first_tap,
+               std::int64_t taps, std::int64_t count, float* y, RowKernel tuned) {
+    for (std::int64_t u = 0; u < args_.rows; ++u) shifted_[u] = row_at[u] + ix * args_.x_stride;
+    args_.x_rows = shifted_;
+    args_.columns = count;
+    args_.y = y;
+    if (tuned != nullptr) {
+      tuned(args_);
+      return;
+    }
+    const Window& w = block_.window;
+    block_.run.kernels.depthwise_any_f32({args_, w.kernel_h, w.kernel_w, w.stride_w, w.dilation_w,
+                                          first_tap, taps});
+  }
+
+  const Block& block_;
+  const Rows& rows_;
+  const RowKernel tuned_;
+  const Interior interior_;
+  DepthwiseArgs args_{};
+  const float** shifted_ = nullptr;
+};
+
+// The expansion of rows [first, last) of the image into the ring, for a range of channels.
+void expand_rows(const Block& b, float* ring, const Rows& rows, std::int64_t first,
+                 std::int64_t last, std::int64_t first_channel, std::int64_t channels) {
+  const SeparableProblem& p = b.problem;
+  while (first < last) {
+    const std::int64_t slot = first % rows.slots;
+    const std::int64_t count = std::min(last - first, rows.slots - slot);
+    PointwiseArgs a{};
+    a.x = b.x + first * p.w * p.c_in;
+    a.x_stride = p.c_in;
+    a.w = b.record.expand_w + first_channel * p.c_in;
+    a.w_block_stride = p.c_in * kBlock;
+    a.bias = b.record.expand_b + first_channel;
+    a.y = ring + slot * rows.row_stride + b.window.pad_left * rows.pixel_stride;
+    a.y_stride = rows.pixel_stride;
+    a.y_width = p.w;
+    a.y_jump = rows.row_stride - p.w * rows.pixel_stride;
+    a.m = count * p.w;
+    a.k = p.c_in;
+    a.n = channels;
+    a.m_block = plan_m_block(a.m, a.k, a.n, b.run.caches);
+    a.activation = static_cast<std::int32_t>(b.h.expand_activation);
+    b.run.kernels.pointwise_f32(a);
+    first += count;
+  }
+}
+
+// Zeros in the padding columns of every ring row.
+void clear_padding(const Block& b, float* ring, const Rows& rows) {
+  const std::int64_t left = b.window.pad_left * rows.pixel_stride;
+  const std::int64_t right = left + b.problem.w * rows.pixel_stride;
+  for (std::int64_t slot = 0; slot < rows.slots; ++slot) {
+    float* row = ring + slot * rows.row_stride;
+    std::fill(row, row + left, 0.0f);
+    std::fill(row + right, row + rows.row_stride, 0.0f);
+  }
+}
+
+// Goes through output rows [first, last) in strips: expands what is missing, then calls
+// strip(begin, end, rows) with the depthwise input in place.
+template <typename Strip>
+void for_strips(const Block& b, float* ring, std::int64_t first, std::int64_t last,
+                std::int64_t first_channel, std::int64_t channels, Strip&& strip) {
+  const SeparableProblem& p = b.problem;
+  const Window& w = b.window;
+  Rows rows;
+  if (p.has_expand) {
+    rows = {ring, b.plan.ring_columns * channels, channels, b.plan.ring_rows, true};
+    clear_padding(b, ring, rows);
+  } else {
+    rows = {b.x + first_channel, p.w * p.c_mid, p.c_mid, p.h, false};
+  }
+  std::int64_t done = 0;  // rows of the expansion below this one are there, as far as needed
+  for (std::int64_t begin = first; begin < last; begin += b.plan.strip_rows) {
+    const std::int64_t end = std::min(begin + b.plan.strip_rows, last);
+    if (p.has_expand) {
+      const std::int64_t top = std::max<std::int64_t>(begin * w.stride_h - w.pad_top, 0);
+      const std::int64_t bottom = (end - 1) * w.stride_h - w.pad_top +
+                                  (w.kernel_h - 1) * w.dilation_h + 1;
+      const std::int64_t from = std::max(top, done);
+      const std::int64_t to = std::min(bottom, p.h);
+      if (from < to) {
+        expand_rows(b, ring, rows, from, to, first_channel, channels);
+        done = to;
+      }
+    }
+    strip(begin, end, rows);
+  }
+}
+
+PointwiseArgs projection(const Block& b, const float* from, std::int64_t first_row,
+                         std::int64_t rows, float* y) {
+  const SeparableProblem& p = b.problem;
+  PointwiseArgs a{};
+  a.x = from;
+  a.x_stride = p.c_mid;
+  a.w = b.record.project_w;
+  a.w_block_stride = p.c_mid * kBlock;
+  a.bias = b.record.project_b;
+  const std::int64_t pixel = first_row * p.ow;
+  a.y = y + pixel * p.c_out;
+  a.y_stride = p.c_out;
+  a.y_width = p.ow;
+  if (b.h.residual != 0) {
+    a.residual = b.x + pixel * p.c_in;
+    a.residual_stride = p.c_in;
+  }
+  a.m = rows * p.ow;
+  a.k = p.c_mid;
+  a.n = p.c_out;
+  a.m_block = plan_m_block(a.m, a.k, a.n, b.run.caches);
+  a.activation = static_cast<std::int32_t>(b.h.activation);
+  return a;
+}
+
+void run_row_fusion(const Block& b, float* y) {
+  const SeparableProblem& p = b.problem;
+  Workspace::Scope scope(Workspace::of_this_thread());
+  const std::int64_t ring = round_up(b.plan.ring_rows * b.plan.ring_columns * p.c_mid, kBlock);
+  const std::int64_t strip = round_up(b.plan.strip_rows * p.ow * p.c_mid, kBlock);
+  float* scratch = scope.take((ring + strip) * b.plan.bands);
+  b.run.for_each(b.plan.bands, [&](std::int64_t band) {
+    float* my_ring = scratch + band * (ring + strip);
+    float* middle = my_ring + ring;
+    const std::int64_t first = band * p.oh / b.plan.bands;
+    const std::int64_t last = (band + 1) * p.oh / b.plan.bands;
+    for_strips(b, my_ring, first, last, 0, p.c_mid,
+               [&](std::int64_t begin, std::int64_t end, const Rows& rows) {
+                 DepthwiseRow depthwise(b, rows, 0, p.c_mid);
+                 for (std::int64_t oy = begin; oy < end; ++oy) {
+                   depthwise(oy, 0, middle + (oy - begin) * p.ow * p.c_mid, p.c_mid, nullptr);
+                 }
+                 b.run.kernels.pointwise_f32(projection(b, middle, begin, end - begin, y));
+               });
+  });
+}
+
+void run_channel_fusion(const Block& b, float* y) {
+  const SeparableProblem& p = b.problem;
+  Workspace::Scope scope(Workspace::of_this_thread());
+  const std::int64_t pixels = p.oh * p.ow;
+  float* middle = p.has_project ? scope.take(pixels * p.c_mid) : y;
+  // Sums of one output row each, whoever computes it: their order does not depend on threads.
+  const std::int64_t sum_stride = round_up(p.c_mid, kBlock);
+  float* sums = nullptr;
+  float* scale = nullptr;
+  if (p.has_se) {
+    sums = scope.take(p.oh * sum_stride);
+    scale = scope.take(sum_stride);
+    std::memset(sums, 0, static_cast<std::size_t>(p.oh * sum_stride) * sizeof(float));
+  }
+  const std::int64_t chunks = (p.c_mid + b.plan.chunk - 1) / b.plan.chunk;
+  const std::int64_t tasks = chunks * b.plan.bands;
+  const std::int64_t workers = std::min<std::int64_t>(b.run.threads, tasks);
+  const std::int64_t ring =
+      round_up(b.plan.ring_rows * b.plan.ring_columns * b.plan.chunk, kBlock);
+  float* rings = scope.take(ring * workers);
+  b.run.for_each(workers, [&](std::int64_t worker) {
+    for (std::int64_t task = worker * tasks / workers; task < (worker + 1) * tasks / workers;
+         ++task) {
+      const std::int64_t channel = task / b.plan.bands * b.plan.chunk;
+      const std::int64_t band = task % b.plan.bands;
+      const std::int64_t channels = std::min(b.plan.chunk, p.c_mid - channel);
+      for_strips(b, rings + worker * ring, band * p.oh / b.plan.bands,
+                 (band + 1) * p.oh / b.plan.bands, channel, channels,
+                 [&](std::int64_t begin, std::int64_t end, const Rows& rows) {
+                   DepthwiseRow depthwise(b, rows, channel, channels);
+                   for (std::int64_t oy = begin; oy < end; ++oy) {
+                     depthwise(oy, 0, middle + oy * p.ow * p.c_mid + channel, p.c_mid,
+                               sums == nullptr ? nullptr : sums + oy * sum_stride + channel);
+                   }
+                 });
+    }
+  });
+  if (p.has_se) squeeze_excite_scale(b.run, b.record, sums, p.oh, pixels, scale);
+  if (p.has_project) {
+    PointwiseArgs a = projection(b, middle, 0, p.oh, y);
+    a.scale = scale;
+    run_product(b.run, a);
+  } else if (p.has_se) {
+    b.run.kernels.scale_f32({y, p.c_mid, scale, y, p.c_mid, pixels, p.c_mid});
+  }
+}
+
+}  // namespace
+
+Interior interior_columns(const Window& window, std::int64_t w, std::int64_t ow) {
+  const std::int64_t span = std::int64_t{window.kernel_w - 1} * window.dilation_w;
+  const std::int64_t first = (window.pad_left + window.stride_w - 1) / window.stride_w;
+  const std::int64_t room = w - 1 - span + window.pad_left;
+  const std::int64_t last = room < 0 ? 0 : room / window.stride_w + 1;
+  return {std::min(first, ow), std::max(std::min(last, ow), std::min(first, ow))};
+}
+
+void run_separable(const Run& run, const Record& record, const float* x, const Shape& shape,
+                   float* y) {
+  const RecordHeader& h = *record.header;
+  const Window window = resolve(h.window, shape.h, shape.w);
+  const Shape out = record_output("run", record, shape);
+  SeparableProblem p{};
+  p.c_in = h.c_in;
+  p.c_mid = h.c_mid;
+  p.c_out = h.c_out;
+  p.h = shape.h;
+  p.w = shape.w;
+  p.oh = out.h;
+  p.ow = out.w;
+  p.window = window;
+  p.has_expand = h.has_expand != 0;
+  p.has_se = h.has_se != 0;
+  p.has_project = h.has_project != 0;
+  const std::int64_t work =
+      p.oh * p.ow * p.c_mid * (window.kernel_h * window.kernel_w + (p.has_project ? p.c_out : 0)) +
+      (p.has_expand ? p.h * p.w * p.c_in * p.c_mid : 0);
+  Run mine = run;
+  mine.threads = plan_threads(work, run.threads);
+  const Block block = {mine, record, h, window, p,
+                       plan_separable(p, run.caches, mine.threads, fusion_policy()), x};
+  if (block.plan.row_fusion) {
+    run_row_fusion(block, y);
+  } else {
+    run_channel_fusion(block, y);
+  }
+}
+
+}  // namespace weebill

@@ -1,0 +1,150 @@
+// The C++ interface of weebill's core: no torch, no Python.
+//
+// A network is a list of *records*. A record is one packed block: a self-describing, position
+// independent run of bytes that holds the geometry and the reordered weights of one operator
+// (see pack.h). `run` executes a list of records on one tensor; every intermediate stays inside.
+// The packed form is the same for every instruction set, so it can be saved and moved.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#if defined(_WIN32)
+#define WEEBILL_API
+#else
+#define WEEBILL_API __attribute__((visibility("default")))
+#endif
+
+namespace weebill {
+
+/// x is the pre-activation:
+///   relu max(x,0); relu6 min(max(x,0),6); hardsigmoid min(max(x/6+1/2,0),1);
+///   hardsigmoid_paddle min(max(x/5+1/2,0),1); hardswish x*hardsigmoid(x); sigmoid 1/(1+exp(-x));
+///   silu x*sigmoid(x).
+enum class Activation : std::int32_t {
+  kNone = 0,
+  kRelu,
+  kRelu6,
+  kHardswish,
+  kHardsigmoid,
+  kHardsigmoidPaddle,
+  kSilu,
+  kSigmoid,
+};
+
+/// Names as Python spells them, in the order of the enumeration.
+WEEBILL_API const std::vector<std::string>& activation_names();
+/// Throws ValueError("<op>: <argument> must be one of ..., got ...") for an unknown name.
+WEEBILL_API Activation parse_activation(const std::string& op, const std::string& argument,
+                                        const std::string& name);
+
+/// A float32 tensor of logical shape (n, c, h, w); strides in elements, any order, not negative.
+struct TensorView {
+  const float* data = nullptr;
+  std::int64_t n = 0, c = 0, h = 0, w = 0;
+  std::int64_t stride_n = 0, stride_c = 0, stride_h = 0, stride_w = 0;
+};
+
+struct Shape {
+  std::int64_t n = 0, c = 0, h = 0, w = 0;
+};
+
+/// A plain weight, C-contiguous as torch has it, with its shape for the checks.
+/// `data == nullptr` means that the argument was not given.
+struct Weight {
+  const float* data = nullptr;
+  std::vector<std::int64_t> shape;
+  explicit operator bool() const { return data != nullptr; }
+};
+
+/// Sliding window. `same` is TensorFlow's SAME: output = ceil(input / stride), the padding is
+/// computed from the input, the odd pixel goes to the bottom and right, and pad_* are ignored.
+struct Window {
+  std::int32_t kernel_h = 1, kernel_w = 1;
+  std::int32_t stride_h = 1, stride_w = 1;
+  std::int32_t pad_top = 0, pad_left = 0, pad_bottom = 0, pad_right = 0;
+  std::int32_t dilation_h = 1, dilation_w = 1;
+  std::int32_t same = 0;
+};
+
+/// y = activation(conv(x, weight) + bias). weight (c_out, c_in / groups, kernel_h, kernel_w).
+/// Depthwise (groups == c_in == c_out) and 1 x 1 with groups == 1 take their own kernels.
+struct Conv2dSpec {
+  std::string op = "conv2d";  ///< name used in messages
+  Weight weight, bias;
+  Window window;  ///< kernel_h, kernel_w are taken from the weight
+  std::int64_t groups = 1;
+  Activation activation = Activation::kNone;
+};
+
+/// y = [x +] act_p(Wp * (se(d) o d) + bp), d = act_d(depthwise(act_e(We * x + be)) + bd),
+/// se(d) = gate(Ws2 * act_s(Ws1 * mean(d) + bs1) + bs2). The expansion, SE, the projection and
+/// the residual are optional; the depthwise part is not.
+struct SeparableSpec {
+  std::string op = "inverted_residual";
+  Weight expand_weight, expand_bias;        ///< (c_mid, c_in, 1, 1), (c_mid)
+  Weight depthwise_weight, depthwise_bias;  ///< (c_mid, 1, kh, kw), (c_mid)
+  Weight se_reduce_weight, se_reduce_bias;  ///< (c_se, c_mid, 1, 1), (c_se)
+  Weight se_expand_weight, se_expand_bias;  ///< (c_mid, c_se, 1, 1), (c_mid)
+  Weight project_weight, project_bias;      ///< (c_out, c_mid, 1, 1), (c_out)
+  Window window;
+  Activation expand_activation = Activation::kNone;
+  Activation depthwise_activation = Activation::kNone;
+  Activation se_activation = Activation::kRelu;
+  Activation se_gate = Activation::kHardsigmoid;
+  Activation project_activation = Activation::kNone;
+  bool residual = false;
+};
+
+/// y = x o gate(W2 * act(W1 * mean(x) + b1) + b2).
+struct SqueezeExciteSpec {
+  std::string op = "squeeze_excite";
+  Weight reduce_weight, reduce_bias, expand_weight, expand_bias;
+  Activation activation = Activation::kRelu;
+  Activation gate = Activation::kHardsigmoid;
+};
+
+/// y[n,c,0,0] = mean over h, w of x.
+struct GlobalPoolSpec {
+  std::string op = "global_avg_pool2d";
+  std::int64_t channels = 0;
+};
+
+/// Each checks its spec (ValueError) and returns the record.
+WEEBILL_API std::vector<std::byte> pack(const Conv2dSpec& spec);
+WEEBILL_API std::vector<std::byte> pack(const SeparableSpec& spec);
+WEEBILL_API std::vector<std::byte> pack(const SqueezeExciteSpec& spec);
+WEEBILL_API std::vector<std::byte> pack(const GlobalPoolSpec& spec);
+
+/// One or more records, concatenated; each record's size is a multiple of 64 bytes.
+/// The address must be a multiple of 64 (torch's and our allocators give that).
+struct Packed {
+  const std::byte* data = nullptr;
+  std::size_t bytes = 0;
+};
+
+/// Validates the records against each other and against x, and returns the output's shape.
+/// Throws ValueError for a blob that is truncated, of another version, or does not fit x.
+WEEBILL_API Shape output_shape(const std::string& op, const Shape& x, Packed records);
+
+/// Six numbers per record, from which tracing computes output shapes without the weights:
+/// c_out, stride_h, stride_w, extra_h, extra_w, mode. Mode 0: h' = (h + extra_h) / stride_h + 1
+/// with extra = padding - dilation * (kernel - 1) - 1; mode 1 (SAME): h' = ceil(h / stride_h);
+/// mode 2 (global pool): h' = w' = 1.
+WEEBILL_API std::vector<std::int64_t> geometry(Packed records);
+
+/// Runs the records on x. y is dense NHWC (torch's channels_last) of output_shape() and must not
+/// overlap x. Any x strides are accepted; dense NHWC is used as it is, and so is any layout by a
+/// leading conv2d; the rest costs one copy.
+WEEBILL_API void run(const std::string& op, const TensorView& x, Packed records, float* y);
+
+/// Everything about one block that `run` would decide for this input: text, one line per record.
+/// The reasons of the fusion rule are part of it.
+WEEBILL_API std::string explain(const Shape& x, Packed records, int threads);
+
+/// Multiply-adds of the records on this input.
+WEEBILL_API std::int64_t multiply_adds(const Shape& x, Packed records);
+
+}  // namespace weebill

@@ -1,0 +1,39 @@
+// Compiles every kernel for the instruction set named by WEEBILL_ISA and exports one symbol: its
+// table. Included by each isa/<name>.cpp. All else has internal linkage, and no C++ library header
+// may be reached from here: a template of it, instantiated with these flags and merged by the linker
+// into common code, would crash older machines.
+#include <stdint.h>
+
+#include "kernels/args.h"
+
+namespace weebill {
+
+struct KernelTable {
+#define WEEBILL_KERNEL(name, Args, summary) void (*name)(const Args&);
+#include "core/kernels.def"
+#undef WEEBILL_KERNEL
+};
+
+namespace WEEBILL_ISA {
+namespace {
+
+#include "simd/simd.h"
+// Order matters: each file uses the names of those before it.
+#include "simd/activation.inl"
+// clang-format off
+#include "kernels/pointwise.inl"
+#include "kernels/depthwise.inl"
+#include "kernels/channels.inl"
+// clang-format on
+
+}  // namespace
+
+extern const KernelTable kTable;
+const KernelTable kTable = {
+#define WEEBILL_KERNEL(name, Args, summary) &name,
+#include "core/kernels.def"
+#undef WEEBILL_KERNEL
+};
+
+}  // namespace WEEBILL_ISA
+}  // namespace weebill

@@ -1,0 +1,123 @@
+// The argument structures of all kernels: raw pointers and plain numbers.
+//
+// Common rules. Everything is float32. Strides are in elements. Channels are contiguous (NHWC).
+// A kernel reads and writes only what its formula names: no byte beyond. Pointers need only the
+// alignment of float. y never overlaps x. Packed weights come in *blocks* of 16 output channels;
+// the last block is 8 wide when 8 or fewer channels are left in it, and is padded with zeros. The
+// block width is the same for every instruction set. Biases are padded to whole blocks.
+#pragma once
+
+#include <cstdint>
+
+namespace weebill {
+
+/// Channels per block of packed weights.
+constexpr std::int64_t kBlock = 16;
+/// Width of a last block that holds at most this many channels.
+constexpr std::int64_t kHalfBlock = 8;
+
+/// The values are those of weebill::Activation (core/weebill.h).
+enum ActivationCode : std::int32_t {
+  kActNone = 0,
+  kActRelu,
+  kActRelu6,
+  kActHardswish,
+  kActHardsigmoid,
+  kActHardsigmoidPaddle,
+  kActSilu,
+  kActSigmoid,
+};
+
+/// Matrix product on pixels, direct (1 x 1 convolution) or through a table of offsets (dense
+/// convolution on the pixels whose window lies inside the image):
+///   y[p, o] = act(bias[o] + sum_i w[o, i] * s[i] * x[p, i]) + residual[p, o]
+/// with x[p, i] at x + p * x_stride + (offsets ? offsets[i] : i) and s[i] = scale ? scale[i] : 1.
+/// Output pixel p lies at y + p * y_stride + ((y_column + p) / y_width) * y_jump: y_jump elements
+/// are skipped at the end of every row of y_width pixels, of which the first starts at y_column.
+struct PointwiseArgs {
+  const float* x;
+  std::int64_t x_stride;
+  const std::int64_t* offsets;  ///< k entries, or nullptr
+  /// Block b of the weights at w + b * w_block_stride: [k][16], or [k][8] for a half last block.
+  const float* w;
+  std::int64_t w_block_stride;
+  const float* bias;  ///< n entries, padded to whole blocks
+  float* y;
+  std::int64_t y_stride;
+  std::int64_t y_width;   ///< >= 1
+  std::int64_t y_jump;    ///< >= 0
+  std::int64_t y_column;  ///< 0 <= y_column < y_width
+  const float* residual;  ///< pixel p at residual + p * residual_stride, or nullptr
+  std::int64_t residual_stride;
+  const float* scale;  ///< k entries, or nullptr; not together with offsets
+  float* scratch;      ///< min(m, m_block) * k elements, used only with scale
+  std::int64_t m;      ///< pixels, >= 0
+  std::int64_t k;      ///< input channels (or taps), >= 0
+  std::int64_t n;      ///< output channels, >= 1
+  std::int64_t m_block;  ///< pixels over which one weight block is reused before the next, >= 1
+  std::int32_t activation;
+};
+
+/// One output row (or a part of it) of a depthwise convolution, every tap inside the row:
+///   y[j, c] = act(bias[c] + sum_{u < rows} sum_{v < kw} w[c, first_row + u, v]
+///                                                  * x_rows[u][(j * stride + v) * x_stride + c])
+///   sum[c] += sum_j y[j, c]     (if sum is given)
+/// Kernel rows outside the image are left out by first_row and rows. The kernel width and stride are
+/// fixed by the table entry (k3s1, k3s2, k5s1, k5s2: square kernels).
+struct DepthwiseArgs {
+  const float* const* x_rows;  ///< `rows` pointers to the pixel of output column 0, tap 0
+  std::int64_t x_stride;       ///< from one input column to the next
+  /// [ceil(channels / 16)][kernel * kernel][16]
+  const float* w;
+  const float* bias;  ///< padded to 16
+  float* y;
+  std::int64_t y_stride;
+  float* sum;  ///< channels entries, added to, or nullptr
+  std::int64_t first_row;
+  std::int64_t rows;     ///< 0 <= first_row, rows; first_row + rows <= kernel
+  std::int64_t columns;  ///< output columns, >= 0
+  std::int64_t channels;
+  std::int32_t activation;
+};
+
+/// As DepthwiseArgs for any window, with a range of kernel columns as well; also the edges of the
+/// tuned sizes:
+///   y[j, c] = act(bias[c] + sum_{u < rows} sum_{v < taps} w[c, first_row + u, first_tap + v]
+///                                 * x_rows[u][(j * stride + v * dilation) * x_stride + c])
+struct DepthwiseAnyArgs {
+  DepthwiseArgs common;  ///< x_rows point to the pixel of output column 0, tap first_tap
+  std::int64_t kernel_h, kernel_w;
+  std::int64_t stride, dilation;  ///< along the row
+  std::int64_t first_tap, taps;
+};
+
+/// sum[c] += sum_{p < pixels} x[p * x_stride + c].
+struct SumArgs {
+  const float* x;
+  std::int64_t x_stride;
+  float* sum;
+  std::int64_t pixels;
+  std::int64_t channels;
+};
+
+/// y[p, c] = x[p, c] * scale[c].
+struct ScaleArgs {
+  const float* x;
+  std::int64_t x_stride;
+  const float* scale;
+  float* y;
+  std::int64_t y_stride;
+  std::int64_t pixels;
+  std::int64_t channels;
+};
+
+/// y[p * channels + c] = x[c * x_channel_stride + p]: NCHW planes to NHWC pixels.
+struct InterleaveArgs {
+  const float* x;
+  std::int64_t x_channel_stride;
+  float* y;
+  std::int64_t pixels;
+  std::int64_t channels;
+};
+
+}  // namespace weebill

@@ -1,0 +1,126 @@
+// Depthwise convolution of one output row, vectorised over channels.
+//
+// Tile: 7 output columns of one vector of channels. Per kernel row each input vector is loaded once
+// and used for every tap that needs it: 3x3 stride 1 loads 9 inputs + 3 weights for 21 FMAs, 5x5 11 +
+// 5 for 35, stride 2 15 + 3 and 17 + 5: with two loads and two FMAs a cycle the FMAs bound them all.
+// Registers: 7 accumulators + k weights + 1 input = at most 13 of AVX2's 16. 7 divides the widths
+// 112, 56, 28, 14 and 7; other widths end in tiles of 4, 2 and 1.
+// Each output is bias, then one FMA per tap in row order: results do not depend on the tile.
+
+// The vector of channels that starts at c: whole, or the last one with n lanes.
+template <bool kTail>
+inline Vec load_channels(const float* p, int64_t n) {
+  if constexpr (kTail) return load_n(p, n);
+  (void)n;
+  return load(p);
+}
+
+template <bool kTail>
+inline void store_channels(float* p, Vec v, int64_t n) {
+  if constexpr (kTail) {
+    store_n(p, v, n);
+  } else {
+    store(p, v);
+  }
+}
+
+template <int kKernel, int kStride, int kColumns, bool kTail>
+inline void depthwise_tile(const DepthwiseArgs& a, int64_t first_column, int64_t c, int64_t lanes) {
+  Vec acc[kColumns];
+  const Vec bias = load_channels<kTail>(a.bias + c, lanes);
+#pragma GCC unroll 16
+  for (int t = 0; t < kColumns; ++t) acc[t] = bias;
+
+  const int64_t x_stride = a.x_stride;
+  const int64_t x_at = first_column * kStride * x_stride + c;
+  const float* w = a.w + c / kBlock * (kKernel * kKernel * kBlock) + c % kBlock +
+                   a.first_row * kKernel * kBlock;
+  for (int64_t u = 0; u < a.rows; ++u, w += kKernel * kBlock) {
+    const float* x = a.x_rows[u] + x_at;
+    Vec taps[kKernel];
+#pragma GCC unroll 8
+    for (int v = 0; v < kKernel; ++v) taps[v] = load_channels<kTail>(w + v * kBlock, lanes);
+    constexpr int kInputs = (kColumns - 1) * kStride + kKernel;
+#pragma GCC unroll 32
+    for (int i = 0; i < kInputs; ++i) {
+      const Vec input = load_channels<kTail>(x + i * x_stride, lanes);
+#pragma GCC unroll 16
+      for (int t = 0; t < kColumns; ++t) {
+        const int v = i - t * kStride;
+        if (v >= 0 && v < kKernel) acc[t] = fma(input, taps[v], acc[t]);
+      }
+    }
+  }
+
+  activate_all(acc, a.activation);
+  float* y = a.y + first_column * a.y_stride + c;
+#pragma GCC unroll 16
+  for (int t = 0; t < kColumns; ++t) store_channels<kTail>(y + t * a.y_stride, acc[t], lanes);
+  if (a.sum != nullptr) {
+    Vec sum = load_channels<kTail>(a.sum + c, lanes);
+#pragma GCC unroll 16
+    for (int t = 0; t < kColumns; ++t) sum = add(sum, acc[t]);
+    store_channels<kTail>(a.sum + c, sum, lanes);
+  }
+}
+
+template <int kKernel, int kStride, int kColumns>
+inline void depthwise_columns(const DepthwiseArgs& a, int64_t first_column) {
+  int64_t c = 0;
+  for (; c + kLanes <= a.channels; c += kLanes) {
+    depthwise_tile<kKernel, kStride, kColumns, false>(a, first_column, c, kLanes);
+  }
+  if (c < a.channels) {
+    depthwise_tile<kKernel, kStride, kColumns, true>(a, first_column, c, a.channels - c);
+  }
+}
+
+template <int kKernel, int kStride>
+inline void depthwise_row(const DepthwiseArgs& a) {
+  int64_t j = 0;
+  for (; j + 7 <= a.columns; j += 7) depthwise_columns<kKernel, kStride, 7>(a, j);
+  if (j + 4 <= a.columns) {
+    depthwise_columns<kKernel, kStride, 4>(a, j);
+    j += 4;
+  }
+  if (j + 2 <= a.columns) {
+    depthwise_columns<kKernel, kStride, 2>(a, j);
+    j += 2;
+  }
+  if (j < a.columns) depthwise_columns<kKernel, kStride, 1>(a, j);
+}
+
+void depthwise_k3s1_f32(const DepthwiseArgs& a) { depthwise_row<3, 1>(a); }
+void depthwise_k3s2_f32(const DepthwiseArgs& a) { depthwise_row<3, 2>(a); }
+void depthwise_k5s1_f32(const DepthwiseArgs& a) { depthwise_row<5, 1>(a); }
+void depthwise_k5s2_f32(const DepthwiseArgs& a) { depthwise_row<5, 2>(a); }
+
+template <bool kTail>
+inline void depthwise_any_tile(const DepthwiseAnyArgs& any, int64_t column, int64_t c,
+                               int64_t lanes) {
+  const DepthwiseArgs& a = any.common;
+  const float* w = a.w + c / kBlock * (any.kernel_h * any.kernel_w * kBlock) + c % kBlock +
+                   (a.first_row * any.kernel_w + any.first_tap) * kBlock;
+  Vec acc[1] = {load_channels<kTail>(a.bias + c, lanes)};
+  for (int64_t u = 0; u < a.rows; ++u) {
+    const float* x = a.x_rows[u] + column * any.stride * a.x_stride + c;
+    for (int64_t v = 0; v < any.taps; ++v) {
+      acc[0] = fma(load_channels<kTail>(x + v * any.dilation * a.x_stride, lanes),
+                   load_channels<kTail>(w + (u * any.kernel_w + v) * kBlock, lanes), acc[0]);
+    }
+  }
+  activate_all(acc, a.activation);
+  store_channels<kTail>(a.y + column * a.y_stride + c, acc[0], lanes);
+  if (a.sum != nullptr) {
+    store_channels<kTail>(a.sum + c, add(load_channels<kTail>(a.sum + c, lanes), acc[0]), lanes);
+  }
+}
+
+void depthwise_any_f32(const DepthwiseAnyArgs& any) {
+  const int64_t channels = any.common.channels;
+  for (int64_t j = 0; j < any.common.columns; ++j) {
+    int64_t c = 0;
+    for (; c + kLanes <= channels; c += kLanes) depthwise_any_tile<false>(any, j, c, kLanes);
+    if (c < channels) depthwise_any_tile<true>(any, j, c, channels - c);
+  }
+}

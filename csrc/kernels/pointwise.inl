@@ -1,0 +1,225 @@
+// Matrix product on pixels: 1 x 1 convolution (direct), dense convolution (through offsets).
+//
+// Register tile: kMr pixels x kFull blocks of 16 channels (+ a half block of 8). Per input channel a
+// tile loads its weights once and broadcasts kMr inputs:
+//   AVX2     6 x 16: 12 accumulators + 2 weights + 1 broadcast = 15 of 16 registers; 8 loads for 12
+//            FMAs, two of each a cycle: the FMAs bound it. 4 x 24 (16 + a half block) has 12
+//            accumulators too, so widths of 24, 40, 72, 88, 120, 184, 200 waste no lane.
+//   AVX-512  14 x 32: 28 + 2 + 1 = 31 of 32; 14 divides the widths 112, 56, 28, 14.
+//   NEON     6 x 16: 24 + 4 + 1 = 29 of 32.
+// An FMA takes 4 cycles and two start in each: fewer than 8 accumulators wait for themselves. So the
+// pixels are dealt out evenly (14 = 5 + 5 + 4, never 6 + 6 + 2), and one or two pixels (a linear
+// layer) take more blocks at once.
+// Every output is bias, then one FMA per input channel in order: results do not depend on the tile.
+
+constexpr int kFullVecs = static_cast<int>(kBlock / kLanes);
+constexpr int kHalfVecs = static_cast<int>(kLanes >= kHalfBlock ? 1 : kHalfBlock / kLanes);
+// Lanes that a vector of a half block has to offer.
+constexpr int64_t kHalfLanes = kLanes < kHalfBlock ? kLanes : kHalfBlock;
+
+// Most pixels in a tile of `vecs` vectors: accumulators + weights + a broadcast in the registers.
+constexpr int max_mr(int vecs) {
+  const int mr = static_cast<int>(kRegisters - vecs - 1) / vecs;
+  const int cap = kLanes == 16 ? 14 : 8;
+  return mr < 1 ? 1 : (mr > cap ? cap : mr);
+}
+constexpr int kMrOne = max_mr(kFullVecs);
+constexpr int kMrOneHalf = max_mr(kFullVecs + kHalfVecs);
+constexpr int kMrHalf = max_mr(kHalfVecs);
+constexpr int kMrTwo = max_mr(2 * kFullVecs);
+constexpr int kMrFour = max_mr(4 * kFullVecs);
+// Two blocks at once pay where one leaves half of the registers empty.
+constexpr bool kPairs = kFullVecs == 1;
+
+inline Vec load_half(const float* p) {
+  if constexpr (kLanes <= kHalfBlock) {
+    return load(p);
+  } else {
+    return load_n(p, kHalfBlock);
+  }
+}
+
+// Where the next pixel of a tile goes.
+struct Cursor {
+  float* y;
+  int64_t column;
+  void next(const PointwiseArgs& a) {
+    y += a.y_stride;
+    if (++column == a.y_width) {
+      column = 0;
+      y += a.y_jump;
+    }
+  }
+};
+
+// One tile. `channels` of its outputs exist: all of them except in the last tile of a row of blocks.
+template <int kMr, int kFull, int kHalf, bool kOffsets>
+inline void tile(const PointwiseArgs& a, const float* x, int64_t x_stride, const float* w,
+                 const float* bias, Cursor& out, int64_t y_channel, const float* residual,
+                 int64_t channels) {
+  constexpr int kVecs = kFull * kFullVecs + kHalf * kHalfVecs;
+  Vec acc[kMr * kVecs];
+#pragma GCC unroll 16
+  for (int j = 0; j < kVecs; ++j) {
+    const bool half = j >= kFull * kFullVecs;
+    const Vec b = half ? load_half(bias + kFull * kBlock + (j - kFull * kFullVecs) * kLanes)
+                       : load(bias + j * kLanes);
+#pragma GCC unroll 16
+    for (int i = 0; i < kMr; ++i) acc[i * kVecs + j] = b;
+  }
+  const float* rows[kMr];
+#pragma GCC unroll 16
+  for (int i = 0; i < kMr; ++i) rows[i] = x + i * x_stride;
+
+  const int64_t block_stride = a.w_block_stride;
+  for (int64_t k = 0; k < a.k; ++k) {
+    const int64_t at = kOffsets ? a.offsets[k] : k;
+    Vec wv[kVecs];
+#pragma GCC unroll 16
+    for (int j = 0; j < kVecs; ++j) {
+      const int block = j / kFullVecs;
+      wv[j] = block < kFull
+                  ? load(w + block * block_stride + k * kBlock + (j % kFullVecs) * kLanes)
+                  : load_half(w + kFull * block_stride + k * kHalfBlock +
+                              (j - kFull * kFullVecs) * kLanes);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < kMr; ++i) {
+      const Vec input = broadcast(rows[i] + at);
+#pragma GCC unroll 16
+      for (int j = 0; j < kVecs; ++j) {
+        acc[i * kVecs + j] = fma(input, wv[j], acc[i * kVecs + j]);
+      }
+    }
+  }
+
+  activate_all(acc, a.activation);
+  const bool whole = channels == kFull * kBlock + kHalf * kHalfBlock;
+#pragma GCC unroll 16
+  for (int i = 0; i < kMr; ++i) {
+    float* y = out.y + y_channel;
+    const float* r = residual + i * a.residual_stride;
+#pragma GCC unroll 16
+    for (int j = 0; j < kVecs; ++j) {
+      const bool half = j >= kFull * kFullVecs;
+      const int64_t at = half ? kFull * kBlock + (j - kFull * kFullVecs) * kHalfLanes : j * kLanes;
+      const int64_t lanes = half ? kHalfLanes : kLanes;
+      Vec v = acc[i * kVecs + j];
+      if (whole && lanes == kLanes) {
+        if (residual != nullptr) v = add(v, load(r + at));
+        store(y + at, v);
+      } else {
+        const int64_t left = channels - at;
+        const int64_t n = left < 0 ? 0 : (left < lanes ? left : lanes);
+        if (residual != nullptr) v = add(v, load_n(r + at, n));
+        store_n(y + at, v, n);
+      }
+    }
+    out.next(a);
+  }
+}
+
+// All pixels of a block of pixels through one column of weight blocks.
+template <int kMrMax, int kFull, int kHalf, bool kOffsets>
+inline void column_of_tiles(const PointwiseArgs& a, const float* x, int64_t x_stride, int64_t m,
+                            int64_t first_pixel, int64_t block, int64_t channels) {
+  const float* w = a.w + block * a.w_block_stride;
+  const float* bias = a.bias + block * kBlock;
+  const int64_t tiles = (m + kMrMax - 1) / kMrMax;
+  const int64_t size = m / tiles;
+  const int64_t larger = m % tiles;  // the first `larger` tiles have size + 1 pixels
+  const int64_t start = a.y_column + first_pixel;
+  Cursor out = {a.y + first_pixel * a.y_stride + start / a.y_width * a.y_jump, start % a.y_width};
+  const float* residual =
+      a.residual == nullptr ? nullptr
+                            : a.residual + first_pixel * a.residual_stride + block * kBlock;
+  for (int64_t t = 0; t < tiles; ++t) {
+    const int64_t mr = size + (t < larger ? 1 : 0);
+    switch (mr) {
+#define WEEBILL_CASE(n)                                                                     \
+  case n:                                                                                   \
+    if constexpr (n <= kMrMax) {                                                            \
+      tile<n, kFull, kHalf, kOffsets>(a, x, x_stride, w, bias, out, block * kBlock, residual, \
+                                      channels);                                            \
+    }                                                                                       \
+    break;
+      WEEBILL_CASE(1)
+      WEEBILL_CASE(2)
+      WEEBILL_CASE(3)
+      WEEBILL_CASE(4)
+      WEEBILL_CASE(5)
+      WEEBILL_CASE(6)
+      WEEBILL_CASE(7)
+      WEEBILL_CASE(8)
+      WEEBILL_CASE(9)
+      WEEBILL_CASE(10)
+      WEEBILL_CASE(11)
+      WEEBILL_CASE(12)
+      WEEBILL_CASE(13)
+      WEEBILL_CASE(14)
+#undef WEEBILL_CASE
+      default:
+        break;
+    }
+    x += mr * x_stride;
+    if (residual != nullptr) residual += mr * a.residual_stride;
+  }
+}
+
+// Copies the pixels times the channel scale: each input is scaled once, not once per weight block.
+inline void scale_pixels(const PointwiseArgs& a, const float* x, int64_t m) {
+  for (int64_t p = 0; p < m; ++p) {
+    const float* from = x + p * a.x_stride;
+    float* to = a.scratch + p * a.k;
+    int64_t i = 0;
+    for (; i + kLanes <= a.k; i += kLanes) store(to + i, mul(load(from + i), load(a.scale + i)));
+    if (i < a.k) {
+      store_n(to + i, mul(load_n(from + i, a.k - i), load_n(a.scale + i, a.k - i)), a.k - i);
+    }
+  }
+}
+
+template <bool kOffsets>
+inline void product(const PointwiseArgs& a) {
+  const int64_t whole_blocks = a.n / kBlock + (a.n % kBlock > kHalfBlock ? 1 : 0);
+  const int64_t blocks = (a.n + kBlock - 1) / kBlock;
+  for (int64_t p = 0; p < a.m; p += a.m_block) {
+    const int64_t m = a.m - p < a.m_block ? a.m - p : a.m_block;
+    const float* x = a.x + p * a.x_stride;
+    int64_t x_stride = a.x_stride;
+    if (a.scale != nullptr) {
+      scale_pixels(a, x, m);
+      x = a.scratch;
+      x_stride = a.k;
+    }
+    for (int64_t b = 0; b < blocks;) {
+      const int64_t whole = whole_blocks - b;
+      const int64_t left = a.n - b * kBlock;
+      auto channels = [left](int64_t width) { return left < width ? left : width; };
+      if (!kOffsets && m == 1 && whole >= 4) {
+        column_of_tiles<1, 4, 0, kOffsets>(a, x, x_stride, m, p, b, channels(4 * kBlock));
+        b += 4;
+      } else if (!kOffsets && kPairs && m <= kMrFour && whole >= 4) {
+        column_of_tiles<kMrFour, 4, 0, kOffsets>(a, x, x_stride, m, p, b, channels(4 * kBlock));
+        b += 4;
+      } else if ((kPairs || (!kOffsets && m <= kMrTwo)) && whole >= 2) {
+        column_of_tiles<kMrTwo, 2, 0, kOffsets>(a, x, x_stride, m, p, b, channels(2 * kBlock));
+        b += 2;
+      } else if (whole == 1 && blocks - b == 2) {
+        column_of_tiles<kMrOneHalf, 1, 1, kOffsets>(a, x, x_stride, m, p, b,
+                                                    channels(kBlock + kHalfBlock));
+        b += 2;
+      } else if (whole >= 1) {
+        column_of_tiles<kMrOne, 1, 0, kOffsets>(a, x, x_stride, m, p, b, channels(kBlock));
+        b += 1;
+      } else {
+        column_of_tiles<kMrHalf, 0, 1, kOffsets>(a, x, x_stride, m, p, b, channels(kHalfBlock));
+        b += 1;
+      }
+    }
+  }
+}
+
+void pointwise_f32(const PointwiseArgs& a) { product<false>(a); }
+
+void conv2d_f32(const PointwiseArgs& a) { product<true>(a); }

@@ -1,0 +1,84 @@
+// Activations on a vector, written once for every instruction set. Same results as torch's for NaN,
+// infinities and zeros of either sign.
+
+// exp(x) to about 1 ulp: x = n ln2 + r, |r| <= ln2 / 2, polynomial of degree 6 in r (Cephes'
+// coefficients, expf), scaled by 2^n in two steps so that overflow gives infinity and underflow
+// denormals. NaN stays NaN.
+inline Vec exp_of(Vec x) {
+  x = max_of(min_of(x, set1(89.0f)), set1(-104.0f));
+  const Vec n = round_even(mul(x, set1(1.44269504f)));
+  Vec r = fma(n, set1(-0.693359375f), x);
+  r = fma(n, set1(2.12194440e-4f), r);
+  Vec p = set1(1.9875691500e-4f);
+  p = fma(p, r, set1(1.3981999507e-3f));
+  p = fma(p, r, set1(8.3334519073e-3f));
+  p = fma(p, r, set1(4.1665795894e-2f));
+  p = fma(p, r, set1(1.6666665459e-1f));
+  p = fma(p, r, set1(5.0000001201e-1f));
+  p = add(fma(mul(r, r), p, r), set1(1.0f));
+  const Vec half = round_even(mul(n, set1(0.5f)));
+  return mul(mul(p, pow2(half)), pow2(sub(n, half)));
+}
+
+// The activations that cost one to four instructions; anything else is left as it is.
+inline Vec activate_cheap(Vec x, int32_t activation) {
+  switch (activation) {
+    case kActRelu:
+      return max_of(x, zero());
+    case kActRelu6:
+      return min_of(max_of(x, zero()), set1(6.0f));
+    case kActHardswish: {
+      const Vec gate = min_of(max_of(add(x, set1(3.0f)), zero()), set1(6.0f));
+      return mul(mul(x, gate), set1(1.0f / 6.0f));
+    }
+    case kActHardsigmoid: {
+      const Vec gate = min_of(max_of(add(x, set1(3.0f)), zero()), set1(6.0f));
+      return mul(gate, set1(1.0f / 6.0f));
+    }
+    case kActHardsigmoidPaddle:
+      return min_of(max_of(fma(x, set1(0.2f), set1(0.5f)), zero()), set1(1.0f));
+    default:
+      return x;
+  }
+}
+
+inline bool is_exponential(int32_t activation) { return activation >= kActSilu; }
+
+inline Vec activate_exponential(Vec x, int32_t activation) {
+  const Vec denominator = add(set1(1.0f), exp_of(sub(zero(), x)));
+  return div(activation == kActSilu ? x : set1(1.0f), denominator);
+}
+
+// In place on `count` vectors in memory. Out of line: inlined into every tile it would be most of
+// the code, and its constants would push accumulators out of their registers.
+__attribute__((noinline)) void activate_in_memory(float* values, int64_t count,
+                                                  int32_t activation) {
+  for (int64_t i = 0; i < count; ++i) {
+    store(values + i * kLanes, activate_exponential(load(values + i * kLanes), activation));
+  }
+}
+
+// Applies the activation to an array of accumulators that lives in registers.
+template <int kCount>
+inline void activate_all(Vec (&acc)[kCount], int32_t activation) {
+  switch (activation) {
+    case kActNone:
+      return;
+#define WEEBILL_CASE(code)                                                               \
+  case code:                                                                             \
+    _Pragma("GCC unroll 32") for (int i = 0; i < kCount; ++i) acc[i] = activate_cheap(acc[i], code); \
+    return;
+      WEEBILL_CASE(kActRelu)
+      WEEBILL_CASE(kActRelu6)
+      WEEBILL_CASE(kActHardswish)
+      WEEBILL_CASE(kActHardsigmoid)
+      WEEBILL_CASE(kActHardsigmoidPaddle)
+#undef WEEBILL_CASE
+    default: {
+      float values[kCount * kLanes];
+      _Pragma("GCC unroll 32") for (int i = 0; i < kCount; ++i) store(values + i * kLanes, acc[i]);
+      activate_in_memory(values, kCount, activation);
+      _Pragma("GCC unroll 32") for (int i = 0; i < kCount; ++i) acc[i] = load(values + i * kLanes);
+    }
+  }
+}

@@ -1,0 +1,41 @@
+// Eight lanes: AVX2 with FMA.
+#pragma once
+
+#include <immintrin.h>
+#include <stdint.h>
+
+constexpr int64_t kLanes = 8;
+constexpr int64_t kRegisters = 16;
+
+using Vec = __m256;
+
+// A sliding window over this table gives the mask of the first n lanes.
+alignas(64) static const int32_t kMaskTable[16] = {-1, -1, -1, -1, -1, -1, -1, -1,
+                                                   0,  0,  0,  0,  0,  0,  0,  0};
+inline __m256i mask_of(int64_t n) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kMaskTable + 8 - n));
+}
+
+inline Vec zero() { return _mm256_setzero_ps(); }
+inline Vec set1(float x) { return _mm256_set1_ps(x); }
+inline Vec load(const float* p) { return _mm256_loadu_ps(p); }
+inline void store(float* p, Vec a) { _mm256_storeu_ps(p, a); }
+inline Vec load_n(const float* p, int64_t n) { return _mm256_maskload_ps(p, mask_of(n)); }
+inline void store_n(float* p, Vec a, int64_t n) { _mm256_maskstore_ps(p, mask_of(n), a); }
+inline Vec broadcast(const float* p) { return _mm256_broadcast_ss(p); }
+inline Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
+inline Vec add(Vec a, Vec b) { return _mm256_add_ps(a, b); }
+inline Vec sub(Vec a, Vec b) { return _mm256_sub_ps(a, b); }
+inline Vec mul(Vec a, Vec b) { return _mm256_mul_ps(a, b); }
+inline Vec div(Vec a, Vec b) { return _mm256_div_ps(a, b); }
+// MINPS and MAXPS return the second operand when one is NaN: v goes second.
+inline Vec min_of(Vec v, Vec bound) { return _mm256_min_ps(bound, v); }
+inline Vec max_of(Vec v, Vec bound) { return _mm256_max_ps(bound, v); }
+inline Vec round_even(Vec a) {
+  return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+inline Vec pow2(Vec a) {
+  const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(a), _mm256_set1_epi32(127));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23));
+}
+inline void prefetch(const float* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0); }

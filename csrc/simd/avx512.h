@@ -1,0 +1,38 @@
+// Sixteen lanes: AVX-512 F, BW, DQ, VL. Tails by masks.
+#pragma once
+
+#include <immintrin.h>
+#include <stdint.h>
+
+constexpr int64_t kLanes = 16;
+constexpr int64_t kRegisters = 32;
+
+using Vec = __m512;
+
+inline __mmask16 mask_of(int64_t n) {
+  return static_cast<__mmask16>((static_cast<uint32_t>(1) << n) - 1);
+}
+
+inline Vec zero() { return _mm512_setzero_ps(); }
+inline Vec set1(float x) { return _mm512_set1_ps(x); }
+inline Vec load(const float* p) { return _mm512_loadu_ps(p); }
+inline void store(float* p, Vec a) { _mm512_storeu_ps(p, a); }
+inline Vec load_n(const float* p, int64_t n) { return _mm512_maskz_loadu_ps(mask_of(n), p); }
+inline void store_n(float* p, Vec a, int64_t n) { _mm512_mask_storeu_ps(p, mask_of(n), a); }
+inline Vec broadcast(const float* p) { return _mm512_set1_ps(*p); }
+inline Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
+inline Vec add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
+inline Vec sub(Vec a, Vec b) { return _mm512_sub_ps(a, b); }
+inline Vec mul(Vec a, Vec b) { return _mm512_mul_ps(a, b); }
+inline Vec div(Vec a, Vec b) { return _mm512_div_ps(a, b); }
+// VMINPS and VMAXPS return the second operand when one is NaN: v goes second.
+inline Vec min_of(Vec v, Vec bound) { return _mm512_min_ps(bound, v); }
+inline Vec max_of(Vec v, Vec bound) { return _mm512_max_ps(bound, v); }
+inline Vec round_even(Vec a) {
+  return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+inline Vec pow2(Vec a) {
+  const __m512i exponent = _mm512_add_epi32(_mm512_cvtps_epi32(a), _mm512_set1_epi32(127));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(exponent, 23));
+}
+inline void prefetch(const float* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0); }

@@ -1,0 +1,47 @@
+// Four lanes: AArch64 Advanced SIMD, the armv8-a baseline.
+#pragma once
+
+#include <arm_neon.h>
+#include <stdint.h>
+
+constexpr int64_t kLanes = 4;
+constexpr int64_t kRegisters = 32;
+
+using Vec = float32x4_t;
+
+inline Vec zero() { return vdupq_n_f32(0.0f); }
+inline Vec set1(float x) { return vdupq_n_f32(x); }
+inline Vec load(const float* p) { return vld1q_f32(p); }
+inline void store(float* p, Vec a) { vst1q_f32(p, a); }
+inline Vec load_n(const float* p, int64_t n) {
+  Vec a = vdupq_n_f32(0.0f);
+  if (n >= 4) return vld1q_f32(p);
+  if (n > 0) a = vld1q_lane_f32(p, a, 0);
+  if (n > 1) a = vld1q_lane_f32(p + 1, a, 1);
+  if (n > 2) a = vld1q_lane_f32(p + 2, a, 2);
+  return a;
+}
+inline void store_n(float* p, Vec a, int64_t n) {
+  if (n >= 4) {
+    vst1q_f32(p, a);
+    return;
+  }
+  if (n > 0) vst1q_lane_f32(p, a, 0);
+  if (n > 1) vst1q_lane_f32(p + 1, a, 1);
+  if (n > 2) vst1q_lane_f32(p + 2, a, 2);
+}
+inline Vec broadcast(const float* p) { return vld1q_dup_f32(p); }
+inline Vec fma(Vec a, Vec b, Vec c) { return vfmaq_f32(c, a, b); }
+inline Vec add(Vec a, Vec b) { return vaddq_f32(a, b); }
+inline Vec sub(Vec a, Vec b) { return vsubq_f32(a, b); }
+inline Vec mul(Vec a, Vec b) { return vmulq_f32(a, b); }
+inline Vec div(Vec a, Vec b) { return vdivq_f32(a, b); }
+// FMIN and FMAX return NaN when one operand is NaN; bounds never are.
+inline Vec min_of(Vec v, Vec bound) { return vminq_f32(v, bound); }
+inline Vec max_of(Vec v, Vec bound) { return vmaxq_f32(v, bound); }
+inline Vec round_even(Vec a) { return vrndnq_f32(a); }
+inline Vec pow2(Vec a) {
+  const int32x4_t exponent = vaddq_s32(vcvtq_s32_f32(a), vdupq_n_s32(127));
+  return vreinterpretq_f32_s32(vshlq_n_s32(exponent, 23));
+}
+inline void prefetch(const float* p) { __builtin_prefetch(p); }
