@@ -1,8 +1,8 @@
 # One function for everything that depends on an instruction set.
 #
-#   weebill_add_isa(<name> [FLAGS <flag>...] [EMULATED])
+#   weebill_add_isa(<name> [SOURCE <stem>] [FLAGS <flag>...])
 #
-# compiles csrc/isa/<name>.cpp with FLAGS into an object library weebill_isa_<name>, and adds it to
+# compiles csrc/isa/<stem>.cpp (by default <name>.cpp) with FLAGS into an object library weebill_isa_<name>, and adds it to
 # the list WEEBILL_ISA_OBJECTS and the macro list WEEBILL_HAVE_<NAME> if the compiler accepts FLAGS.
 # These are the only sources of the project that get -m flags: all other code is compiled for the
 # architecture's baseline, so that the library loads on every CPU of its architecture.
@@ -12,7 +12,10 @@ set(WEEBILL_ISA_OBJECTS "")
 set(WEEBILL_ISA_DEFINITIONS "")
 
 function(weebill_add_isa name)
-  cmake_parse_arguments(ARG "" "" "FLAGS" ${ARGN})
+  cmake_parse_arguments(ARG "" "SOURCE" "FLAGS" ${ARGN})
+  if(NOT ARG_SOURCE)
+    set(ARG_SOURCE ${name})
+  endif()
   string(TOUPPER ${name} upper)
   string(REPLACE ";" " " flags "${ARG_FLAGS}")
   set(accepted TRUE)
@@ -26,14 +29,14 @@ function(weebill_add_isa name)
     return()
   endif()
   set(target weebill_isa_${name})
-  add_library(${target} OBJECT ${PROJECT_SOURCE_DIR}/csrc/isa/${name}.cpp)
+  add_library(${target} OBJECT ${PROJECT_SOURCE_DIR}/csrc/isa/${ARG_SOURCE}.cpp)
   target_link_libraries(${target} PRIVATE weebill_options)
   target_include_directories(${target} PRIVATE ${PROJECT_SOURCE_DIR}/csrc)
   # No exceptions, RTTI or thread-safe statics: nothing of the C++ library may be instantiated here.
   # No automatic vectorisation: the scalar tier stays scalar, and a loop is a vector loop because
   # its source says so.
   target_compile_options(
-    ${target} PRIVATE ${ARG_FLAGS} -O3 -fno-exceptions -fno-rtti -fno-threadsafe-statics
+    ${target} PRIVATE -O3 ${ARG_FLAGS} -fno-exceptions -fno-rtti -fno-threadsafe-statics
                       -fno-tree-vectorize -ffp-contract=off -fno-math-errno)
   set(WEEBILL_ISA_OBJECTS ${WEEBILL_ISA_OBJECTS} $<TARGET_OBJECTS:${target}> PARENT_SCOPE)
   set(WEEBILL_ISA_DEFINITIONS ${WEEBILL_ISA_DEFINITIONS} WEEBILL_HAVE_${upper} PARENT_SCOPE)
@@ -43,9 +46,14 @@ function(weebill_add_all_isas)
   weebill_add_isa(scalar)
   if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|amd64|AMD64)$")
     weebill_add_isa(avx2 FLAGS -mavx2 -mfma -mf16c -mbmi -mbmi2)
-    weebill_add_isa(avx512 FLAGS -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512cd -mavx2
-                    -mfma -mf16c -mbmi -mbmi2 -mprefer-vector-width=512
-                    -Wno-maybe-uninitialized)  # gcc 12 in its own AVX-512 header (GCC bug 105593)
+    if(WEEBILL_EMULATE_AVX512)
+      # SIMDe's headers are not ours to keep free of warnings, and inline better when asked less.
+      weebill_add_isa(avx512 SOURCE avx512_emulated FLAGS -mavx2 -mfma -w -O1)
+    else()
+      # The last flag: gcc 12 warns of its own AVX-512 header (GCC bug 105593).
+      weebill_add_isa(avx512 FLAGS -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512cd -mavx2
+                      -mfma -mf16c -mbmi -mbmi2 -mprefer-vector-width=512 -Wno-maybe-uninitialized)
+    endif()
   elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64)$")
     weebill_add_isa(neon)
   endif()

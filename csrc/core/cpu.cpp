@@ -67,6 +67,9 @@ CpuInfo detect() {
   info.avx512 = info.avx2 && __builtin_cpu_supports("avx512f") &&
                 __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
                 __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512cd");
+#if defined(WEEBILL_EMULATE_AVX512)
+  info.avx512 = info.avx2;
+#endif
 #elif defined(__linux__) && defined(__aarch64__)
   info.neon = (getauxval(AT_HWCAP) & HWCAP_ASIMD) != 0;
 #elif defined(__aarch64__)
