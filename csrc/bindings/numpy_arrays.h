@@ -1,0 +1,126 @@
+// Between numpy and the core: checked views of arrays that come in, 64-byte aligned arrays that go
+// out. Every message names the operator, the argument, the rule and what was given.
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <new>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/status.h"
+#include "core/weebill.h"
+
+namespace weebill::bindings {
+
+namespace py = pybind11;
+
+/// What the core asks of packed records, and a cache line.
+constexpr std::size_t kAlignment = 64;
+
+inline std::string text_of(const py::handle& value) { return py::str(value).cast<std::string>(); }
+
+inline std::string type_name(const py::handle& value) {
+  return text_of(py::type::handle_of(value).attr("__name__"));
+}
+
+/// The argument as an array of element type T in native byte order; nothing is converted.
+template <typename T>
+py::array checked_array(const std::string& op, const std::string& name, const py::object& value,
+                        const char* dtype_name) {
+  if (!py::isinstance<py::array>(value)) {
+    throw TypeError(
+        concat(op, ": ", name, " must be a numpy array, got ", type_name(value)));
+  }
+  py::array array = py::reinterpret_borrow<py::array>(value);
+  if (!array.dtype().is(py::dtype::of<T>()) && !array.dtype().equal(py::dtype::of<T>())) {
+    throw TypeError(
+        concat(op, ": ", name, " must be ", dtype_name, ", got ", text_of(array.dtype())));
+  }
+  return array;
+}
+
+inline std::string shape_text(const py::array& array) { return text_of(array.attr("shape")); }
+
+/// True if the elements lie one after the other, each at an address of its type's alignment.
+inline bool is_plain(const py::array& array) {
+  return (array.flags() & py::array::c_style) != 0 &&
+         (array.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_) != 0;
+}
+
+/// The weights of one call: checks them, and keeps alive what the core reads.
+class WeightArguments {
+ public:
+  explicit WeightArguments(std::string op) : op_(std::move(op)) {}
+
+  const std::string& op() const { return op_; }
+
+  /// None becomes the empty Weight. Other layouts than C-contiguous are copied.
+  Weight weight(const char* name, const py::object& value) {
+    if (value.is_none()) return {};
+    py::array array = checked_array<float>(op_, name, value, "float32");
+    if (!is_plain(array)) array = array.attr("copy")("C");
+    Weight weight;
+    weight.data = static_cast<const float*>(array.data());
+    weight.shape.assign(array.shape(), array.shape() + array.ndim());
+    // The core takes a null pointer for "not given"; an empty array is given, and wrong.
+    if (array.size() == 0) {
+      throw ValueError(
+          concat(op_, ": ", name, " must not be empty, got shape ", shape_text(array)));
+    }
+    kept_.push_back(std::move(array));
+    return weight;
+  }
+
+  Activation activation(const char* name, const std::string& value) const {
+    return parse_activation(op_, name, value);
+  }
+
+ private:
+  std::string op_;
+  std::vector<py::array> kept_;
+};
+
+/// An array (with its memory) of uninitialised T; strides are in bytes.
+template <typename T>
+py::array aligned_array(std::vector<py::ssize_t> shape, std::vector<py::ssize_t> strides) {
+  std::size_t bytes = sizeof(T);
+  for (const py::ssize_t size : shape) bytes *= static_cast<std::size_t>(size);
+  void* memory = ::operator new(std::max(bytes, kAlignment), std::align_val_t{kAlignment});
+  py::capsule owner(memory, [](void* pointer) {
+    ::operator delete(pointer, std::align_val_t{kAlignment});
+  });
+  return py::array(py::dtype::of<T>(), std::move(shape), std::move(strides), memory, owner);
+}
+
+inline py::array record_array(const std::vector<std::byte>& record) {
+  py::array array =
+      aligned_array<std::uint8_t>({static_cast<py::ssize_t>(record.size())}, {1});
+  std::memcpy(array.mutable_data(), record.data(), record.size());
+  return array;
+}
+
+/// Packed records as the core wants them; the array must outlive the result.
+inline Packed packed_view(const std::string& op, const py::array& array) {
+  if (array.ndim() != 1) {
+    throw ValueError(
+        concat(op, ": records must have 1 dimension, got shape ", shape_text(array)));
+  }
+  if (!is_plain(array)) {
+    throw ValueError(concat(op, ": records must be contiguous, got strides ",
+                            text_of(array.attr("strides"))));
+  }
+  const auto offset = reinterpret_cast<std::uintptr_t>(array.data()) % kAlignment;
+  check(offset == 0, op, ": records must start at a multiple of ", kAlignment,
+        " bytes, got a remainder of ", offset, "; weebill._C.join([records]) copies them");
+  return {static_cast<const std::byte*>(array.data()), static_cast<std::size_t>(array.size())};
+}
+
+}  // namespace weebill::bindings

@@ -1,0 +1,424 @@
+// `torch.ops.weebill.*`: schemas and CPU kernels over the core, through torch's stable ABI, so that
+// one binary serves every torch from 2.10 on. A library without Python symbols; weebill/_ops.py loads
+// it and adds what is written in Python: fake kernels, gradients, autocast.
+//
+// Errors. The core's ValueError is a std::invalid_argument, which arrives in Python as ValueError. No
+// C++ type arrives as TypeError or NotImplementedError: those two travel as a std::runtime_error
+// whose text starts with the name, and weebill/_errors.py turns them back.
+#include <cstddef>
+#include <cstring>
+#include <exception>
+#include <mutex>
+#include <new>
+#include <stdexcept>
+
+#include "bindings/convert.h"
+#include "bindings/stable_torch.h"
+#include "core/parallel.h"
+#include "core/weebill.h"
+
+namespace weebill::bindings {
+namespace {
+
+constexpr std::size_t kAlignment = 64;
+
+// --- threads -------------------------------------------------------------------------------------
+
+/// The body of one parallel region. An exception must not pass through torch's C interface: the first
+/// one waits here until the region has ended.
+struct Region {
+  void (*body)(void* context, std::int64_t begin, std::int64_t end);
+  void* context;
+  std::mutex mutex;
+  std::exception_ptr error;
+};
+
+void run_part(std::int64_t begin, std::int64_t end, void* pointer) {
+  auto* region = static_cast<Region*>(pointer);
+  try {
+    region->body(region->context, begin, end);
+  } catch (...) {
+    const std::lock_guard<std::mutex> lock(region->mutex);
+    if (!region->error) region->error = std::current_exception();
+  }
+}
+
+void torch_parallel_run(std::int64_t tasks, void (*body)(void*, std::int64_t, std::int64_t),
+                        void* context) {
+  Region region{body, context, {}, nullptr};
+  torch_check(torch_parallel_for(0, tasks, 1, &run_part, &region), "run a parallel region");
+  if (region.error) std::rethrow_exception(region.error);
+}
+
+int torch_threads() {
+  std::uint32_t threads = 1;
+  torch_check(torch_get_num_threads(&threads), "tell the number of threads");
+  return static_cast<int>(threads);
+}
+
+// --- arguments -----------------------------------------------------------------------------------
+
+/// x as the core sees it.
+TensorView input_view(const std::string& op, const TensorHandle& x) {
+  const TensorInfo info = tensor_info(op, "x", x);
+  if (info.dtype != aoti_torch_dtype_float32()) {
+    throw TypeError(concat(op, ": x must be float32, got ", dtype_name(info.dtype)));
+  }
+  check(info.dim == 4, op, ": x must have 4 dimensions (n, c, h, w), got ", info.dim);
+  return make_view(static_cast<const float*>(info.data), info.sizes, info.strides);
+}
+
+/// A weight of a call: checked, and C-contiguous for the core. `model.to(channels_last)` gives the
+/// weights other strides too, so those are gathered.
+class WeightArgument {
+ public:
+  explicit WeightArgument(TensorHandle tensor) : tensor_(std::move(tensor)) {}
+
+  Weight view(const std::string& op, const char* name) {
+    if (!tensor_) return {};
+    const TensorInfo info = tensor_info(op, name, tensor_);
+    if (info.dtype != aoti_torch_dtype_float32()) {
+      throw TypeError(concat(op, ": ", name, " must be float32, got ", dtype_name(info.dtype)));
+    }
+    Weight weight;
+    weight.shape.assign(info.sizes, info.sizes + info.dim);
+    std::int64_t elements = 1;
+    bool contiguous = true;
+    for (std::int64_t axis = info.dim - 1; axis >= 0; --axis) {
+      contiguous = contiguous && (info.sizes[axis] == 1 || info.strides[axis] == elements);
+      elements *= info.sizes[axis];
+    }
+    // The core takes a null pointer for "not given"; an empty tensor is given, and wrong.
+    check(elements > 0, op, ": ", name, " must not be empty, got a tensor without elements");
+    weight.data = static_cast<const float*>(info.data);
+    if (!contiguous) {
+      gathered_.reserve(static_cast<std::size_t>(elements));
+      gather(info, 0, weight.data);
+      weight.data = gathered_.data();
+    }
+    return weight;
+  }
+
+ private:
+  void gather(const TensorInfo& info, std::int64_t axis, const float* from) {
+    if (axis == info.dim) {
+      gathered_.push_back(*from);
+      return;
+    }
+    for (std::int64_t i = 0; i < info.sizes[axis]; ++i) {
+      gather(info, axis + 1, from + i * info.strides[axis]);
+    }
+  }
+
+  TensorHandle tensor_;
+  std::vector<float> gathered_;
+};
+
+/// The records of one call, joined at an address that the core accepts.
+class Records {
+ public:
+  void add(const std::vector<std::byte>& record) {
+    bytes_.insert(bytes_.end(), record.begin(), record.end());
+  }
+
+  Packed packed() {
+    memory_.reset(static_cast<std::byte*>(
+        ::operator new(bytes_.size(), std::align_val_t{kAlignment})));
+    std::memcpy(memory_.get(), bytes_.data(), bytes_.size());
+    return {memory_.get(), bytes_.size()};
+  }
+
+ private:
+  struct Free {
+    void operator()(std::byte* memory) const {
+      ::operator delete(memory, std::align_val_t{kAlignment});
+    }
+  };
+  std::vector<std::byte> bytes_;
+  std::unique_ptr<std::byte, Free> memory_;
+};
+
+TensorHandle run_on(const std::string& op, const TensorView& x, Packed records) {
+  const Shape shape = output_shape(op, {x.n, x.c, x.h, x.w}, records);
+  TensorHandle y = empty_tensor<4>(
+      {shape.n, shape.c, shape.h, shape.w},
+      {shape.h * shape.w * shape.c, 1, shape.w * shape.c, shape.c});
+  run(op, x, records, float_data(y));
+  return y;
+}
+
+TensorHandle run_packed(const std::string& op, const TensorView& x,
+                        const std::vector<std::byte>& record) {
+  Records records;
+  records.add(record);
+  return run_on(op, x, records.packed());
+}
+
+/// An empty padding list asks for TensorFlow's SAME.
+Window window_of(const std::string& op, const std::vector<std::int64_t>& stride,
+                 const std::vector<std::int64_t>& padding,
+                 const std::vector<std::int64_t>& dilation) {
+  return make_window(op, stride, padding, dilation, padding.empty());
+}
+
+// --- kernels -------------------------------------------------------------------------------------
+
+TensorHandle run_kernel(Arguments arguments) {
+  static const std::string op = "run";
+  const TensorHandle x = arguments.tensor();
+  const TensorHandle records = arguments.tensor();
+  // The geometry is there for the fake kernel, which can't read the records.
+  const ListHandle geometry = arguments.list();
+  const TensorInfo info = tensor_info(op, "records", records);
+  if (info.dtype != aoti_torch_dtype_uint8()) {
+    throw TypeError(concat(op, ": records must be uint8, got ", dtype_name(info.dtype)));
+  }
+  check(info.dim == 1, op, ": records must have 1 dimension, got ", info.dim);
+  check(info.sizes[0] < 2 || info.strides[0] == 1, op,
+        ": records must be contiguous, got a stride of ", info.strides[0]);
+  const auto offset = reinterpret_cast<std::uintptr_t>(info.data) % kAlignment;
+  check(offset == 0, op, ": records must start at a multiple of ", kAlignment,
+        " bytes, got a remainder of ", offset, "; records.clone() does");
+  return run_on(op, input_view(op, x),
+                {static_cast<const std::byte*>(info.data), static_cast<std::size_t>(info.sizes[0])});
+}
+
+TensorHandle conv2d_kernel(Arguments arguments) {
+  const TensorHandle x = arguments.tensor();
+  WeightArgument weight(arguments.tensor());
+  WeightArgument bias(arguments.optional_tensor());
+  const auto stride = arguments.integers();
+  const auto padding = arguments.integers();
+  const auto dilation = arguments.integers();
+  Conv2dSpec spec;
+  spec.groups = arguments.integer();
+  const std::string activation = arguments.string();
+  const TensorView view = input_view(spec.op, x);
+  spec.weight = weight.view(spec.op, "weight");
+  spec.bias = bias.view(spec.op, "bias");
+  spec.window = window_of(spec.op, stride, padding, dilation);
+  spec.activation = parse_activation(spec.op, "activation", activation);
+  return run_packed(spec.op, view, pack(spec));
+}
+
+TensorHandle depthwise_conv2d_kernel(Arguments arguments) {
+  const TensorHandle x = arguments.tensor();
+  WeightArgument weight(arguments.tensor());
+  WeightArgument bias(arguments.optional_tensor());
+  const auto stride = arguments.integers();
+  const auto padding = arguments.integers();
+  const auto dilation = arguments.integers();
+  const std::string activation = arguments.string();
+  Conv2dSpec spec;
+  spec.op = "depthwise_conv2d";
+  const TensorView view = input_view(spec.op, x);
+  spec.weight = weight.view(spec.op, "weight");
+  const auto& shape = spec.weight.shape;
+  if (shape.size() != 4 || shape[1] != 1 || view.c < 1 || shape[0] % view.c != 0) {
+    throw ValueError(concat(spec.op, ": weight must be (c_out, 1, kh, kw) with c_out a multiple of ",
+                            view.c, ", the channels of x, got ", text_of(shape)));
+  }
+  spec.bias = bias.view(spec.op, "bias");
+  spec.window = window_of(spec.op, stride, padding, dilation);
+  spec.groups = view.c;
+  spec.activation = parse_activation(spec.op, "activation", activation);
+  return run_packed(spec.op, view, pack(spec));
+}
+
+/// A 1 x 1 convolution: a pointwise op, or the linear part of a head.
+Conv2dSpec pointwise_spec(const std::string& op, WeightArgument& weight, WeightArgument& bias,
+                          const std::string& activation) {
+  Conv2dSpec spec;
+  spec.op = op;
+  spec.weight = weight.view(op, "weight");
+  spec.bias = bias.view(op, "bias");
+  spec.activation = parse_activation(op, "activation", activation);
+  return spec;
+}
+
+TensorHandle pointwise_conv2d_kernel(Arguments arguments) {
+  static const std::string op = "pointwise_conv2d";
+  const TensorHandle x = arguments.tensor();
+  WeightArgument weight(arguments.tensor());
+  WeightArgument bias(arguments.optional_tensor());
+  const std::string activation = arguments.string();
+  const TensorView view = input_view(op, x);
+  const Conv2dSpec spec = pointwise_spec(op, weight, bias, activation);
+  const auto& shape = spec.weight.shape;
+  if (shape.size() != 4 || shape[1] != view.c || shape[2] != 1 || shape[3] != 1) {
+    throw ValueError(concat(op, ": weight must be (c_out, ", view.c, ", 1, 1) for x with ", view.c,
+                            " channels, got ", text_of(shape)));
+  }
+  return run_packed(op, view, pack(spec));
+}
+
+TensorHandle pool_linear_kernel(Arguments arguments) {
+  static const std::string op = "pool_linear";
+  const TensorHandle x = arguments.tensor();
+  WeightArgument weight(arguments.tensor());
+  WeightArgument bias(arguments.optional_tensor());
+  const std::string activation = arguments.string();
+  const TensorView view = input_view(op, x);
+  Conv2dSpec linear = pointwise_spec(op, weight, bias, activation);
+  auto& shape = linear.weight.shape;
+  if (shape.size() != 2 || shape[1] != view.c) {
+    throw ValueError(concat(op, ": weight must be (c_out, ", view.c, ") for x with ", view.c,
+                            " channels, got ", text_of(shape)));
+  }
+  shape.insert(shape.end(), {1, 1});
+  GlobalPoolSpec pool;
+  pool.op = op;
+  pool.channels = view.c;
+  Records records;
+  records.add(pack(pool));
+  records.add(pack(linear));
+  const Packed packed = records.packed();
+  const Shape y_shape = output_shape(op, {view.n, view.c, view.h, view.w}, packed);
+  TensorHandle y = empty_tensor<2>({y_shape.n, y_shape.c}, {y_shape.c, 1});
+  run(op, view, packed, float_data(y));
+  return y;
+}
+
+TensorHandle squeeze_excite_kernel(Arguments arguments) {
+  const TensorHandle x = arguments.tensor();
+  WeightArgument reduce_weight(arguments.tensor());
+  WeightArgument reduce_bias(arguments.optional_tensor());
+  WeightArgument expand_weight(arguments.tensor());
+  WeightArgument expand_bias(arguments.optional_tensor());
+  const std::string activation = arguments.string();
+  const std::string gate = arguments.string();
+  SqueezeExciteSpec spec;
+  const TensorView view = input_view(spec.op, x);
+  spec.reduce_weight = reduce_weight.view(spec.op, "reduce_weight");
+  spec.reduce_bias = reduce_bias.view(spec.op, "reduce_bias");
+  spec.expand_weight = expand_weight.view(spec.op, "expand_weight");
+  spec.expand_bias = expand_bias.view(spec.op, "expand_bias");
+  spec.activation = parse_activation(spec.op, "activation", activation);
+  spec.gate = parse_activation(spec.op, "gate", gate);
+  return run_packed(spec.op, view, pack(spec));
+}
+
+TensorHandle depthwise_pointwise_kernel(Arguments arguments) {
+  const TensorHandle x = arguments.tensor();
+  WeightArgument depthwise_weight(arguments.tensor());
+  WeightArgument depthwise_bias(arguments.optional_tensor());
+  WeightArgument pointwise_weight(arguments.tensor());
+  WeightArgument pointwise_bias(arguments.optional_tensor());
+  const auto stride = arguments.integers();
+  const auto padding = arguments.integers();
+  const auto dilation = arguments.integers();
+  const std::string depthwise_activation = arguments.string();
+  const std::string pointwise_activation = arguments.string();
+  SeparableSpec spec;
+  spec.op = "depthwise_pointwise";
+  spec.residual = arguments.boolean();
+  const TensorView view = input_view(spec.op, x);
+  spec.depthwise_weight = depthwise_weight.view(spec.op, "depthwise_weight");
+  spec.depthwise_bias = depthwise_bias.view(spec.op, "depthwise_bias");
+  spec.project_weight = pointwise_weight.view(spec.op, "pointwise_weight");
+  spec.project_bias = pointwise_bias.view(spec.op, "pointwise_bias");
+  spec.window = window_of(spec.op, stride, padding, dilation);
+  spec.depthwise_activation =
+      parse_activation(spec.op, "depthwise_activation", depthwise_activation);
+  spec.project_activation = parse_activation(spec.op, "pointwise_activation", pointwise_activation);
+  return run_packed(spec.op, view, pack(spec));
+}
+
+TensorHandle inverted_residual_kernel(Arguments arguments) {
+  const TensorHandle x = arguments.tensor();
+  WeightArgument expand_weight(arguments.optional_tensor());
+  WeightArgument expand_bias(arguments.optional_tensor());
+  WeightArgument depthwise_weight(arguments.tensor());
+  WeightArgument depthwise_bias(arguments.optional_tensor());
+  WeightArgument se_reduce_weight(arguments.optional_tensor());
+  WeightArgument se_reduce_bias(arguments.optional_tensor());
+  WeightArgument se_expand_weight(arguments.optional_tensor());
+  WeightArgument se_expand_bias(arguments.optional_tensor());
+  WeightArgument project_weight(arguments.tensor());
+  WeightArgument project_bias(arguments.optional_tensor());
+  const auto stride = arguments.integers();
+  const auto padding = arguments.integers();
+  const auto dilation = arguments.integers();
+  const std::string expand_activation = arguments.string();
+  const std::string depthwise_activation = arguments.string();
+  const std::string se_activation = arguments.string();
+  const std::string se_gate = arguments.string();
+  const std::string project_activation = arguments.string();
+  SeparableSpec spec;
+  spec.residual = arguments.boolean();
+  const std::string& op = spec.op;
+  const TensorView view = input_view(op, x);
+  spec.expand_weight = expand_weight.view(op, "expand_weight");
+  spec.expand_bias = expand_bias.view(op, "expand_bias");
+  spec.depthwise_weight = depthwise_weight.view(op, "depthwise_weight");
+  spec.depthwise_bias = depthwise_bias.view(op, "depthwise_bias");
+  spec.se_reduce_weight = se_reduce_weight.view(op, "se_reduce_weight");
+  spec.se_reduce_bias = se_reduce_bias.view(op, "se_reduce_bias");
+  spec.se_expand_weight = se_expand_weight.view(op, "se_expand_weight");
+  spec.se_expand_bias = se_expand_bias.view(op, "se_expand_bias");
+  spec.project_weight = project_weight.view(op, "project_weight");
+  spec.project_bias = project_bias.view(op, "project_bias");
+  spec.window = window_of(op, stride, padding, dilation);
+  spec.expand_activation = parse_activation(op, "expand_activation", expand_activation);
+  spec.depthwise_activation = parse_activation(op, "depthwise_activation", depthwise_activation);
+  spec.se_activation = parse_activation(op, "se_activation", se_activation);
+  spec.se_gate = parse_activation(op, "se_gate", se_gate);
+  spec.project_activation = parse_activation(op, "project_activation", project_activation);
+  return run_packed(op, view, pack(spec));
+}
+
+/// What torch calls: the kernel between the stack and the error convention of this file.
+template <TensorHandle (*kernel)(Arguments)>
+void boxed(StableIValue* stack, std::uint64_t, std::uint64_t) {
+  try {
+    stack[0] = torch::stable::detail::from(kernel(Arguments(stack)).release());
+  } catch (const TypeError& error) {
+    throw std::runtime_error(concat("TypeError: ", error.what()));
+  } catch (const NotSupported& error) {
+    throw std::runtime_error(concat("NotImplementedError: ", error.what()));
+  }
+}
+
+}  // namespace
+}  // namespace weebill::bindings
+
+STABLE_TORCH_LIBRARY(weebill, m) {
+  weebill::set_parallel_hook(
+      {&weebill::bindings::torch_parallel_run, &weebill::bindings::torch_threads});
+  m.def("run(Tensor x, Tensor records, int[] geometry) -> Tensor");
+  m.def(
+      "conv2d(Tensor x, Tensor weight, Tensor? bias, int[] stride, int[] padding, int[] dilation, "
+      "int groups, str activation) -> Tensor");
+  m.def(
+      "depthwise_conv2d(Tensor x, Tensor weight, Tensor? bias, int[] stride, int[] padding, "
+      "int[] dilation, str activation) -> Tensor");
+  m.def("pointwise_conv2d(Tensor x, Tensor weight, Tensor? bias, str activation) -> Tensor");
+  m.def("pool_linear(Tensor x, Tensor weight, Tensor? bias, str activation) -> Tensor");
+  m.def(
+      "squeeze_excite(Tensor x, Tensor reduce_weight, Tensor? reduce_bias, Tensor expand_weight, "
+      "Tensor? expand_bias, str activation, str gate) -> Tensor");
+  m.def(
+      "depthwise_pointwise(Tensor x, Tensor depthwise_weight, Tensor? depthwise_bias, "
+      "Tensor pointwise_weight, Tensor? pointwise_bias, int[] stride, int[] padding, "
+      "int[] dilation, str depthwise_activation, str pointwise_activation, bool residual) "
+      "-> Tensor");
+  m.def(
+      "inverted_residual(Tensor x, Tensor? expand_weight, Tensor? expand_bias, "
+      "Tensor depthwise_weight, Tensor? depthwise_bias, Tensor? se_reduce_weight, "
+      "Tensor? se_reduce_bias, Tensor? se_expand_weight, Tensor? se_expand_bias, "
+      "Tensor project_weight, Tensor? project_bias, int[] stride, int[] padding, int[] dilation, "
+      "str expand_activation, str depthwise_activation, str se_activation, str se_gate, "
+      "str project_activation, bool residual) -> Tensor");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(weebill, CPU, m) {
+  using namespace weebill::bindings;
+  m.impl("run", &boxed<run_kernel>);
+  m.impl("conv2d", &boxed<conv2d_kernel>);
+  m.impl("depthwise_conv2d", &boxed<depthwise_conv2d_kernel>);
+  m.impl("pointwise_conv2d", &boxed<pointwise_conv2d_kernel>);
+  m.impl("pool_linear", &boxed<pool_linear_kernel>);
+  m.impl("squeeze_excite", &boxed<squeeze_excite_kernel>);
+  m.impl("depthwise_pointwise", &boxed<depthwise_pointwise_kernel>);
+  m.impl("inverted_residual", &boxed<inverted_residual_kernel>);
+}

@@ -1,0 +1,73 @@
+"""The native core on numpy arrays; see csrc/bindings/module.cpp."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weebill.config import CpuInfo
+
+_Floats = NDArray[np.float32]
+_Bytes = NDArray[np.uint8]
+_Padding = Sequence[int] | str
+
+__version__: str
+
+def isas() -> list[str]: ...
+def built_isas() -> list[str]: ...
+def isa() -> str: ...
+def set_isa(name: str) -> None: ...
+def kernel_list() -> list[tuple[str, str]]: ...
+def cpu_info() -> CpuInfo: ...
+def activation_names() -> list[str]: ...
+def max_threads() -> int: ...
+def pack_conv2d(
+    weight: _Floats,
+    bias: _Floats | None,
+    stride: Sequence[int],
+    padding: _Padding,
+    dilation: Sequence[int],
+    groups: int,
+    activation: str,
+    op: str = "conv2d",
+) -> _Bytes: ...
+def pack_separable(
+    *,
+    expand_weight: _Floats | None = None,
+    expand_bias: _Floats | None = None,
+    depthwise_weight: _Floats,
+    depthwise_bias: _Floats | None = None,
+    se_reduce_weight: _Floats | None = None,
+    se_reduce_bias: _Floats | None = None,
+    se_expand_weight: _Floats | None = None,
+    se_expand_bias: _Floats | None = None,
+    project_weight: _Floats | None = None,
+    project_bias: _Floats | None = None,
+    stride: Sequence[int],
+    padding: _Padding,
+    dilation: Sequence[int],
+    expand_activation: str = "none",
+    depthwise_activation: str = "none",
+    se_activation: str = "relu",
+    se_gate: str = "hardsigmoid",
+    project_activation: str = "none",
+    residual: bool = False,
+    op: str = "inverted_residual",
+) -> _Bytes: ...
+def pack_squeeze_excite(
+    reduce_weight: _Floats,
+    reduce_bias: _Floats | None,
+    expand_weight: _Floats,
+    expand_bias: _Floats | None,
+    activation: str = "relu",
+    gate: str = "hardsigmoid",
+    op: str = "squeeze_excite",
+) -> _Bytes: ...
+def pack_global_avg_pool2d(channels: int) -> _Bytes: ...
+def join(records: Sequence[_Bytes]) -> _Bytes: ...
+def run(x: NDArray[Any], records: _Bytes, op: str = "run") -> _Floats: ...
+def output_shape(shape: Sequence[int], records: _Bytes) -> tuple[int, int, int, int]: ...
+def geometry(records: _Bytes) -> list[int]: ...
+def explain(shape: Sequence[int], records: _Bytes, threads: int) -> str: ...
+def multiply_adds(shape: Sequence[int], records: _Bytes) -> int: ...

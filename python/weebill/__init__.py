@@ -1,0 +1,72 @@
+"""weebill: lightweight CNNs on CPUs, one fused op per network block.
+
+`import weebill` needs numpy only. What needs torch is imported when it is first touched.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from weebill._C import __version__
+
+if TYPE_CHECKING:
+    from weebill import config, data, models, nn, ops
+    from weebill.convert import Report, convert, report
+
+__all__ = [
+    "Report",
+    "__version__",
+    "config",
+    "convert",
+    "data",
+    "models",
+    "nn",
+    "ops",
+    "report",
+]
+
+_SUBMODULES = frozenset({"config", "data", "models", "nn", "ops"})
+_FROM_CONVERT = frozenset({"Report", "convert", "report"})
+
+
+def _import(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise ImportError(
+            f"{name} must have torch, which is not installed; pip install 'weebill[torch]'",
+            name="torch",
+        ) from None
+
+
+def __getattr__(name: str) -> Any:
+    if name in _SUBMODULES:
+        return _import(f"weebill.{name}")
+    if name in _FROM_CONVERT:
+        return getattr(_import("weebill.convert"), name)
+    raise AttributeError(f"module 'weebill' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    """`weebill.convert` is the function. The import of the subpackage of that name would put the
+    subpackage there; it stays reachable by `from weebill.convert import ...`."""
+
+    @property
+    def convert(self) -> Any:
+        return __getattr__("convert")
+
+    @convert.setter
+    def convert(self, value: object) -> None:
+        pass
+
+
+sys.modules[__name__].__class__ = _Package

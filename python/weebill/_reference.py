@@ -1,0 +1,158 @@
+"""The operators in plain torch: what each one means, and how its gradient is computed.
+
+Any floating dtype and any device. Windows are in the ops' normal form: stride and dilation (h, w);
+padding (top, left, bottom, right), or empty for TensorFlow's SAME.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch.nn.functional as F
+from torch import Tensor
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda x: x,
+    "relu": F.relu,
+    "relu6": F.relu6,
+    "hardswish": F.hardswish,
+    "hardsigmoid": F.hardsigmoid,
+    "hardsigmoid_paddle": lambda x: (x / 5 + 0.5).clamp(0, 1),
+    "silu": F.silu,
+    "sigmoid": lambda x: x.sigmoid(),
+}
+
+
+def same_padding(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
+    """TensorFlow's SAME along one axis: zeros before and after, so that the output is
+    ceil(size / stride). The odd one goes after."""
+    out = -(-size // stride)
+    total = max((out - 1) * stride + dilation * (kernel - 1) + 1 - size, 0)
+    return total // 2, total - total // 2
+
+
+def conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    activation: str,
+) -> Tensor:
+    """activation(conv2d(x, weight) + bias)."""
+    if padding:
+        top, left, bottom, right = padding
+    else:
+        top, bottom = same_padding(x.shape[2], weight.shape[2], stride[0], dilation[0])
+        left, right = same_padding(x.shape[3], weight.shape[3], stride[1], dilation[1])
+    symmetric = [0, 0]
+    if top == bottom and left == right:
+        symmetric = [top, left]
+    else:
+        x = F.pad(x, (left, right, top, bottom))
+    y = F.conv2d(x, weight, bias, list(stride), symmetric, list(dilation), groups)
+    return ACTIVATIONS[activation](y)
+
+
+def depthwise_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    activation: str,
+) -> Tensor:
+    """`conv2d` with one filter or more per channel."""
+    return conv2d(x, weight, bias, stride, padding, dilation, x.shape[1], activation)
+
+
+def pointwise_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> Tensor:
+    """`conv2d` with a 1 x 1 window."""
+    return ACTIVATIONS[activation](F.conv2d(x, weight, bias))
+
+
+def pool_linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> Tensor:
+    """activation(weight * mean_hw(x) + bias), of shape (N, O)."""
+    return ACTIVATIONS[activation](F.linear(x.mean((2, 3)), weight, bias))
+
+
+def squeeze_excite(
+    x: Tensor,
+    reduce_weight: Tensor,
+    reduce_bias: Tensor | None,
+    expand_weight: Tensor,
+    expand_bias: Tensor | None,
+    activation: str,
+    gate: str,
+) -> Tensor:
+    """x * gate(expand(activation(reduce(mean_hw(x)))))."""
+    mean = x.mean((2, 3), keepdim=True)
+    squeezed = ACTIVATIONS[activation](F.conv2d(mean, reduce_weight, reduce_bias))
+    return x * ACTIVATIONS[gate](F.conv2d(squeezed, expand_weight, expand_bias))
+
+
+def depthwise_pointwise(
+    x: Tensor,
+    depthwise_weight: Tensor,
+    depthwise_bias: Tensor | None,
+    pointwise_weight: Tensor,
+    pointwise_bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    depthwise_activation: str,
+    pointwise_activation: str,
+    residual: bool,
+) -> Tensor:
+    """[x +] `pointwise_conv2d` of `depthwise_conv2d`."""
+    y = depthwise_conv2d(
+        x, depthwise_weight, depthwise_bias, stride, padding, dilation, depthwise_activation
+    )
+    y = pointwise_conv2d(y, pointwise_weight, pointwise_bias, pointwise_activation)
+    return x + y if residual else y
+
+
+def inverted_residual(
+    x: Tensor,
+    expand_weight: Tensor | None,
+    expand_bias: Tensor | None,
+    depthwise_weight: Tensor,
+    depthwise_bias: Tensor | None,
+    se_reduce_weight: Tensor | None,
+    se_reduce_bias: Tensor | None,
+    se_expand_weight: Tensor | None,
+    se_expand_bias: Tensor | None,
+    project_weight: Tensor,
+    project_bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    expand_activation: str,
+    depthwise_activation: str,
+    se_activation: str,
+    se_gate: str,
+    project_activation: str,
+    residual: bool,
+) -> Tensor:
+    """[x +] project([se](depthwise([expand](x))))."""
+    y = x
+    if expand_weight is not None:
+        y = pointwise_conv2d(y, expand_weight, expand_bias, expand_activation)
+    y = depthwise_conv2d(
+        y, depthwise_weight, depthwise_bias, stride, padding, dilation, depthwise_activation
+    )
+    if se_reduce_weight is not None and se_expand_weight is not None:
+        y = squeeze_excite(
+            y,
+            se_reduce_weight,
+            se_reduce_bias,
+            se_expand_weight,
+            se_expand_bias,
+            se_activation,
+            se_gate,
+        )
+    y = pointwise_conv2d(y, project_weight, project_bias, project_activation)
+    return x + y if residual else y
