@@ -22,49 +22,54 @@ CXX_SOURCES = $(shell find csrc tests/csrc bench/csrc -name '*.h' -o -name '*.in
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
-demo: $(VENV)/.package  ## classify a photo with trained weights, fused against torch eager
+demo: $(VENV)/.demo  ## classify a photo with trained weights, fused against torch eager
 	weebill classify --compare "$$(python -c 'import skimage; print(skimage.__path__[0])')/data/coffee.png"
 
 test: test-cpp test-python lint  ## all tests and checks
 
-test-cpp: $(VENV)/.tools  ## C++ tests: every kernel on every instruction set of this machine
+test-cpp: $(VENV)/.build-tools  ## C++ tests: every kernel on every instruction set of this machine
 	cmake --preset dev
 	cmake --build --preset dev
 	ctest --preset dev
 
-test-python: $(VENV)/.package-dev test-cpp  ## Python tests against the installed package
+test-python: $(VENV)/.package $(VENV)/.dev-tools  ## Python tests against the installed package
 	python -m pytest
 
-lint: $(VENV)/.package-dev  ## formatting, lint, types, import rules
+lint: $(VENV)/.package $(VENV)/.dev-tools  ## formatting, lint, types, import rules
 	ruff check .
 	ruff format --check .
 	mypy
 	lint-imports
 	clang-format --dry-run --Werror $(CXX_SOURCES)
 
-format: $(VENV)/.tools  ## rewrite the sources in the project's format
+format: $(VENV)/.dev-tools  ## rewrite the sources in the project's format
 	ruff check --fix .
 	ruff format .
 	clang-format -i $(CXX_SOURCES)
 
-dev: $(VENV)/.tools  ## install editable: Python edits count at once, native ones after `make dev`
-	$(PIP) install --no-build-isolation -e '.[all,dev]'
-	touch $(VENV)/.package $(VENV)/.package-dev
+dev: $(VENV)/.dev-tools  ## install editable: Python edits count at once, native ones after `make dev`
+	$(PIP) install --no-build-isolation -e '.[all]'
+	touch $(VENV)/.package
 
 clean:  ## remove builds and the environment
 	rm -rf build dist $(VENV)
 
 # Build tools and the pinned torch come first: the package is built without isolation, against the
 # torch that it will run with.
-$(VENV)/.tools: Makefile
+$(VENV)/.build-tools: Makefile pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install '$(TORCH)' numpy 'scikit-build-core>=0.11' 'pybind11>=2.13' cmake ninja ruff clang-format
+	$(PIP) install --quiet --upgrade 'pip>=25.1'
+	$(PIP) install '$(TORCH)' --group build
 	touch $@
 
-$(VENV)/.package: $(VENV)/.tools $(SOURCES)
-	$(PIP) install --no-build-isolation -v '.[all,demo]'
+$(VENV)/.package: $(VENV)/.build-tools $(SOURCES)
+	$(PIP) install --no-build-isolation -v '.[all]'
 	touch $@
 
-$(VENV)/.package-dev: $(VENV)/.package
-	$(PIP) install --no-build-isolation '.[all,demo,dev]'
+$(VENV)/.demo: $(VENV)/.package
+	$(PIP) install --quiet --group demo
+	touch $@
+
+$(VENV)/.dev-tools: $(VENV)/.build-tools
+	$(PIP) install --quiet --group dev --group demo
 	touch $@
