@@ -1,5 +1,5 @@
-"""What an installed wheel must do with numpy alone: run by itself, without pytest, in an environment
-that has neither torch nor any extra.
+"""What an installed wheel must do with numpy alone: run by itself, without pytest, where neither
+torch nor any extra is installed.
 """
 
 from __future__ import annotations

@@ -306,7 +306,7 @@ def test_wrong_usage_is_one_line(run: Run, arguments: list[str]) -> None:
     [
         ("typer", ["info"], "weebill[cli]"),
         ("rich", ["info"], "weebill[cli]"),
-        ("PIL", ["classify", "x.png"], "weebill[models]"),
+        ("PIL", ["classify", "x.png"], "weebill[cli]"),
         ("torch", ["classify", "PHOTO"], "weebill[torch]"),
     ],
 )

@@ -6,12 +6,12 @@ import sys
 
 __all__ = ["main"]
 
-# What a missing module is called on PyPI's side: the extra of weebill that brings it.
+# The extra of weebill that brings a module.
 _EXTRAS = {
     "typer": "cli",
     "rich": "cli",
-    "PIL": "models",
-    "safetensors": "models",
+    "PIL": "cli",
+    "safetensors": "cli",
     "torch": "torch",
 }
 
@@ -26,8 +26,8 @@ def main() -> None:
         from weebill.cli._app import run
 
         code = run(sys.argv[1:])
-    except ModuleNotFoundError as error:
-        extra = _EXTRAS.get((error.name or "").partition(".")[0])
+    except ImportError as error:
+        extra = _EXTRAS.get(error.name or "")
         if extra is None:
             raise
         print(

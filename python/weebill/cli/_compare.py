@@ -14,7 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from weebill.cli._latency import interleaved
 
-__all__ = ["FOLDED", "FUSED", "EAGER", "compare_with_eager"]
+__all__ = ["EAGER", "FOLDED", "FUSED", "compare_with_eager"]
 
 FUSED = "weebill, fused"
 EAGER = "torch eager"

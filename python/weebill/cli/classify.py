@@ -49,11 +49,13 @@ def classify(
     fused = weebill.convert(eager)
     prepare = chosen.transforms()
     inputs = [prepare(image).unsqueeze(0) for image in pixels]
-    labels = chosen.meta["categories"]
 
     with torch.inference_mode():
-        tops = [fused(x).softmax(dim=1)[0].topk(min(topk, len(labels))) for x in inputs]
+        probabilities = [fused(x).softmax(dim=1)[0] for x in inputs]
         comparison = compare_with_eager(fused, eager, inputs) if compare else None
+    classes = len(probabilities[0])
+    labels = chosen.meta.get("categories") or [f"class {index}" for index in range(classes)]
+    tops = [p.topk(min(topk, classes)) for p in probabilities]
     answer: dict[str, Any] = {
         "model": model,
         "weights": str(chosen),
