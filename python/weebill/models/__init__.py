@@ -1,0 +1,54 @@
+"""Networks for small machines, with torchvision's names, and their trained weights."""
+
+from weebill.models._base import Classifier, FeatureExtractor, FeatureInfo
+from weebill.models._build import load_weights
+from weebill.models._download import DownloadError, cache_dir
+from weebill.models._registry import (
+    ModelEntry,
+    create_model,
+    get_model_weights,
+    get_weights,
+    list_models,
+    model_entry,
+    register_model,
+)
+from weebill.models._weights import PackageFile, Weights, WeightsEnum
+from weebill.models.efficientnet_lite import (
+    EfficientNet_Lite0_Weights,
+    EfficientNetLite,
+    efficientnet_lite0,
+)
+from weebill.models.mobilenet_v3 import (
+    MobileNet_V3_Large_Weights,
+    MobileNet_V3_Small_Weights,
+    MobileNetV3,
+    mobilenet_v3_large,
+    mobilenet_v3_small,
+)
+
+__all__ = [
+    "Classifier",
+    "DownloadError",
+    "EfficientNetLite",
+    "EfficientNet_Lite0_Weights",
+    "FeatureExtractor",
+    "FeatureInfo",
+    "MobileNetV3",
+    "MobileNet_V3_Large_Weights",
+    "MobileNet_V3_Small_Weights",
+    "ModelEntry",
+    "PackageFile",
+    "Weights",
+    "WeightsEnum",
+    "cache_dir",
+    "create_model",
+    "efficientnet_lite0",
+    "get_model_weights",
+    "get_weights",
+    "list_models",
+    "load_weights",
+    "mobilenet_v3_large",
+    "mobilenet_v3_small",
+    "model_entry",
+    "register_model",
+]

@@ -1,0 +1,103 @@
+"""Building a model with weights: everything is checked before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from weebill.models._base import Classifier, StateDict
+from weebill.models._registry import model_entries
+from weebill.models._state_dict import differences
+from weebill.models._weights import Weights, WeightsEnum, WeightsLike, resolve_weights
+
+Model = TypeVar("Model", bound=Classifier)
+
+_SHOWN = 3
+
+
+def build(
+    make: Callable[[int], Model],
+    members: type[WeightsEnum] | None,
+    weights: WeightsLike,
+    num_classes: int | None,
+    progress: bool,
+) -> Model:
+    """A model, random or with trained weights.
+
+    Args:
+        make: Builds the model for a number of classes.
+        members: The model's published weights.
+        weights: What the user asked for.
+        num_classes: None means what the weights have, or 1000.
+        progress: Show a bar while downloading.
+    """
+    if weights is None:
+        return make(1000 if num_classes is None else num_classes)
+    chosen = resolve_weights(members, weights)
+    known = len(chosen.meta["categories"]) if "categories" in chosen.meta else None
+    if num_classes is not None and known not in (None, num_classes):
+        raise ValueError(
+            f"weights: num_classes must be {known} for {chosen.name}, got {num_classes}; "
+            "load with all classes, then call reset_classifier"
+        )
+    state_dict = chosen.get_state_dict(progress=progress)
+    model = make(num_classes if num_classes is not None else known or _classes(state_dict) or 1000)
+    _load(model, state_dict, chosen.name)
+    return model
+
+
+def load_weights(
+    model: Classifier, weights: Weights | WeightsEnum, *, progress: bool = True
+) -> None:
+    """Loads trained weights into a model, all or nothing.
+
+    Raises:
+        ValueError: keys or shapes differ; the message names the first and, if one is found, the
+            model that they would fit. The model is as before.
+        OSError: the file cannot be found or fetched.
+    """
+    chosen = weights.weights if isinstance(weights, WeightsEnum) else weights
+    _load(model, chosen.get_state_dict(progress=progress), chosen.name)
+
+
+def _load(model: Classifier, state_dict: StateDict, name: str) -> None:
+    converted = model.convert_state_dict(state_dict)
+    found = differences(model, converted)
+    if found:
+        more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+        fitting = _fitting(state_dict)
+        raise ValueError(
+            f"weights: {name} must fit the model, but {', '.join(found[:_SHOWN])}{more}; "
+            + (f"they fit {fitting}" if fitting else "no known model has such weights")
+        )
+    # strict=False for absent num_batches_tracked only: the rest was checked.
+    model.load_state_dict(converted, strict=False)
+
+
+def _classes(state_dict: StateDict) -> int | None:
+    """Rows of the last matrix: the linear layer at a classifier's end."""
+    matrices = [value for value in state_dict.values() if value.ndim == 2]
+    return matrices[-1].shape[0] if matrices else None
+
+
+def _fitting(state_dict: StateDict) -> str | None:
+    """The call of the registered model, or a variant of it, that the weights fit."""
+    classes = _classes(state_dict)
+    arguments = {} if classes in (None, 1000) else {"num_classes": classes}
+    for entry in model_entries():
+        for variant in ({}, *entry.variants):
+            try:
+                # Shapes only: no memory, no random numbers.
+                with torch.device("meta"):
+                    model: nn.Module = entry.builder(**arguments, **variant)
+            except (TypeError, ValueError):  # a user's builder may take other arguments
+                continue
+            if not isinstance(model, Classifier):
+                continue
+            if not differences(model, model.convert_state_dict(state_dict)):
+                shown = ", ".join(f"{k}={v}" for k, v in {**arguments, **variant}.items())
+                return f"{entry.name}({shown})"
+    return None
