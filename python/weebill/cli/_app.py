@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -28,7 +28,7 @@ app.command()(classify)
 
 # ClickException, the base of all usage errors, by way of its one public subclass: where typer keeps
 # it differs between versions.
-_UsageError: type[Exception] = typer.BadParameter.__mro__[2]
+_UsageError: Any = typer.BadParameter.__mro__[2]
 
 
 def _print_version(wanted: bool) -> None:
@@ -62,7 +62,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         code = command.main(args=list(arguments), prog_name="weebill", standalone_mode=False)
     except _UsageError as error:
-        return _fail(f"{getattr(error, 'message', error)}; see weebill --help")
+        return _fail(f"{error.format_message().rstrip('.')}; see weebill --help")
     except (ValueError, TypeError, NotImplementedError, OSError) as error:
         return _fail(str(error))
     return code if isinstance(code, int) else 0

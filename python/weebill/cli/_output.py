@@ -6,10 +6,10 @@ text, one row a line, never wrapped.
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -21,23 +21,26 @@ __all__ = ["print_json", "print_line", "print_pairs", "print_table"]
 _PLAIN_WIDTH = 10_000
 
 
-def _console() -> Console:
+def _print(renderable: Text | Table) -> None:
     console = Console(highlight=False, emoji=False, markup=False)
-    return (
-        console
-        if console.is_terminal
-        else Console(highlight=False, emoji=False, markup=False, width=_PLAIN_WIDTH, no_color=True)
-    )
+    if console.is_terminal:
+        console.print(renderable)
+        return
+    plain = Console(file=io.StringIO(), width=_PLAIN_WIDTH, color_system=None)
+    with plain.capture() as capture:
+        plain.print(renderable)
+    # A table pads its last column.
+    console.file.writelines(line.rstrip() + "\n" for line in capture.get().splitlines())
 
 
-def print_json(value: Mapping[str, Any] | Sequence[Any]) -> None:
+def print_json(value: Mapping[str, object] | Sequence[object]) -> None:
     """One JSON document on stdout."""
     sys.stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def print_line(text: str = "", style: str = "") -> None:
     """One line of text."""
-    _console().print(Text(text, style=style), soft_wrap=True)
+    _print(Text(text, style=style))
 
 
 def print_table(
@@ -49,7 +52,7 @@ def print_table(
         table.add_column(name, justify="right" if name in right else "left")
     for row in rows:
         table.add_row(*(Text(str(cell)) for cell in row))
-    _console().print(table)
+    _print(table)
 
 
 def print_pairs(pairs: Iterable[tuple[str, object]]) -> None:
@@ -59,4 +62,4 @@ def print_pairs(pairs: Iterable[tuple[str, object]]) -> None:
     table.add_column()
     for name, value in pairs:
         table.add_row(name, Text(str(value)))
-    _console().print(table)
+    _print(table)

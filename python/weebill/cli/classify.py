@@ -38,7 +38,6 @@ def classify(
 
     import torch
 
-    import weebill
     from weebill.cli._compare import compare_with_eager
     from weebill.models import create_model, get_weights
 

@@ -8,6 +8,7 @@ import typer
 
 import weebill.config
 from weebill.cli._output import print_json, print_line, print_pairs, print_table
+from weebill.config import CpuInfo
 
 __all__ = ["info"]
 
@@ -26,7 +27,7 @@ def info(
         + [
             ("processor", cpu["model"]),
             ("caches", _caches(cpu)),
-            ("threads", facts["threads"]),
+            ("threads", f"{facts['threads']}; in torch, as torch.get_num_threads()"),
             ("instruction set", facts["isa"]),
             ("runs here", " ".join(facts["isas"])),
             ("in this build", " ".join(facts["built_isas"])),
@@ -36,6 +37,6 @@ def info(
     print_table(["kernel", "what it does"], [(k["name"], k["summary"]) for k in facts["kernels"]])
 
 
-def _caches(cpu: dict[str, int]) -> str:
-    sizes = {name: cpu[f"{name}_bytes"] for name in ("l1d", "l2", "l3")}
-    return ", ".join(f"{name.upper()} {size >> 10} KiB" for name, size in sizes.items() if size)
+def _caches(cpu: CpuInfo) -> str:
+    sizes = {"L1d": cpu["l1d_bytes"], "L2": cpu["l2_bytes"], "L3": cpu["l3_bytes"]}
+    return ", ".join(f"{name} {size >> 10} KiB" for name, size in sizes.items() if size)
