@@ -12,7 +12,7 @@ Size: TypeAlias = int | Sequence[int]
 Padding: TypeAlias = int | Sequence[int] | str
 
 
-def _integers(op: str, argument: str, value: object) -> list[int]:
+def _integers(op: str, argument: str, value: Size) -> list[int]:
     values = value if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
     try:
         return [index(v) for v in values]

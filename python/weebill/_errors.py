@@ -1,8 +1,8 @@
 """Errors of the torch ops, as Python's own types.
 
 The ops' library has no Python in it. A wrong value arrives as ValueError by itself; a TypeError or
-NotImplementedError arrives as a RuntimeError whose text starts with its name (csrc/bindings/ops.cpp).
-Nothing here runs unless a call has failed.
+NotImplementedError arrives as a RuntimeError whose text starts with that name
+(csrc/bindings/ops.cpp). Nothing here runs unless a call has failed.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def typed_error(error: Exception, op: str, tensors: Mapping[str, object]) -> Exc
         tensors: The call's tensor arguments by name; None for one that was not given.
 
     Returns:
-        TypeError for an argument of the wrong kind, device, layout or dtype, NotImplementedError for
-        what is right but not supported, otherwise `error` itself.
+        TypeError for an argument of the wrong kind, device, layout or dtype; NotImplementedError
+        for what is right but not supported; otherwise `error` itself.
     """
     named = _NAMED.match(str(error))
     if named:
