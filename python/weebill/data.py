@@ -73,7 +73,7 @@ def read_image(path: str | os.PathLike[str], *, mode: Literal["RGB", "L"] = "RGB
     except Image.DecompressionBombError as error:
         raise ImageError(f"read_image: '{path}' is refused: {_one_line(error)}") from None
     # Damaged files make Pillow's decoders raise OSError, SyntaxError, EOFError, struct.error ...
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         raise ImageError(
             f"read_image: path must be an intact image, got '{path}' ({_one_line(error)})"
         ) from None
@@ -281,7 +281,7 @@ def _pixels(image: PIL.Image.Image, mode: Literal["RGB", "L"]) -> Pixels:
 
     if image.mode == "I" or image.mode.startswith("I;16"):
         values = np.asarray(image)
-        if values.size and not (0 <= values.min() and values.max() <= 65535):
+        if values.size and (values.min() < 0 or values.max() > 65535):
             raise ImageError("pixels must be within 16 bits, got 32-bit integers; scale them")
         image = Image.fromarray(_eight_bits(values))
     elif image.mode == "F":

@@ -48,8 +48,11 @@ def file_name(url: str) -> str:
 
 def has_hash(path: Path, sha256: str) -> bool:
     """Whether the file's SHA-256 begins with the given hex digits."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest().startswith(sha256.lower())
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest().startswith(sha256.lower())
 
 
 def download(

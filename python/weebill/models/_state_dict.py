@@ -37,10 +37,12 @@ def read_state_dict(path: Path) -> StateDict:
         raise PermissionError(
             f"read_state_dict: path must be a readable file, got '{path}'"
         ) from None
-    if start[:4] == b"PK\x03\x04" or start[:1] == b"\x80":
-        content = _read_torch(path)
-    elif start[8:9] == b"{":
+    # safetensors: the length of the header in 8 bytes, little end first, then JSON. Its first byte
+    # may look like a pickle's.
+    if start[5:9] == b"\x00\x00\x00{":
         content = _read_safetensors(path)
+    elif start[:4] == b"PK\x03\x04" or start[:1] == b"\x80":
+        content = _read_torch(path)
     else:
         raise ValueError(
             "read_state_dict: path must be a safetensors file or a torch state dict, "
@@ -65,7 +67,7 @@ def _read_torch(path: Path) -> object:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     # Damage shows as RuntimeError, EOFError, UnpicklingError, KeyError, OSError ...
-    except Exception:  # noqa: BLE001
+    except Exception:
         raise ValueError(
             "read_state_dict: path must be an intact torch file that loads with "
             f"weights_only=True, got '{path}'; it is truncated or holds more than weights"
