@@ -76,39 +76,30 @@ SeparablePlan plan_separable(const SeparableProblem& p, const Caches& caches, in
     plan.reason = "row fusion: the intermediate would not stay in the second cache";
   }
 
+  // The rows under one output row, for a chunk of channels, take half of the first cache.
+  const std::int64_t window_row = w.kernel_h * ring_row;
+  plan.chunk = std::clamp<std::int64_t>(caches.l1d_bytes / 2 / window_row / kBlock * kBlock, kBlock,
+                                        round_up(p.c_mid, kBlock));
+  std::int64_t most = 0;  // output rows of a band
+  std::int64_t ring_channels = 0, strip_channels = 0, budget = 0;
   if (plan.row_fusion) {
-    plan.chunk = p.c_mid;
     plan.bands = std::min<std::int64_t>(threads, p.oh);
-    const std::int64_t most = ceil_div(p.oh, plan.bands);
-    auto bytes = [&](std::int64_t rows) {
-      const std::int64_t ring = p.has_expand ? input_rows(w, rows) * ring_row * p.c_mid : 0;
-      return ring + rows * p.ow * p.c_mid * kFloat;
-    };
-    std::int64_t rows = 1;
-    while (rows < most && bytes(rows + 1) <= half_l2) ++rows;
-    plan.strip_rows = ceil_div(most, ceil_div(most, rows));
+    ring_channels = p.has_expand ? p.c_mid : 0;
+    strip_channels = p.c_mid;
+    budget = half_l2;
   } else {
-    // A chunk's ring stays in a quarter of the second cache, and there are tasks for all threads.
-    const std::int64_t per_channel =
-        input_rows(w, std::min<std::int64_t>(p.oh, 16)) * ring_row + p.c_in * kFloat;
-    std::int64_t chunk = p.has_expand ? caches.l2_bytes / 4 / std::max<std::int64_t>(1, per_channel)
-                                      : p.c_mid;
-    chunk = std::max<std::int64_t>(chunk / kBlock * kBlock, 2 * kBlock);
-    const std::int64_t share = round_up(ceil_div(p.c_mid, threads), kBlock);
-    chunk = std::min(chunk, share);
-    // Chunks of equal size, so that threads end together.
-    const std::int64_t chunks = ceil_div(ceil_div(p.c_mid, chunk), threads) * threads;
-    plan.chunk = std::max<std::int64_t>(kBlock, round_up(ceil_div(p.c_mid, chunks), kBlock));
-    const std::int64_t tasks = ceil_div(p.c_mid, plan.chunk);
-    plan.bands = tasks >= threads ? 1 : std::min<std::int64_t>(p.oh, ceil_div(threads, tasks));
-    const std::int64_t most = ceil_div(p.oh, plan.bands);
-    std::int64_t rows = 1;
-    while (rows < most && p.has_expand &&
-           input_rows(w, rows + 1) * ring_row * plan.chunk <= caches.l2_bytes / 4) {
-      ++rows;
-    }
-    plan.strip_rows = p.has_expand ? ceil_div(most, ceil_div(most, rows)) : most;
+    const std::int64_t blocks = ceil_div(p.c_mid, kBlock);
+    plan.bands = blocks >= threads ? 1 : std::min<std::int64_t>(p.oh, ceil_div(threads, blocks));
+    ring_channels = p.has_expand ? plan.chunk : 0;
+    budget = caches.l2_bytes / 4;
   }
+  most = ceil_div(p.oh, plan.bands);
+  auto bytes = [&](std::int64_t rows) {
+    return input_rows(w, rows) * ring_row * ring_channels + rows * p.ow * strip_channels * kFloat;
+  };
+  std::int64_t rows = 1;
+  while (rows < most && bytes(rows + 1) <= budget) ++rows;
+  plan.strip_rows = ceil_div(most, ceil_div(most, rows));
   plan.ring_rows = p.has_expand ? std::min(input_rows(w, plan.strip_rows), p.h) : 0;
   return plan;
 }

@@ -28,15 +28,17 @@ struct SeparableProblem {
 ///                   expansion of a strip lives in a ring of rows, the projection consumes its
 ///                   depthwise output at once. The intermediate never leaves the cache, but bands
 ///                   recompute the rows between them.
-///   channel fusion  tasks take chunks of channels: expansion and depthwise of a chunk for a band of
-///                   rows, the whole depthwise output is kept, then the projection runs. No
-///                   recomputation by threads that split channels, and what squeeze-and-excitation
-///                   needs.
+///   channel fusion  each thread takes a part of the channels (and a band of rows where channels are
+///                   too few): expansion and depthwise of a chunk of channels for all rows, the whole
+///                   depthwise output is kept, then the projection runs. Threads recompute nothing,
+///                   and squeeze-and-excitation gets the whole image that it needs.
+/// Either way the expansion is made and consumed by chunks of channels, small enough that the rows
+/// under one output row stay in the first cache.
 struct SeparablePlan {
   bool row_fusion = false;
   std::int64_t bands = 1;       ///< of output rows
   std::int64_t strip_rows = 1;  ///< output rows per strip
-  std::int64_t chunk = 0;       ///< channels per chunk; all of them with row fusion
+  std::int64_t chunk = 0;       ///< channels per chunk, a multiple of 16; the last may have 15 more
   std::int64_t ring_rows = 0;   ///< rows of the expansion that are kept
   std::int64_t ring_columns = 0;  ///< pixels per row of the ring, padding included
   const char* reason = "";

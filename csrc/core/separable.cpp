@@ -61,9 +61,7 @@ class DepthwiseRow {
     args_.activation = static_cast<std::int32_t>(block.h.depthwise_activation);
   }
 
-  // x_channel: where the channels begin in a pixel of the input rows.
-  void operator()(std::int64_t oy, std::int64_t x_channel, float* y, std::int64_t y_stride,
-                  float* sum) {
+  void operator()(std::int64_t oy, float* y, std::int64_t y_stride, float* sum) {
     const Window& w = block_.window;
     const std::int64_t top = oy * w.stride_h - w.pad_top;
     constexpr std::int64_t kStack = 16;
@@ -80,7 +78,7 @@ class DepthwiseRow {
       if (iy < 0) {
         args_.first_row = u + 1;
       } else if (iy < block_.problem.h) {
-        row_at[args_.rows++] = rows_.row(iy) + x_channel;
+        row_at[args_.rows++] = rows_.row(iy);
       }
     }
     if (args_.rows == 0) args_.first_row = 0;
@@ -172,35 +170,63 @@ void clear_padding(const Block& b, float* ring, const Rows& rows) {
   }
 }
 
-// Goes through output rows [first, last) in strips: expands what is missing, then calls
-// strip(begin, end, rows) with the depthwise input in place.
-template <typename Strip>
+// Channels [first, last) in chunks of the plan's size; the last takes a rest smaller than a block, so
+// that it has no narrow tile of its own.
+template <typename Chunk>
+void for_chunks(const Block& b, std::int64_t first, std::int64_t last, Chunk&& chunk) {
+  for (std::int64_t at = first; at < last;) {
+    std::int64_t end = at + b.plan.chunk;
+    if (end + kBlock > last) end = last;
+    chunk(at, end - at);
+    at = end;
+  }
+}
+
+// Goes through output rows [first, last) in strips, and in each strip through channels
+// [first_channel, last_channel) in chunks: expands the rows that are missing, and writes the
+// depthwise output of the strip to `middle` (pixels of c_mid channels, beginning with output row
+// `middle_row`, or with each strip if that is -1). After a strip, done(begin, end) is called.
+template <typename Done>
 void for_strips(const Block& b, float* ring, std::int64_t first, std::int64_t last,
-                std::int64_t first_channel, std::int64_t channels, Strip&& strip) {
+                std::int64_t first_channel, std::int64_t last_channel, float* middle,
+                std::int64_t middle_row, float* sums, Done&& done) {
   const SeparableProblem& p = b.problem;
   const Window& w = b.window;
-  Rows rows;
+  const std::int64_t sum_stride = round_up(p.c_mid, kBlock);
+  const std::int64_t ring_pixels = b.plan.ring_rows * b.plan.ring_columns;
+  auto rows_of = [&](std::int64_t channel, std::int64_t channels) {
+    if (!p.has_expand) return Rows{b.x + channel, p.w * p.c_mid, p.c_mid, p.h, false};
+    return Rows{ring + ring_pixels * (channel - first_channel), b.plan.ring_columns * channels,
+                channels, b.plan.ring_rows, true};
+  };
   if (p.has_expand) {
-    rows = {ring, b.plan.ring_columns * channels, channels, b.plan.ring_rows, true};
-    clear_padding(b, ring, rows);
-  } else {
-    rows = {b.x + first_channel, p.w * p.c_mid, p.c_mid, p.h, false};
+    for_chunks(b, first_channel, last_channel, [&](std::int64_t channel, std::int64_t channels) {
+      clear_padding(b, ring + ring_pixels * (channel - first_channel), rows_of(channel, channels));
+    });
   }
-  std::int64_t done = 0;  // rows of the expansion below this one are there, as far as needed
+  std::int64_t expanded = 0;  // rows of the expansion above this one are there, as far as needed
   for (std::int64_t begin = first; begin < last; begin += b.plan.strip_rows) {
     const std::int64_t end = std::min(begin + b.plan.strip_rows, last);
-    if (p.has_expand) {
-      const std::int64_t top = std::max<std::int64_t>(begin * w.stride_h - w.pad_top, 0);
-      const std::int64_t bottom = (end - 1) * w.stride_h - w.pad_top +
-                                  (w.kernel_h - 1) * w.dilation_h + 1;
-      const std::int64_t from = std::max(top, done);
-      const std::int64_t to = std::min(bottom, p.h);
-      if (from < to) {
-        expand_rows(b, ring, rows, from, to, first_channel, channels);
-        done = to;
+    const std::int64_t top = std::max<std::int64_t>(begin * w.stride_h - w.pad_top, 0);
+    const std::int64_t bottom = (end - 1) * w.stride_h - w.pad_top +
+                                std::int64_t{w.kernel_h - 1} * w.dilation_h + 1;
+    const std::int64_t from = std::max(top, expanded);
+    const std::int64_t to = std::min(bottom, p.h);
+    for_chunks(b, first_channel, last_channel, [&](std::int64_t channel, std::int64_t channels) {
+      const Rows rows = rows_of(channel, channels);
+      if (p.has_expand && from < to) {
+        expand_rows(b, ring + ring_pixels * (channel - first_channel), rows, from, to, channel,
+                    channels);
       }
-    }
-    strip(begin, end, rows);
+      DepthwiseRow depthwise(b, rows, channel, channels);
+      for (std::int64_t oy = begin; oy < end; ++oy) {
+        const std::int64_t row = oy - (middle_row < 0 ? begin : middle_row);
+        depthwise(oy, middle + row * p.ow * p.c_mid + channel, p.c_mid,
+                  sums == nullptr ? nullptr : sums + oy * sum_stride + channel);
+      }
+    });
+    expanded = std::max(expanded, to);
+    done(begin, end);
   }
 }
 
@@ -238,14 +264,8 @@ void run_row_fusion(const Block& b, float* y) {
   b.run.for_each(b.plan.bands, [&](std::int64_t band) {
     float* my_ring = scratch + band * (ring + strip);
     float* middle = my_ring + ring;
-    const std::int64_t first = band * p.oh / b.plan.bands;
-    const std::int64_t last = (band + 1) * p.oh / b.plan.bands;
-    for_strips(b, my_ring, first, last, 0, p.c_mid,
-               [&](std::int64_t begin, std::int64_t end, const Rows& rows) {
-                 DepthwiseRow depthwise(b, rows, 0, p.c_mid);
-                 for (std::int64_t oy = begin; oy < end; ++oy) {
-                   depthwise(oy, 0, middle + (oy - begin) * p.ow * p.c_mid, p.c_mid, nullptr);
-                 }
+    for_strips(b, my_ring, band * p.oh / b.plan.bands, (band + 1) * p.oh / b.plan.bands, 0,
+               p.c_mid, middle, -1, nullptr, [&](std::int64_t begin, std::int64_t end) {
                  b.run.kernels.pointwise_f32(projection(b, middle, begin, end - begin, y));
                });
   });
@@ -265,28 +285,23 @@ void run_channel_fusion(const Block& b, float* y) {
     scale = scope.take(sum_stride);
     std::memset(sums, 0, static_cast<std::size_t>(p.oh * sum_stride) * sizeof(float));
   }
-  const std::int64_t chunks = (p.c_mid + b.plan.chunk - 1) / b.plan.chunk;
-  const std::int64_t tasks = chunks * b.plan.bands;
-  const std::int64_t workers = std::min<std::int64_t>(b.run.threads, tasks);
+  // Threads share the blocks of channels out; bands of rows only where those are too few.
+  const std::int64_t blocks = (p.c_mid + kBlock - 1) / kBlock;
+  const std::int64_t parts = std::min<std::int64_t>(b.run.threads, blocks);
+  const std::int64_t tasks = parts * b.plan.bands;
   const std::int64_t ring =
-      round_up(b.plan.ring_rows * b.plan.ring_columns * b.plan.chunk, kBlock);
-  float* rings = scope.take(ring * workers);
-  b.run.for_each(workers, [&](std::int64_t worker) {
-    for (std::int64_t task = worker * tasks / workers; task < (worker + 1) * tasks / workers;
-         ++task) {
-      const std::int64_t channel = task / b.plan.bands * b.plan.chunk;
-      const std::int64_t band = task % b.plan.bands;
-      const std::int64_t channels = std::min(b.plan.chunk, p.c_mid - channel);
-      for_strips(b, rings + worker * ring, band * p.oh / b.plan.bands,
-                 (band + 1) * p.oh / b.plan.bands, channel, channels,
-                 [&](std::int64_t begin, std::int64_t end, const Rows& rows) {
-                   DepthwiseRow depthwise(b, rows, channel, channels);
-                   for (std::int64_t oy = begin; oy < end; ++oy) {
-                     depthwise(oy, 0, middle + oy * p.ow * p.c_mid + channel, p.c_mid,
-                               sums == nullptr ? nullptr : sums + oy * sum_stride + channel);
-                   }
-                 });
-    }
+      round_up(b.plan.ring_rows * b.plan.ring_columns * (b.plan.chunk + kBlock), kBlock);
+  float* rings = scope.take(ring * tasks);
+  b.run.for_each(tasks, [&](std::int64_t task) {
+    const std::int64_t part = task / b.plan.bands;
+    const std::int64_t band = task % b.plan.bands;
+    const std::int64_t end = std::min((part + 1) * blocks / parts * kBlock, p.c_mid);
+    for_chunks(b, part * blocks / parts * kBlock, end,
+               [&](std::int64_t channel, std::int64_t channels) {
+                 for_strips(b, rings + task * ring, band * p.oh / b.plan.bands,
+                            (band + 1) * p.oh / b.plan.bands, channel, channel + channels, middle,
+                            0, sums, [](std::int64_t, std::int64_t) {});
+               });
   });
   if (p.has_se) squeeze_excite_scale(b.run, b.record, sums, p.oh, pixels, scale);
   if (p.has_project) {

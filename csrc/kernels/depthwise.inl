@@ -24,7 +24,7 @@ inline void store_channels(float* p, Vec v, int64_t n) {
   }
 }
 
-template <int kKernel, int kStride, int kColumns, bool kTail>
+template <int kKernel, int kStride, int kColumns, bool kTail, bool kAllRows>
 inline void depthwise_tile(const DepthwiseArgs& a, int64_t first_column, int64_t c, int64_t lanes) {
   Vec acc[kColumns];
   const Vec bias = load_channels<kTail>(a.bias + c, lanes);
@@ -35,7 +35,9 @@ inline void depthwise_tile(const DepthwiseArgs& a, int64_t first_column, int64_t
   const int64_t x_at = first_column * kStride * x_stride + c;
   const float* w = a.w + c / kBlock * (kKernel * kKernel * kBlock) + c % kBlock +
                    a.first_row * kKernel * kBlock;
-  for (int64_t u = 0; u < a.rows; ++u, w += kKernel * kBlock) {
+  const int64_t rows = kAllRows ? kKernel : a.rows;
+#pragma GCC unroll 8
+  for (int64_t u = 0; u < rows; ++u, w += kKernel * kBlock) {
     const float* x = a.x_rows[u] + x_at;
     Vec taps[kKernel];
 #pragma GCC unroll 8
@@ -47,7 +49,7 @@ inline void depthwise_tile(const DepthwiseArgs& a, int64_t first_column, int64_t
 #pragma GCC unroll 16
       for (int t = 0; t < kColumns; ++t) {
         const int v = i - t * kStride;
-        if (v >= 0 && v < kKernel) acc[t] = fma(input, taps[v], acc[t]);
+        if (v >= 0 && v < kKernel) accumulate(acc[t], input, taps[v]);
       }
     }
   }
@@ -64,30 +66,34 @@ inline void depthwise_tile(const DepthwiseArgs& a, int64_t first_column, int64_t
   }
 }
 
-template <int kKernel, int kStride, int kColumns>
+template <int kKernel, int kStride, int kColumns, bool kAllRows>
 inline void depthwise_columns(const DepthwiseArgs& a, int64_t first_column) {
   int64_t c = 0;
   for (; c + kLanes <= a.channels; c += kLanes) {
-    depthwise_tile<kKernel, kStride, kColumns, false>(a, first_column, c, kLanes);
+    depthwise_tile<kKernel, kStride, kColumns, false, kAllRows>(a, first_column, c, kLanes);
   }
   if (c < a.channels) {
-    depthwise_tile<kKernel, kStride, kColumns, true>(a, first_column, c, a.channels - c);
+    depthwise_tile<kKernel, kStride, kColumns, true, false>(a, first_column, c, a.channels - c);
   }
 }
 
 template <int kKernel, int kStride>
 inline void depthwise_row(const DepthwiseArgs& a) {
   int64_t j = 0;
-  for (; j + 7 <= a.columns; j += 7) depthwise_columns<kKernel, kStride, 7>(a, j);
+  // All rows inside the image is the common case: unrolled, the tile is straight code.
+  if (a.rows == kKernel) {
+    for (; j + 7 <= a.columns; j += 7) depthwise_columns<kKernel, kStride, 7, true>(a, j);
+  }
+  for (; j + 7 <= a.columns; j += 7) depthwise_columns<kKernel, kStride, 7, false>(a, j);
   if (j + 4 <= a.columns) {
-    depthwise_columns<kKernel, kStride, 4>(a, j);
+    depthwise_columns<kKernel, kStride, 4, false>(a, j);
     j += 4;
   }
   if (j + 2 <= a.columns) {
-    depthwise_columns<kKernel, kStride, 2>(a, j);
+    depthwise_columns<kKernel, kStride, 2, false>(a, j);
     j += 2;
   }
-  if (j < a.columns) depthwise_columns<kKernel, kStride, 1>(a, j);
+  if (j < a.columns) depthwise_columns<kKernel, kStride, 1, false>(a, j);
 }
 
 void depthwise_k3s1_f32(const DepthwiseArgs& a) { depthwise_row<3, 1>(a); }

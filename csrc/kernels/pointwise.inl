@@ -52,6 +52,28 @@ struct Cursor {
   }
 };
 
+// One input channel of a tile: weights at w (blocks `block_stride` apart) and, of the half block, at
+// w_half.
+template <int kMr, int kFull, int kHalf, int kCount>
+inline void multiply_add(Vec (&acc)[kCount], const float* x, int64_t x_stride, const float* w,
+                         int64_t block_stride, const float* w_half) {
+  constexpr int kVecs = kFull * kFullVecs + kHalf * kHalfVecs;
+  static_assert(kCount == kMr * kVecs);
+  Vec wv[kVecs];
+#pragma GCC unroll 16
+  for (int j = 0; j < kVecs; ++j) {
+    const int block = j / kFullVecs;
+    wv[j] = block < kFull ? load(w + block * block_stride + (j % kFullVecs) * kLanes)
+                          : load_half(w_half + (j - kFull * kFullVecs) * kLanes);
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < kMr; ++i) {
+    const Vec input = broadcast(x + i * x_stride);
+#pragma GCC unroll 16
+    for (int j = 0; j < kVecs; ++j) accumulate(acc[i * kVecs + j], input, wv[j]);
+  }
+}
+
 // One tile. `channels` of its outputs exist: all of them except in the last tile of a row of blocks.
 template <int kMr, int kFull, int kHalf, bool kOffsets>
 inline void tile(const PointwiseArgs& a, const float* x, int64_t x_stride, const float* w,
@@ -67,34 +89,48 @@ inline void tile(const PointwiseArgs& a, const float* x, int64_t x_stride, const
 #pragma GCC unroll 16
     for (int i = 0; i < kMr; ++i) acc[i * kVecs + j] = b;
   }
-  const float* rows[kMr];
-#pragma GCC unroll 16
-  for (int i = 0; i < kMr; ++i) rows[i] = x + i * x_stride;
-
+  // Four inputs at a time: the addresses of the pixels are worked out once for all four, which leaves
+  // the front end room to run ahead of the FMAs into the next tile.
+  const int64_t count = a.k;
   const int64_t block_stride = a.w_block_stride;
-  for (int64_t k = 0; k < a.k; ++k) {
-    const int64_t at = kOffsets ? a.offsets[k] : k;
-    Vec wv[kVecs];
-#pragma GCC unroll 16
-    for (int j = 0; j < kVecs; ++j) {
-      const int block = j / kFullVecs;
-      wv[j] = block < kFull
-                  ? load(w + block * block_stride + k * kBlock + (j % kFullVecs) * kLanes)
-                  : load_half(w + kFull * block_stride + k * kHalfBlock +
-                              (j - kFull * kFullVecs) * kLanes);
+  constexpr int64_t kUnroll = kOffsets ? 1 : 4;
+  int64_t k = 0;
+  const float* wf = w;
+  const float* wh = w + kFull * block_stride;
+  for (; k + kUnroll <= count; k += kUnroll) {
+    const float* xk = kOffsets ? x + a.offsets[k] : x + k;
+#pragma GCC unroll 4
+    for (int64_t u = 0; u < kUnroll; ++u) {
+      multiply_add<kMr, kFull, kHalf>(acc, xk + u, x_stride, wf + u * kBlock, block_stride,
+                                      wh + u * kHalfBlock);
     }
-#pragma GCC unroll 16
-    for (int i = 0; i < kMr; ++i) {
-      const Vec input = broadcast(rows[i] + at);
-#pragma GCC unroll 16
-      for (int j = 0; j < kVecs; ++j) {
-        acc[i * kVecs + j] = fma(input, wv[j], acc[i * kVecs + j]);
-      }
+    wf += kUnroll * kBlock;
+    wh += kUnroll * kHalfBlock;
+  }
+  if constexpr (kUnroll > 1) {
+    for (; k < count; ++k) {
+      multiply_add<kMr, kFull, kHalf>(acc, x + k, x_stride, wf, block_stride, wh);
+      wf += kBlock;
+      wh += kHalfBlock;
     }
   }
 
   activate_all(acc, a.activation);
+  // Every vector of the tile is wholly outputs.
+  constexpr bool kExact = kHalf == 0 || kLanes <= kHalfBlock;
   const bool whole = channels == kFull * kBlock + kHalf * kHalfBlock;
+  if (whole && residual == nullptr && kExact && out.column + kMr < a.y_width) {
+    // The common case, without a branch per pixel.
+    float* y = out.y + y_channel;
+#pragma GCC unroll 16
+    for (int i = 0; i < kMr; ++i) {
+#pragma GCC unroll 16
+      for (int j = 0; j < kVecs; ++j) store(y + i * a.y_stride + j * kLanes, acc[i * kVecs + j]);
+    }
+    out.y += kMr * a.y_stride;
+    out.column += kMr;
+    return;
+  }
 #pragma GCC unroll 16
   for (int i = 0; i < kMr; ++i) {
     float* y = out.y + y_channel;

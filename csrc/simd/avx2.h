@@ -24,6 +24,11 @@ inline Vec load_n(const float* p, int64_t n) { return _mm256_maskload_ps(p, mask
 inline void store_n(float* p, Vec a, int64_t n) { _mm256_maskstore_ps(p, mask_of(n), a); }
 inline Vec broadcast(const float* p) { return _mm256_broadcast_ss(p); }
 inline Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
+// An FMA that keeps its accumulator where it is. Left to itself gcc turns the accumulators of an
+// unrolled tile round between registers and spills some of them.
+inline void accumulate(Vec& acc, Vec a, Vec b) {
+  __asm__("vfmadd231ps %2, %1, %0" : "+x"(acc) : "x"(a), "xm"(b));
+}
 inline Vec add(Vec a, Vec b) { return _mm256_add_ps(a, b); }
 inline Vec sub(Vec a, Vec b) { return _mm256_sub_ps(a, b); }
 inline Vec mul(Vec a, Vec b) { return _mm256_mul_ps(a, b); }

@@ -21,6 +21,15 @@ inline Vec load_n(const float* p, int64_t n) { return _mm512_maskz_loadu_ps(mask
 inline void store_n(float* p, Vec a, int64_t n) { _mm512_mask_storeu_ps(p, mask_of(n), a); }
 inline Vec broadcast(const float* p) { return _mm512_set1_ps(*p); }
 inline Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
+#if defined(__AVX512F__)
+// An FMA that keeps its accumulator where it is. Left to itself gcc turns the accumulators of an
+// unrolled tile round between registers and spills some of them.
+inline void accumulate(Vec& acc, Vec a, Vec b) {
+  __asm__("vfmadd231ps %2, %1, %0" : "+v"(acc) : "v"(a), "vm"(b));
+}
+#else
+inline void accumulate(Vec& acc, Vec a, Vec b) { acc = fma(a, b, acc); }
+#endif
 inline Vec add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
 inline Vec sub(Vec a, Vec b) { return _mm512_sub_ps(a, b); }
 inline Vec mul(Vec a, Vec b) { return _mm512_mul_ps(a, b); }

@@ -32,6 +32,7 @@ inline void store_n(float* p, Vec a, int64_t n) {
 }
 inline Vec broadcast(const float* p) { return vld1q_dup_f32(p); }
 inline Vec fma(Vec a, Vec b, Vec c) { return vfmaq_f32(c, a, b); }
+inline void accumulate(Vec& acc, Vec a, Vec b) { acc = fma(a, b, acc); }
 inline Vec add(Vec a, Vec b) { return vaddq_f32(a, b); }
 inline Vec sub(Vec a, Vec b) { return vsubq_f32(a, b); }
 inline Vec mul(Vec a, Vec b) { return vmulq_f32(a, b); }

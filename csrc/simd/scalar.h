@@ -22,6 +22,7 @@ inline void store_n(float* p, Vec a, int64_t n) {
 inline Vec broadcast(const float* p) { return {*p}; }
 // Product and sum, each rounded: without an FMA instruction fmaf is a slow library call.
 inline Vec fma(Vec a, Vec b, Vec c) { return {a.v * b.v + c.v}; }
+inline void accumulate(Vec& acc, Vec a, Vec b) { acc = fma(a, b, acc); }
 inline Vec add(Vec a, Vec b) { return {a.v + b.v}; }
 inline Vec sub(Vec a, Vec b) { return {a.v - b.v}; }
 inline Vec mul(Vec a, Vec b) { return {a.v * b.v}; }

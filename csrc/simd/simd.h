@@ -10,6 +10,7 @@
 //   store_n(p, v, n)          writes lanes [0, n)
 //   broadcast(p)              all lanes *p
 //   fma(a, b, c)              a * b + c, rounded once
+//   accumulate(acc, a, b)     acc = fma(a, b, acc), in place: for tiles of accumulators
 //   add sub mul div           lane by lane
 //   min_of(v, bound)          v where v < bound, bound where bound < v; NaN in v stays NaN
 //   max_of(v, bound)          likewise
