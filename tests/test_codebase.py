@@ -47,6 +47,11 @@ def includes(path: Path) -> list[tuple[str, str]]:
     return re.findall(r'^\s*#\s*include\s*(["<])([^">]+)[">]', path.read_text(), re.MULTILINE)
 
 
+def plain(path: Path, header: str) -> bool:
+    emulated = "emulated" in path.name and header.startswith("simde/x86/")
+    return header in PLAIN_HEADERS or emulated
+
+
 def allowed(folder: str, name: str) -> bool:
     target = name.split("/")[0]
     return target == folder or target in MAY_INCLUDE[folder] or name in MAY_INCLUDE[folder]
@@ -59,7 +64,7 @@ def include_errors(folder: str, path: Path) -> list[str]:
             errors.append(f"{path.name} in csrc/{folder} includes {name}")
         if kind == '"' and not (CSRC / name).is_file():
             errors.append(f"{path.name} includes {name}, which is not a path from csrc/")
-        if kind == "<" and folder in {"isa", "kernels", "simd"} and name not in PLAIN_HEADERS:
+        if kind == "<" and folder in {"isa", "kernels", "simd"} and not plain(path, name):
             errors.append(f"{path.name} in csrc/{folder} includes <{name}>")
         if folder != "bindings" and name.startswith(("torch/", "ATen/", "c10/", "pybind11/")):
             errors.append(f"{path.name} in csrc/{folder} includes <{name}>")
