@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import struct
 from pathlib import Path
@@ -285,6 +286,14 @@ def test_decompression_bombs_are_refused(tmp_path: Path) -> None:
     path.write_bytes(header)
     with pytest.raises(ImageError, match=r"bomb\.bmp' is refused: Image size"):
         read_image(path)
+
+
+def test_without_pillow_the_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match="Pillow must be installed; pip install pillow"):
+        read_image(PHOTOS / "coffee.png")
+    with pytest.raises(ModuleNotFoundError, match="pip install pillow"):
+        ImageClassification().numpy(np.zeros((4, 4), np.uint8))
 
 
 def test_categories() -> None:

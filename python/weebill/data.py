@@ -8,6 +8,7 @@ Arrays of pixels are (H, W, C) uint8, network inputs are (C, H, W) float32.
 from __future__ import annotations
 
 import functools
+import importlib.util
 import json
 from dataclasses import dataclass
 from importlib import resources
@@ -52,7 +53,9 @@ def read_image(path: str | os.PathLike[str], *, mode: Literal["RGB", "L"] = "RGB
     Raises:
         FileNotFoundError, IsADirectoryError, PermissionError: there is no readable file.
         ImageError: the file is no image, is truncated, or holds pixels of an unsupported kind.
+        ModuleNotFoundError: Pillow is not installed.
     """
+    _need_pillow("read_image")
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     path = Path(path)
@@ -146,6 +149,7 @@ class ImageClassification:
             ImageError: the array has another shape, no pixels, or is far too elongated.
             TypeError: it is neither an image nor an integer array.
         """
+        _need_pillow("ImageClassification")
         from PIL import Image
 
         picture = _picture(image, "L" if len(self.mean) == 1 else "RGB")
@@ -295,6 +299,11 @@ def _pixels(image: PIL.Image.Image, mode: Literal["RGB", "L"]) -> Pixels:
 def _eight_bits(values: npt.NDArray[Any]) -> Pixels:
     """0..65535 to 0..255, rounded: white stays white."""
     return ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+
+
+def _need_pillow(op: str) -> None:
+    if importlib.util.find_spec("PIL") is None:
+        raise ModuleNotFoundError(f"{op}: Pillow must be installed; pip install pillow", name="PIL")
 
 
 def _one_line(error: BaseException) -> str:

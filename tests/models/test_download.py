@@ -255,6 +255,7 @@ def test_silent_in_a_pipe(server: Server, target: Path, capfd: pytest.CaptureFix
 
 def test_file_name() -> None:
     assert file_name("https://example.org/a/b%20c.pth?x=/d#e") == "b c.pth"
+    assert file_name("https://example.org/..%2F..%2Fb.pth") == "b.pth"
 
 
 def test_has_hash(tmp_path: Path) -> None:

@@ -219,6 +219,15 @@ def test_a_published_file_is_recognised_wherever_it_lies(tmp_path: Path) -> None
     assert "categories" not in get_weights("mobilenet_v3_small", copied).meta
 
 
+def test_an_own_file_gets_the_models_preprocessing(
+    tmp_path: Path, state_dict: dict[str, torch.Tensor]
+) -> None:
+    path = checkpoint(tmp_path / "net.pth", state_dict, "plain")
+    preset = EfficientNet_Lite0_Weights.DEFAULT.transforms()
+    assert get_weights("efficientnet_lite0", path).transforms() == preset
+    assert Weights.from_file(path).transforms() == ImageClassification()
+
+
 def test_number_of_classes_is_checked_before_a_download(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Weights, "path", lambda self, **_: pytest.fail("asked for the file"))
     with pytest.raises(ValueError, match="num_classes must be 1000 for .*reset_classifier"):
@@ -278,6 +287,7 @@ def test_changed_file_is_refused(tmp_path: Path, state_dict: dict[str, torch.Ten
         ({}, "exactly one of url, package and file must be given, got 0"),
         ({"url": "http://x/y", "sha256": "0", "file": Path("z")}, "got 2"),
         ({"url": "http://x/y"}, "sha256 must be given with a url"),
+        ({"url": "http://x", "sha256": "0"}, "url must end in a file name, got 'http://x'"),
     ],
 )
 def test_wrong_weights(arguments: dict[str, Any], text: str) -> None:

@@ -16,7 +16,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from filelock import FileLock
 
@@ -42,8 +42,8 @@ def cache_dir() -> Path:
 
 
 def file_name(url: str) -> str:
-    """The last part of the URL's path."""
-    return urllib.parse.unquote(urllib.parse.urlsplit(url).path.rsplit("/", 1)[-1])
+    """The last part of the URL's path; never with a slash, however that is quoted."""
+    return PurePosixPath(urllib.parse.unquote(urllib.parse.urlsplit(url).path)).name
 
 
 def has_hash(path: Path, sha256: str) -> bool:

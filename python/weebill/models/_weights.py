@@ -82,6 +82,8 @@ class Weights:
             )
         if self.url is not None and not self.sha256:
             raise ValueError("Weights: sha256 must be given with a url")
+        if self.url is not None and not file_name(self.url):
+            raise ValueError(f"Weights: url must end in a file name, got '{self.url}'")
 
     @classmethod
     def from_file(
@@ -193,7 +195,8 @@ def resolve_weights(
 ) -> Weights:
     """What the `weights` argument of a model means.
 
-    A file that is one of the model's published ones (by its hash) gets that one's metadata.
+    A file that is one of the model's published ones (by its hash) gets that one's metadata; of
+    any other only the preprocessing of DEFAULT is assumed.
 
     Args:
         members: The model's published weights, if there are any.
@@ -222,7 +225,8 @@ def resolve_weights(
         path_like = Path(choice).name != choice or Path(choice).suffix in _SUFFIXES
         if not path_like and not Path(choice).exists():
             raise ValueError(_unknown(members, choice))
-    chosen = Weights.from_file(choice)
+    default = members["DEFAULT"].weights.preset if members else None
+    chosen = Weights.from_file(choice, preset=default)
     file = Path(str(chosen.file))
     for member in members or ():
         known = member.weights
