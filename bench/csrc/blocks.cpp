@@ -1,0 +1,135 @@
+// Whole blocks of networks, as bench/shapes/*.txt lists them, through the core.
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <sstream>
+#include <stdexcept>
+
+#include "core/weebill.h"
+#include "timing.h"
+
+namespace weebill::bench {
+namespace {
+
+struct BlockShape {
+  std::string kind, name, activation;
+  std::int64_t n, c_in, h, w, c_mid, c_out;
+  std::int32_t k, s;
+  std::int64_t expand, c_se, count;
+};
+
+std::vector<BlockShape> read_shapes(const std::filesystem::path& file) {
+  std::ifstream stream(file);
+  std::vector<BlockShape> shapes;
+  for (std::string line; std::getline(stream, line);) {
+    if (line.empty() || line[0] == '#') continue;
+    std::istringstream words(line);
+    BlockShape b;
+    words >> b.kind >> b.name >> b.n >> b.c_in >> b.h >> b.w >> b.c_mid >> b.c_out >> b.k >> b.s >>
+        b.expand >> b.c_se >> b.activation >> b.count;
+    if (!words) throw std::runtime_error(file.string() + ": can't read this line: " + line);
+    shapes.push_back(b);
+  }
+  return shapes;
+}
+
+/// Owns the numbers that the specs point to while a record is packed.
+class Weights {
+ public:
+  Weight make(const std::vector<std::int64_t>& shape) {
+    std::int64_t count = 1;
+    for (std::int64_t size : shape) count *= size;
+    values_.push_back(std::make_unique<std::vector<float>>(numbers(count)));
+    return {values_.back()->data(), shape};
+  }
+
+ private:
+  std::vector<std::unique_ptr<std::vector<float>>> values_;
+};
+
+Window window_of(const BlockShape& b) {
+  Window w;
+  w.stride_h = w.stride_w = b.s;
+  w.pad_top = w.pad_left = w.pad_bottom = w.pad_right = b.k / 2;
+  return w;
+}
+
+std::vector<std::byte> pack_block(const BlockShape& b) {
+  Weights weights;
+  const Activation activation = parse_activation("bench", "activation", b.activation);
+  if (b.kind == "pool") {
+    GlobalPoolSpec spec;
+    spec.channels = b.c_in;
+    return pack(spec);
+  }
+  if (b.kind == "conv2d") {
+    Conv2dSpec spec;
+    spec.weight = weights.make({b.c_out, b.c_in, b.k, b.k});
+    spec.bias = weights.make({b.c_out});
+    spec.window = window_of(b);
+    spec.activation = activation;
+    return pack(spec);
+  }
+  if (b.kind != "separable") throw std::runtime_error("unknown kind of block: " + b.kind);
+  SeparableSpec spec;
+  if (b.expand != 0) {
+    spec.expand_weight = weights.make({b.c_mid, b.c_in, 1, 1});
+    spec.expand_bias = weights.make({b.c_mid});
+    spec.expand_activation = activation;
+  }
+  spec.depthwise_weight = weights.make({b.c_mid, 1, b.k, b.k});
+  spec.depthwise_bias = weights.make({b.c_mid});
+  spec.depthwise_activation = activation;
+  if (b.c_se > 0) {
+    spec.se_reduce_weight = weights.make({b.c_se, b.c_mid, 1, 1});
+    spec.se_reduce_bias = weights.make({b.c_se});
+    spec.se_expand_weight = weights.make({b.c_mid, b.c_se, 1, 1});
+    spec.se_expand_bias = weights.make({b.c_mid});
+  }
+  spec.project_weight = weights.make({b.c_out, b.c_mid, 1, 1});
+  spec.project_bias = weights.make({b.c_out});
+  spec.window = window_of(b);
+  spec.residual = b.s == 1 && b.c_in == b.c_out;
+  return pack(spec);
+}
+
+float* align64(std::vector<float>& values) {
+  const auto at = reinterpret_cast<std::uintptr_t>(values.data());
+  return values.data() + (64 - at % 64) % 64 / sizeof(float);
+}
+
+void bench_block(Bench& bench, const std::string& group, const BlockShape& b) {
+  Case what{group, b.name, 0, 0, b.count};
+  if (!bench.wants(what)) return;
+  const std::vector<std::byte> record = pack_block(b);
+  std::vector<float> storage(record.size() / sizeof(float) + 16);
+  float* const aligned = align64(storage);
+  std::copy(record.begin(), record.end(), reinterpret_cast<std::byte*>(aligned));
+  const Packed packed{reinterpret_cast<const std::byte*>(aligned), record.size()};
+  const Shape x_shape{b.n, b.c_in, b.h, b.w};
+  const Shape y_shape = output_shape("bench", x_shape, packed);
+  const std::vector<float> x = numbers(b.n * b.c_in * b.h * b.w);
+  std::vector<float> y(static_cast<std::size_t>(y_shape.n * y_shape.c * y_shape.h * y_shape.w));
+  const TensorView view{x.data(),           b.n, b.c_in,       b.h,   b.w,
+                        b.h * b.w * b.c_in, 1,   b.w * b.c_in, b.c_in};
+  what.flops = 2.0 * static_cast<double>(multiply_adds(x_shape, packed));
+  what.bytes = static_cast<double>((x.size() + y.size()) * sizeof(float) + record.size());
+  bench.run(what, [&] { run("bench", view, packed, y.data()); });
+}
+
+}  // namespace
+
+void bench_blocks(Bench& bench) {
+  std::vector<std::filesystem::path> files;
+  for (const auto& entry : std::filesystem::directory_iterator(bench.options().shapes)) {
+    if (entry.path().extension() == ".txt") files.push_back(entry.path());
+  }
+  std::sort(files.begin(), files.end());
+  for (const std::filesystem::path& file : files) {
+    for (const BlockShape& shape : read_shapes(file)) bench_block(bench, file.stem(), shape);
+  }
+}
+
+}  // namespace weebill::bench

@@ -1,0 +1,194 @@
+// Every kernel of kernels.def on shapes of MobileNetV3, alone: no drivers, no padding, no threads.
+#include "core/dispatch.h"
+#include "core/plan.h"
+#include "timing.h"
+
+namespace weebill::bench {
+namespace {
+
+std::string text(std::int64_t number) { return std::to_string(number); }
+
+constexpr double kFloat = sizeof(float);
+
+std::int64_t padded(std::int64_t channels) { return (channels + kBlock - 1) / kBlock * kBlock; }
+
+struct Product {
+  std::int64_t m, k, n;
+};
+
+// Expansions and projections from 112 x 112 to 7 x 7, and a linear layer.
+constexpr Product kProducts[] = {{12544, 16, 64}, {3136, 24, 72}, {3136, 72, 24}, {784, 40, 120},
+                                 {784, 120, 40},  {196, 80, 200}, {196, 200, 80}, {196, 112, 672},
+                                 {196, 672, 112}, {49, 160, 960}, {49, 960, 160}, {1, 960, 1280}};
+
+/// `table`: a 3 x 3 window of stride 2 over NHWC rows instead of a pixel's channels.
+void bench_product(Bench& bench, const std::string& name, void (*kernel)(const PointwiseArgs&),
+                   const Product& p, bool table, std::int32_t activation, bool scale) {
+  const Case what{
+      "kernel",
+      name + "/m" + text(p.m) + "_k" + text(p.k) + "_n" + text(p.n) + (scale ? "_scaled" : ""),
+      2.0 * static_cast<double>(p.m * p.k * p.n),
+      kFloat * static_cast<double>(p.m * (p.k + p.n) + p.k * p.n)};
+  if (!bench.wants(what)) return;
+  PointwiseArgs args{};
+  args.m = p.m;
+  args.k = p.k;
+  args.n = p.n;
+  const std::int64_t channels = p.k / 9;
+  args.x_stride = table ? 2 * channels : p.k;
+  std::vector<std::int64_t> offsets;
+  const std::int64_t row = (2 * p.m + 1) * channels;
+  for (std::int64_t i = 0; table && i < p.k; ++i) {
+    offsets.push_back(i / (3 * channels) * row + i % (3 * channels));
+  }
+  args.offsets = table ? offsets.data() : nullptr;
+  const std::vector<float> x = numbers(table ? 3 * row : p.m * p.k);
+  const std::vector<float> w = numbers(padded(p.n) * p.k), bias = numbers(padded(p.n));
+  const std::vector<float> factors = numbers(p.k);
+  std::vector<float> y(static_cast<std::size_t>(p.m * p.n));
+  args.m_block = plan_m_block(p.m, p.k, p.n, machine_caches());
+  std::vector<float> scratch(static_cast<std::size_t>(args.m_block * p.k));
+  args.x = x.data();
+  args.w = w.data();
+  args.w_block_stride = p.k * kBlock;
+  args.bias = bias.data();
+  args.y = y.data();
+  args.y_stride = p.n;
+  args.y_width = p.m;
+  args.scale = scale ? factors.data() : nullptr;
+  args.scratch = scale ? scratch.data() : nullptr;
+  args.activation = activation;
+  bench.run(what, [&] { kernel(args); });
+}
+
+void bench_kernel(Bench& bench, const std::string& name, void (*kernel)(const PointwiseArgs&)) {
+  if (name == "conv2d_f32") {
+    bench_product(bench, name, kernel, {112, 27, 16}, true, kActHardswish, false);
+    bench_product(bench, name, kernel, {112, 27, 32}, true, kActRelu6, false);
+    return;
+  }
+  for (const Product& p : kProducts) {
+    bench_product(bench, name, kernel, p, false, p.n > p.k ? kActHardswish : kActNone, false);
+  }
+  bench_product(bench, name, kernel, {49, 960, 160}, false, kActNone, true);
+  bench_product(bench, name, kernel, {196, 672, 112}, false, kActNone, true);
+}
+
+struct Line {
+  std::int64_t columns, channels;
+};
+constexpr Line kLines[] = {{112, 16}, {112, 64}, {56, 72},  {28, 120},
+                           {28, 240}, {14, 200}, {14, 672}, {7, 960}};
+
+struct WindowOfRow {
+  std::int64_t kernel, stride;
+};
+
+/// Calls run(args) on one row of output.
+template <typename Run>
+void bench_line(Bench& bench, const std::string& name, const Line& line, const WindowOfRow& window,
+                std::int64_t taps, Run run) {
+  const Case what{
+      "kernel", name + "/w" + text(line.columns) + "_c" + text(line.channels),
+      2.0 * static_cast<double>(line.columns * line.channels * window.kernel * taps),
+      kFloat * static_cast<double>(line.channels *
+                                   (window.kernel * line.columns * window.stride + line.columns))};
+  if (!bench.wants(what)) return;
+  const std::int64_t pixels = (line.columns - 1) * window.stride + window.kernel;
+  const std::vector<float> x = numbers(window.kernel * pixels * line.channels);
+  const std::vector<float> w = numbers(padded(line.channels) * window.kernel * window.kernel);
+  const std::vector<float> bias = numbers(padded(line.channels));
+  std::vector<float> y(static_cast<std::size_t>(line.columns * line.channels));
+  std::vector<const float*> rows;
+  for (std::int64_t u = 0; u < window.kernel; ++u) {
+    rows.push_back(x.data() + u * pixels * line.channels);
+  }
+  DepthwiseArgs args{};
+  args.x_rows = rows.data();
+  args.x_stride = line.channels;
+  args.w = w.data();
+  args.bias = bias.data();
+  args.y = y.data();
+  args.y_stride = line.channels;
+  args.rows = window.kernel;
+  args.columns = line.columns;
+  args.channels = line.channels;
+  args.activation = kActHardswish;
+  bench.run(what, [&] { run(args); });
+}
+
+/// From the name: depthwise_k<kernel>s<stride>_f32.
+WindowOfRow window_of(const std::string& name) {
+  const std::size_t k = name.find("_k"), s = name.find('s', k);
+  return {name[k + 2] - '0', name[s + 1] - '0'};
+}
+
+void bench_kernel(Bench& bench, const std::string& name, void (*kernel)(const DepthwiseArgs&)) {
+  const WindowOfRow window = window_of(name);
+  for (const Line& line : kLines) {
+    bench_line(bench, name, line, window, window.kernel, kernel);
+  }
+}
+
+void bench_kernel(Bench& bench, const std::string& name, void (*kernel)(const DepthwiseAnyArgs&)) {
+  for (const Line& line : {Line{28, 120}, Line{7, 960}}) {
+    // A 7 x 7 window, and the edge of a 5 x 5 one: one column, three of its taps.
+    bench_line(bench, name + "/k7", line, {7, 1}, 7,
+               [kernel](const DepthwiseArgs& common) { kernel({common, 7, 7, 1, 1, 0, 7}); });
+    bench_line(bench, name + "/edge", {1, line.channels}, {5, 1}, 3,
+               [kernel](const DepthwiseArgs& common) { kernel({common, 5, 5, 1, 1, 2, 3}); });
+  }
+}
+
+struct Pixels {
+  std::int64_t pixels, channels;
+};
+constexpr Pixels kPixels[] = {{784, 72}, {784, 120}, {196, 480}, {49, 960}};
+
+Case pixels_case(const std::string& name, const Pixels& p, double passes) {
+  const auto elements = static_cast<double>(p.pixels * p.channels);
+  return {"kernel", name + "/p" + text(p.pixels) + "_c" + text(p.channels), elements,
+          passes * kFloat * elements};
+}
+
+void bench_kernel(Bench& bench, const std::string& name, void (*kernel)(const SumArgs&)) {
+  for (const Pixels& p : kPixels) {
+    const std::vector<float> x = numbers(p.pixels * p.channels);
+    std::vector<float> sum(static_cast<std::size_t>(p.channels));
+    const SumArgs args{x.data(), p.channels, sum.data(), p.pixels, p.channels};
+    bench.run(pixels_case(name, p, 1), [&] { kernel(args); });
+  }
+}
+
+void bench_kernel(Bench& bench, const std::string& name, void (*kernel)(const ScaleArgs&)) {
+  for (const Pixels& p : kPixels) {
+    const std::vector<float> x = numbers(p.pixels * p.channels), scale = numbers(p.channels);
+    std::vector<float> y(x.size());
+    const ScaleArgs args{x.data(),   p.channels, scale.data(), y.data(),
+                         p.channels, p.pixels,   p.channels};
+    bench.run(pixels_case(name, p, 2), [&] { kernel(args); });
+  }
+}
+
+void bench_kernel(Bench& bench, const std::string& name, void (*kernel)(const InterleaveArgs&)) {
+  for (const Pixels& p : {Pixels{50176, 3}, Pixels{784, 120}, Pixels{49, 960}}) {
+    const std::vector<float> x = numbers(p.pixels * p.channels);
+    std::vector<float> y(x.size());
+    const InterleaveArgs args{x.data(), p.pixels, y.data(), p.pixels, p.channels};
+    Case what = pixels_case(name, p, 2);
+    what.flops = 0;
+    bench.run(what, [&] { kernel(args); });
+  }
+}
+
+}  // namespace
+
+void bench_kernels(Bench& bench) {
+  const KernelTable& table = kernels();
+  // A kernel with a new argument structure does not compile here before it has shapes.
+#define WEEBILL_KERNEL(name, Args, summary) bench_kernel(bench, #name, table.name);
+#include "core/kernels.def"
+#undef WEEBILL_KERNEL
+}
+
+}  // namespace weebill::bench

@@ -1,0 +1,112 @@
+// The clock, and the rows that the micro-benchmark prints.
+#pragma once
+
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace weebill::bench {
+
+struct Options {
+  std::string isa;     ///< the best of this machine if empty
+  std::string filter;  ///< rows whose name contains it
+  std::string shapes = WEEBILL_SHAPES_DIR;
+  double min_time = 0.1;  ///< seconds per row
+  bool json = false;
+  std::int64_t once = 0;  ///< exactly so many iterations of each row, nothing measured
+};
+
+/// One thing to be timed. All work is on one thread and on warm caches, as inside a network.
+struct Case {
+  std::string group, name;
+  double flops = 0;  ///< per iteration, multiply and add counted as two; 0 if that says nothing
+  double bytes = 0;  ///< read and written per iteration; 0 if that says nothing
+  std::int64_t count = 1;  ///< occurrences in the network, for the group's total
+};
+
+struct Row {
+  Case what;
+  double min_ns = 0, median_ns = 0;
+  std::int64_t iterations = 0;
+};
+
+/// Runs `body` for at least `min_time` seconds and returns min and median over samples. A sample is
+/// as many iterations as take 20 us, a thousand times the clock's resolution.
+template <typename Body>
+Row time_case(const Case& what, double min_time, Body body) {
+  using Clock = std::chrono::steady_clock;
+  auto sample_ns = [&body](std::int64_t iterations) {
+    const auto start = Clock::now();
+    for (std::int64_t i = 0; i < iterations; ++i) body();
+    return std::chrono::duration<double, std::nano>(Clock::now() - start).count();
+  };
+  std::int64_t batch = 1;
+  while (sample_ns(batch) < 20e3) batch *= 2;
+  Row row{what, 0, 0, 0};
+  std::vector<double> samples;
+  for (double total = 0; total < min_time * 1e9 || samples.size() < 5;) {
+    const double elapsed = sample_ns(batch);
+    total += elapsed;
+    samples.push_back(elapsed / static_cast<double>(batch));
+    row.iterations += batch;
+  }
+  std::sort(samples.begin(), samples.end());
+  row.min_ns = samples.front();
+  row.median_ns = samples[samples.size() / 2];
+  return row;
+}
+
+/// Collects rows; in `once` mode only runs the bodies.
+class Bench {
+ public:
+  explicit Bench(const Options& options) : options_(options) {}
+  const Options& options() const { return options_; }
+  const std::vector<Row>& rows() const { return rows_; }
+  bool wants(const Case& what) const {
+    return (what.group + "/" + what.name).find(options_.filter) != std::string::npos;
+  }
+  template <typename Body>
+  void run(const Case& what, Body body) {
+    if (!wants(what)) return;
+    if (options_.once > 0) {
+      for (std::int64_t i = 0; i < options_.once; ++i) body();
+      rows_.push_back({what, 0, 0, options_.once});
+    } else {
+      rows_.push_back(time_case(what, options_.min_time, body));
+      if (!options_.json) print(rows_.back());
+    }
+  }
+  /// GFLOP/s that the rows' shares refer to.
+  void set_peak(double gflops) { peak_ = gflops; }
+  double peak() const { return peak_; }
+  double share(const Row& row) const {
+    return peak_ > 0 && row.min_ns > 0 ? row.what.flops / row.min_ns / peak_ : 0;
+  }
+
+ private:
+  void print(const Row& row) const;
+  Options options_;
+  std::vector<Row> rows_;
+  double peak_ = 0;
+};
+
+/// Deterministic data in [-1, 1), so that instruction counts repeat.
+inline std::vector<float> numbers(std::int64_t count) {
+  std::vector<float> values(static_cast<std::size_t>(count));
+  std::uint32_t state = 1;
+  for (float& value : values) {
+    state = state * 1664525 + 1013904223;
+    value = static_cast<float>(state >> 8) * 0x1p-23f - 1;
+  }
+  return values;
+}
+
+/// Keeps the compiler from dropping a result.
+inline void keep(float value) { asm volatile("" : : "g"(value) : "memory"); }
+
+void bench_kernels(Bench& bench);
+void bench_blocks(Bench& bench);
+
+}  // namespace weebill::bench

@@ -1,0 +1,124 @@
+// sum_f32, scale_f32 and interleave_f32: loops over pixels and channels.
+#include "kernel_cases.h"
+
+namespace weebill::testing {
+namespace {
+
+using reference::Bounded;
+
+const Sizes kPixels = {0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 49, 196};
+constexpr std::int64_t kMostPixels = 196;
+
+const std::vector<float> kSpecials = {NAN, INFINITY, -INFINITY, -0.0f, 1e-40f, -1e-40f};
+
+/// Pixel data with a special value here and there.
+std::vector<float> draw(std::int64_t count) {
+  std::vector<float> values = rng().reals(count);
+  if (count > 0 && rng().integer(0, 3) == 0) {
+    values[static_cast<std::size_t>(rng().integer(0, count - 1))] = rng().pick(kSpecials);
+  }
+  return values;
+}
+
+std::int64_t any_stride(std::int64_t channels) {
+  return channels + (rng().coin() ? rng().integer(1, 20) : 0);
+}
+
+void describe(const std::string& isa, std::int64_t pixels, std::int64_t channels,
+              std::int64_t x_stride, std::int64_t y_stride, Flush flush) {
+  set_case("isa %s pixels %lld channels %lld x_stride %lld y_stride %lld %s", isa.c_str(),
+           static_cast<long long>(pixels), static_cast<long long>(channels),
+           static_cast<long long>(x_stride), static_cast<long long>(y_stride), flush_name(flush));
+}
+
+}  // namespace
+
+void test_cases_of_sum_f32() {
+  for (std::int64_t channels : selected(kChannels, 12)) {
+    for (std::int64_t pixels : selected(kPixels, 8)) {
+      const std::vector<float> values = draw(pixels * channels);
+      const std::vector<float> start = rng().reals(channels);
+      const auto expected = reference::sum(
+          pixels, channels,
+          [&](std::int64_t p, std::int64_t c) {
+            return Bounded{values[static_cast<std::size_t>(p * channels + c)], 0};
+          },
+          start.data());
+      for (const auto& variant : variants(&KernelTable::sum_f32)) {
+        for (Flush flush : {Flush::kEnd, Flush::kStart}) {
+          const std::int64_t x_stride = any_stride(channels);
+          describe(variant.isa, pixels, channels, x_stride, 0, flush);
+          const std::vector<float> image = spread(values.data(), pixels, channels, x_stride);
+          const Guarded<float> x("x", image, flush);
+          const Guarded<float> sum("sum", start, flush);
+          variant.kernel({x.data(), x_stride, sum.data(), pixels, channels});
+          WEEBILL_EXPECT(x.unchanged(image));
+          WEEBILL_EXPECT(sum.intact());
+          expect_bounded({sum.data(), sum.data() + sum.size()}, expected, channels);
+        }
+      }
+    }
+  }
+}
+
+void test_cases_of_scale_f32() {
+  for (std::int64_t channels : selected(kChannels, 12)) {
+    for (std::int64_t pixels : selected(kPixels, 8)) {
+      const std::vector<float> values = draw(pixels * channels);
+      const std::vector<float> factors = draw(channels);
+      std::vector<Bounded> expected(values.size());
+      for (std::size_t i = 0; i < values.size(); ++i) {
+        const float factor = factors[i % static_cast<std::size_t>(channels)];
+        expected[i] = reference::multiply({values[i], 0}, {factor, 0});
+      }
+      for (const auto& variant : variants(&KernelTable::scale_f32)) {
+        for (Flush flush : {Flush::kEnd, Flush::kStart}) {
+          const std::int64_t x_stride = any_stride(channels), y_stride = any_stride(channels);
+          describe(variant.isa, pixels, channels, x_stride, y_stride, flush);
+          const std::vector<float> image = spread(values.data(), pixels, channels, x_stride);
+          const Guarded<float> x("x", image, flush);
+          const Guarded<float> scale("scale", factors, flush);
+          const std::int64_t y_size = pixels > 0 ? (pixels - 1) * y_stride + channels : 0;
+          const Guarded<float> y("y", static_cast<std::size_t>(y_size), flush);
+          variant.kernel({x.data(), x_stride, scale.data(), y.data(), y_stride, pixels, channels});
+          WEEBILL_EXPECT(x.unchanged(image));
+          WEEBILL_EXPECT(scale.unchanged(factors));
+          expect_bounded(gather(y, pixels, channels, [&](std::int64_t p) { return p * y_stride; }),
+                         expected, channels);
+        }
+      }
+    }
+  }
+}
+
+void test_cases_of_interleave_f32() {
+  for (std::int64_t channels : selected(kChannels, 12)) {
+    for (std::int64_t pixels : selected(kPixels, 8)) {
+      // Plane c, pixel p holds a number of its own, so a wrong index can't go unseen.
+      std::vector<float> planes(static_cast<std::size_t>(channels * pixels));
+      std::vector<Bounded> expected(planes.size());
+      for (std::int64_t c = 0; c < channels; ++c) {
+        for (std::int64_t p = 0; p < pixels; ++p) {
+          const auto number = static_cast<float>(c * kMostPixels + p + 1);
+          planes[static_cast<std::size_t>(c * pixels + p)] = number;
+          expected[static_cast<std::size_t>(p * channels + c)] = {number, 0};
+        }
+      }
+      for (const auto& variant : variants(&KernelTable::interleave_f32)) {
+        for (Flush flush : {Flush::kEnd, Flush::kStart}) {
+          const std::int64_t x_stride = any_stride(pixels);
+          describe(variant.isa, pixels, channels, x_stride, channels, flush);
+          const std::vector<float> image = spread(planes.data(), channels, pixels, x_stride);
+          const Guarded<float> x("x", image, flush);
+          const Guarded<float> y("y", expected.size(), flush);
+          variant.kernel({x.data(), x_stride, y.data(), pixels, channels});
+          WEEBILL_EXPECT(x.unchanged(image));
+          expect_bounded(gather(y, pixels, channels, [&](std::int64_t p) { return p * channels; }),
+                         expected, channels);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace weebill::testing

@@ -1,0 +1,259 @@
+// depthwise_k*s*_f32 and depthwise_any_f32.
+#include <memory>
+
+#include "kernel_cases.h"
+
+namespace weebill::testing {
+namespace {
+
+using reference::Bounded;
+using reference::DepthwiseShape;
+
+/// A window's place in its kernel, and how it moves along the row.
+struct Window1d {
+  DepthwiseShape shape;
+  std::int64_t stride, dilation;
+  /// Input columns that `columns` outputs reach.
+  std::int64_t reach(std::int64_t columns) const {
+    if (columns == 0 || shape.taps == 0) return 0;
+    return (columns - 1) * stride + (shape.taps - 1) * dilation + 1;
+  }
+};
+
+/// Logical data for the most columns; fewer columns are a prefix. Input rows are dense.
+struct Problem {
+  Window1d window;
+  bool integers;
+  std::vector<std::vector<float>> rows;
+  std::vector<float> w, bias, sum_start, packed_w, packed_bias;
+  std::vector<Bounded> z;
+};
+
+Problem make_problem(const Window1d& window) {
+  const DepthwiseShape& s = window.shape;
+  Problem t{};
+  t.window = window;
+  t.integers = rng().coin();
+  auto draw = [&t](std::int64_t count) {
+    return t.integers ? rng().integers(count, -3, 3) : rng().reals(count);
+  };
+  for (std::int64_t u = 0; u < s.rows; ++u) {
+    t.rows.push_back(draw(window.reach(s.columns) * s.channels));
+  }
+  t.w = draw(s.channels * s.kernel_h * s.kernel_w);
+  t.bias = draw(s.channels);
+  t.sum_start = draw(s.channels);
+  t.packed_w = pack_depthwise(t.w, s.channels, s.kernel_h * s.kernel_w);
+  t.packed_bias = pad_depthwise_bias(t.bias);
+  auto x = [&](std::int64_t u, std::int64_t j, std::int64_t v, std::int64_t c) {
+    const std::int64_t column = j * window.stride + v * window.dilation;
+    return t.rows[static_cast<std::size_t>(u)][static_cast<std::size_t>(column * s.channels + c)];
+  };
+  t.z = reference::depthwise(s, x, t.w.data(), t.bias.data());
+  return t;
+}
+
+struct Run {
+  std::int64_t columns;
+  std::int64_t x_stride, y_stride;
+  std::int32_t activation;
+  bool sum;
+  Flush flush;
+};
+
+/// Calls `kernel(common)` on the first run.columns columns between guard pages; returns y dense and
+/// checks the sums.
+template <typename Kernel>
+std::vector<float> run_kernel(const Problem& t, const std::string& isa, const Run& run,
+                              Kernel kernel) {
+  const DepthwiseShape& s = t.window.shape;
+  set_case(
+      "isa %s channels %lld columns %lld kernel %lldx%lld first_row %lld rows %lld "
+      "first_tap %lld taps %lld stride %lld dilation %lld x_stride %lld y_stride %lld "
+      "activation %d sum %d integers %d %s",
+      isa.c_str(), static_cast<long long>(s.channels), static_cast<long long>(run.columns),
+      static_cast<long long>(s.kernel_h), static_cast<long long>(s.kernel_w),
+      static_cast<long long>(s.first_row), static_cast<long long>(s.rows),
+      static_cast<long long>(s.first_tap), static_cast<long long>(s.taps),
+      static_cast<long long>(t.window.stride), static_cast<long long>(t.window.dilation),
+      static_cast<long long>(run.x_stride), static_cast<long long>(run.y_stride), run.activation,
+      run.sum, t.integers, flush_name(run.flush));
+  std::vector<std::vector<float>> row_values;
+  std::vector<std::unique_ptr<Guarded<float>>> rows;
+  std::vector<const float*> row_pointers;
+  for (const std::vector<float>& row : t.rows) {
+    row_values.push_back(spread(row.data(), t.window.reach(run.columns), s.channels, run.x_stride));
+    rows.push_back(std::make_unique<Guarded<float>>("x row", row_values.back(), run.flush));
+    row_pointers.push_back(rows.back()->data());
+  }
+  const Guarded<const float*> x_rows("x_rows", row_pointers, run.flush);
+  const Guarded<float> w("w", t.packed_w, run.flush);
+  const Guarded<float> bias("bias", t.packed_bias, run.flush);
+  const Guarded<float> sum("sum", t.sum_start, run.flush);
+  const std::int64_t y_size = run.columns > 0 ? (run.columns - 1) * run.y_stride + s.channels : 0;
+  const Guarded<float> y("y", static_cast<std::size_t>(y_size), run.flush);
+
+  DepthwiseArgs args{};
+  args.x_rows = x_rows.data();
+  args.x_stride = run.x_stride;
+  args.w = w.data();
+  args.bias = bias.data();
+  args.y = y.data();
+  args.y_stride = run.y_stride;
+  args.sum = run.sum ? sum.data() : nullptr;
+  args.first_row = s.first_row;
+  args.rows = s.rows;
+  args.columns = run.columns;
+  args.channels = s.channels;
+  args.activation = run.activation;
+  kernel(args);
+
+  for (std::size_t u = 0; u < rows.size(); ++u) WEEBILL_EXPECT(rows[u]->unchanged(row_values[u]));
+  WEEBILL_EXPECT(x_rows.unchanged(row_pointers));
+  WEEBILL_EXPECT(w.unchanged(t.packed_w));
+  WEEBILL_EXPECT(bias.unchanged(t.packed_bias));
+  const std::vector<float> out =
+      gather(y, run.columns, s.channels, [&](std::int64_t j) { return j * run.y_stride; });
+  if (run.sum) {
+    WEEBILL_EXPECT(sum.intact());
+    const auto expected = reference::sum(
+        run.columns, s.channels,
+        [&](std::int64_t j, std::int64_t c) {
+          // What was stored is what is summed: only the summation's own error counts.
+          return Bounded{out[static_cast<std::size_t>(j * s.channels + c)], 0};
+        },
+        t.sum_start.data());
+    expect_bounded({sum.data(), sum.data() + sum.size()}, expected, s.channels);
+  } else {
+    WEEBILL_EXPECT(sum.unchanged(t.sum_start));
+  }
+  return out;
+}
+
+Run any_run(std::int64_t columns, std::int64_t channels, std::int32_t activation) {
+  return {columns,
+          channels + (rng().coin() ? rng().integer(1, 20) : 0),
+          channels + (rng().coin() ? rng().integer(1, 20) : 0),
+          activation,
+          rng().coin(),
+          any_flush()};
+}
+
+template <typename Kernel>
+void check_problem(const Problem& t, const std::string& isa, std::int32_t activation,
+                   const Sizes& columns, Kernel kernel) {
+  const DepthwiseShape& s = t.window.shape;
+  const std::vector<float> whole = run_kernel(
+      t, isa, {s.columns, s.channels, s.channels, activation, true, Flush::kEnd}, kernel);
+  expect_bounded(whole,
+                 finished(t.z, activation, nullptr, t.integers && keeps_integers(activation)),
+                 s.channels);
+  for (std::int64_t part : columns) {
+    expect_same_bits(run_kernel(t, isa, any_run(part, s.channels, activation), kernel), whole,
+                     s.channels);
+  }
+}
+
+const Sizes kColumns = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 27, 28};
+constexpr std::int64_t kMostColumns = 28;
+
+/// A tuned kernel: its size and stride are fixed, every range of kernel rows is asked of it.
+void test_tuned(void (*KernelTable::*entry)(const DepthwiseArgs&), std::int64_t kernel,
+                std::int64_t stride) {
+  const Sizes columns = selected(kColumns, 6);
+  std::size_t turn = 0;
+  for (std::int64_t channels : selected(kChannels, 9)) {
+    for (std::int64_t first_row = 0; first_row <= kernel; ++first_row) {
+      for (std::int64_t rows = first_row == 0 ? 0 : 1; first_row + rows <= kernel; ++rows) {
+        if (options().quick && rows < kernel && rng().coin()) continue;
+        const Problem t = make_problem(
+            {{kernel, kernel, first_row, rows, 0, kernel, kMostColumns, channels}, stride, 1});
+        const std::int32_t activation = kActivations[turn++ % kActivations.size()];
+        for (const auto& variant : variants(entry)) {
+          check_problem(t, variant.isa, activation, columns, variant.kernel);
+        }
+      }
+    }
+  }
+  // Every activation on one awkward width.
+  const Problem t =
+      make_problem({{kernel, kernel, 0, kernel, 0, kernel, kMostColumns, 25}, stride, 1});
+  for (std::int32_t activation : kActivations) {
+    for (const auto& variant : variants(entry)) {
+      check_problem(t, variant.isa, activation, columns, variant.kernel);
+    }
+  }
+}
+
+/// NaN, infinities and denormals in one column among ordinary ones, weights of one.
+void test_special_values(void (*KernelTable::*entry)(const DepthwiseArgs&), std::int64_t kernel,
+                         std::int64_t stride) {
+  for (float special : {NAN, INFINITY, -INFINITY, -0.0f, 1e-40f, -1e-40f, 1e30f}) {
+    for (std::int64_t channels : {1, 7, 16, 25}) {
+      Problem t =
+          make_problem({{kernel, kernel, 0, kernel, 0, kernel, kMostColumns, channels}, stride, 1});
+      t.integers = false;
+      for (auto& row : t.rows) std::fill(row.begin(), row.end(), 0.0f);
+      std::fill(t.w.begin(), t.w.end(), 1.0f);
+      std::fill(t.bias.begin(), t.bias.end(), 0.0f);
+      t.packed_w = pack_depthwise(t.w, channels, kernel * kernel);
+      t.packed_bias = pad_depthwise_bias(t.bias);
+      const std::int64_t column = rng().integer(0, t.window.reach(kMostColumns) - 1);
+      for (std::int64_t c = 0; c < channels; ++c) {
+        t.rows[1][static_cast<std::size_t>(column * channels + c)] = special;
+      }
+      t.z = reference::depthwise(
+          t.window.shape,
+          [&](std::int64_t u, std::int64_t j, std::int64_t v, std::int64_t c) {
+            return t.rows[static_cast<std::size_t>(u)]
+                         [static_cast<std::size_t>((j * stride + v) * channels + c)];
+          },
+          t.w.data(), t.bias.data());
+      for (std::int32_t activation : kActivations) {
+        for (const auto& variant : variants(entry)) {
+          check_problem(t, variant.isa, activation, {1, 9}, variant.kernel);
+        }
+      }
+    }
+  }
+}
+
+void test_any() {
+  const int problems = options().quick ? 150 : 1500;
+  for (int i = 0; i < problems; ++i) {
+    const std::int64_t kernel_h = rng().integer(1, 7), kernel_w = rng().integer(1, 7);
+    const std::int64_t first_row = rng().integer(0, kernel_h),
+                       first_tap = rng().integer(0, kernel_w);
+    const Window1d window{
+        {kernel_h, kernel_w, first_row, rng().integer(0, kernel_h - first_row), first_tap,
+         rng().integer(0, kernel_w - first_tap), rng().integer(1, 20), rng().pick(kChannels)},
+        rng().integer(1, 3),
+        rng().integer(1, 3)};
+    const Problem t = make_problem(window);
+    const std::int32_t activation = rng().pick(kActivations);
+    const Sizes columns = {0, 1, rng().integer(0, window.shape.columns)};
+    for (const auto& variant : variants(&KernelTable::depthwise_any_f32)) {
+      check_problem(t, variant.isa, activation, columns, [&](const DepthwiseArgs& common) {
+        const DepthwiseShape& s = window.shape;
+        variant.kernel(
+            {common, s.kernel_h, s.kernel_w, window.stride, window.dilation, s.first_tap, s.taps});
+      });
+    }
+  }
+}
+
+void test_all(void (*KernelTable::*entry)(const DepthwiseArgs&), std::int64_t kernel,
+              std::int64_t stride) {
+  test_tuned(entry, kernel, stride);
+  test_special_values(entry, kernel, stride);
+}
+
+}  // namespace
+
+void test_cases_of_depthwise_k3s1_f32() { test_all(&KernelTable::depthwise_k3s1_f32, 3, 1); }
+void test_cases_of_depthwise_k3s2_f32() { test_all(&KernelTable::depthwise_k3s2_f32, 3, 2); }
+void test_cases_of_depthwise_k5s1_f32() { test_all(&KernelTable::depthwise_k5s1_f32, 5, 1); }
+void test_cases_of_depthwise_k5s2_f32() { test_all(&KernelTable::depthwise_k5s2_f32, 5, 2); }
+void test_cases_of_depthwise_any_f32() { test_any(); }
+
+}  // namespace weebill::testing

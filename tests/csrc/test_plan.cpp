@@ -1,0 +1,120 @@
+// Invariants of the plans: pure functions, so many problems can be tried at no cost.
+#include <algorithm>
+
+#include "core/plan.h"
+#include "kernel_cases.h"
+#include "record_cases.h"
+
+namespace weebill::testing {
+namespace {
+
+constexpr std::int64_t kFloat = sizeof(float);
+
+Caches any_caches() {
+  return {rng().pick(Sizes{16 << 10, 32 << 10, 48 << 10, 64 << 10}),
+          rng().pick(Sizes{128 << 10, 256 << 10, 512 << 10, 1 << 20, 2 << 20, 16 << 20})};
+}
+
+SeparableProblem any_problem() {
+  SeparableProblem p{};
+  for (;;) {
+    const AnyWindow any = any_window();
+    p.window = any.window;
+    p.window.same = 0;
+    p.h = rng().pick(Sizes{1, 2, 3, 7, 14, 15, 28, 56, 112, 300});
+    p.w = rng().pick(Sizes{1, 2, 3, 7, 14, 15, 28, 56, 112, 300});
+    const reference::Geometry g =
+        reference::geometry(p.window, any.kernel_h, any.kernel_w, {1, 1, p.h, p.w});
+    p.oh = g.vertical.size;
+    p.ow = g.horizontal.size;
+    if (p.oh > 0 && p.ow > 0) break;
+  }
+  p.has_expand = rng().coin();
+  p.has_se = rng().coin();
+  p.has_project = rng().coin();
+  p.c_in = rng().pick(kChannels);
+  p.c_mid = p.has_expand ? p.c_in * rng().integer(1, 6) : p.c_in;
+  p.c_out = p.has_project ? rng().pick(kChannels) : p.c_mid;
+  return p;
+}
+
+WEEBILL_TEST(plan_separable_invariants) {
+  const int problems = options().quick ? 2000 : 20000;
+  for (int i = 0; i < problems; ++i) {
+    const SeparableProblem p = any_problem();
+    const Caches caches = any_caches();
+    const int threads = static_cast<int>(rng().integer(1, 64));
+    const FusionPolicy policy = static_cast<FusionPolicy>(rng().integer(0, 2));
+    set_case(
+        "c_in %lld c_mid %lld c_out %lld %lldx%lld -> %lldx%lld expand %d se %d project %d "
+        "%s l2 %lld threads %d policy %d",
+        static_cast<long long>(p.c_in), static_cast<long long>(p.c_mid),
+        static_cast<long long>(p.c_out), static_cast<long long>(p.h), static_cast<long long>(p.w),
+        static_cast<long long>(p.oh), static_cast<long long>(p.ow), p.has_expand, p.has_se,
+        p.has_project, window_text(p.window, p.window.kernel_h, p.window.kernel_w).c_str(),
+        static_cast<long long>(caches.l2_bytes), threads, static_cast<int>(policy));
+    const SeparablePlan plan = plan_separable(p, caches, threads, policy);
+    WEEBILL_EXPECT(plan.reason != nullptr && *plan.reason != '\0');
+
+    // Row fusion only where nothing needs the whole image first, and as asked.
+    const bool possible = p.has_project && !p.has_se;
+    WEEBILL_EXPECT(possible || !plan.row_fusion);
+    if (policy == FusionPolicy::kRows) WEEBILL_EXPECT(plan.row_fusion == possible);
+    if (policy == FusionPolicy::kChannels) WEEBILL_EXPECT(!plan.row_fusion);
+
+    WEEBILL_EXPECT(plan.bands >= 1 && plan.bands <= p.oh);
+    WEEBILL_EXPECT(plan.strip_rows >= 1 && plan.strip_rows <= p.oh);
+    WEEBILL_EXPECT(plan.chunk >= 1);
+    // Chunks begin at whole blocks of weights.
+    WEEBILL_EXPECT(plan.chunk % kBlock == 0 || plan.chunk >= p.c_mid);
+    WEEBILL_EXPECT(!plan.row_fusion || plan.chunk == p.c_mid);
+
+    // The ring holds what one strip reads, and is as wide as the windows reach.
+    const Window& w = p.window;
+    const std::int64_t strip_input =
+        (plan.strip_rows - 1) * w.stride_h + (w.kernel_h - 1) * w.dilation_h + 1;
+    const std::int64_t reach = (p.ow - 1) * w.stride_w + (w.kernel_w - 1) * w.dilation_w + 1;
+    if (p.has_expand) {
+      WEEBILL_EXPECT(plan.ring_rows >= std::min(strip_input, p.h));
+      WEEBILL_EXPECT(plan.ring_columns >= reach);
+      WEEBILL_EXPECT(plan.ring_columns >= w.pad_left + p.w);
+    }
+    // It stays in the cache, unless one row at a time is too much already.
+    if (plan.row_fusion && plan.strip_rows > 1) {
+      const std::int64_t ring = plan.ring_rows * plan.ring_columns * p.c_mid * kFloat;
+      WEEBILL_EXPECT(ring <= caches.l2_bytes);
+    }
+  }
+}
+
+WEEBILL_TEST(plan_m_block_invariants) {
+  for (int i = 0; i < 5000; ++i) {
+    const Caches caches = any_caches();
+    const std::int64_t m = rng().integer(0, 13000), k = rng().integer(1, 2000);
+    const std::int64_t n = rng().integer(1, 2000);
+    set_case("m %lld k %lld n %lld", static_cast<long long>(m), static_cast<long long>(k),
+             static_cast<long long>(n));
+    const std::int64_t block = plan_m_block(m, k, n, caches);
+    WEEBILL_EXPECT(block >= 1 && block <= std::max<std::int64_t>(m, 1));
+    // Blocks of equal size: the last is not a small rest.
+    if (m > 0) {
+      const std::int64_t blocks = (m + block - 1) / block;
+      WEEBILL_EXPECT(blocks * block - m < blocks);
+    }
+  }
+}
+
+WEEBILL_TEST(plan_threads_invariants) {
+  int before = 1;
+  for (std::int64_t work = 0; work < 100'000'000; work += work / 8 + 1000) {
+    set_case("work %lld", static_cast<long long>(work));
+    const int threads = plan_threads(work, 16);
+    WEEBILL_EXPECT(threads >= before && threads <= 16);
+    WEEBILL_EXPECT(plan_threads(work, 1) == 1);
+    before = threads;
+  }
+  WEEBILL_EXPECT(before == 16);
+}
+
+}  // namespace
+}  // namespace weebill::testing

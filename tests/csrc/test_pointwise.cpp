@@ -1,0 +1,274 @@
+// pointwise_f32 and conv2d_f32: one kernel contract, without and with a table of offsets.
+#include <algorithm>
+
+#include "kernel_cases.h"
+
+namespace weebill::testing {
+namespace {
+
+using reference::Bounded;
+
+/// Logical data of one product, for the most pixels; fewer pixels are a prefix of it.
+struct Problem {
+  std::int64_t m, k, n;
+  bool integers;
+  std::int64_t x_stride;
+  Sizes offsets;               ///< always k of them; the identity without a table
+  std::int64_t lowest_offset;  ///< may be negative
+  std::vector<float> image;    ///< element 0 is x + lowest_offset
+  std::vector<float> w, bias, scale, residual;
+  std::int64_t w_block_stride;
+  std::vector<float> packed_w, packed_bias;
+  std::vector<Bounded> plain, with_scale;  ///< before the activation
+
+  float x(std::int64_t p, std::int64_t i) const {
+    return image[static_cast<std::size_t>(p * x_stride + offsets[static_cast<std::size_t>(i)] -
+                                          lowest_offset)];
+  }
+};
+
+std::vector<float> draw(std::int64_t count, bool integers) {
+  return integers ? rng().integers(count, -3, 3) : rng().reals(count);
+}
+
+Problem make_problem(std::int64_t m, std::int64_t k, std::int64_t n, bool table) {
+  Problem t{};
+  t.m = m;
+  t.k = k;
+  t.n = n;
+  t.integers = rng().coin();
+  if (table) {
+    // Windows of neighbouring pixels overlap, taps lie in any order and may lie before x.
+    t.x_stride = rng().integer(1, 9);
+    t.lowest_offset = rng().coin() ? -rng().integer(1, 50) : 0;
+    for (std::int64_t i = 0; i < k; ++i) {
+      t.offsets.push_back(rng().integer(t.lowest_offset, t.lowest_offset + 2 * k + 5));
+    }
+  } else {
+    t.x_stride = k + (rng().coin() ? rng().integer(1, 20) : 0);
+    for (std::int64_t i = 0; i < k; ++i) t.offsets.push_back(i);
+  }
+  if (k > 0) t.lowest_offset = *std::min_element(t.offsets.begin(), t.offsets.end());
+  const std::int64_t reach =
+      k == 0 ? 0 : *std::max_element(t.offsets.begin(), t.offsets.end()) - t.lowest_offset + 1;
+  t.image = draw((m - 1) * t.x_stride + reach, t.integers);
+  t.w = draw(n * k, t.integers);
+  t.bias = draw(n, t.integers);
+  t.scale = draw(k, t.integers);
+  t.residual = draw(m * n, t.integers);
+  t.w_block_stride = k * kBlock + (rng().coin() ? rng().integer(1, 40) : 0);
+  t.packed_w = pack_pointwise(t.w, n, k, t.w_block_stride);
+  t.packed_bias = pad_pointwise_bias(t.bias);
+  auto x = [&t](std::int64_t p, std::int64_t i) { return t.x(p, i); };
+  t.plain = reference::pointwise(m, k, n, x, t.w.data(), t.bias.data(), nullptr);
+  if (!table) {
+    t.with_scale = reference::pointwise(m, k, n, x, t.w.data(), t.bias.data(), t.scale.data());
+  }
+  return t;
+}
+
+struct Epilogue {
+  std::int32_t activation;
+  bool residual, scale;
+};
+
+struct Layout {
+  std::int64_t m_block, y_stride, y_width, y_jump, y_column, residual_stride;
+  Flush flush;
+  std::int64_t position(std::int64_t p) const {
+    return p * y_stride + (y_column + p) / y_width * y_jump;
+  }
+};
+
+Layout any_layout(std::int64_t m, std::int64_t n) {
+  Layout layout{};
+  layout.m_block = rng().pick(Sizes{1, 4, 7, std::max<std::int64_t>(m, 1), 1000});
+  layout.y_stride = n + (rng().coin() ? rng().integer(1, 20) : 0);
+  layout.y_width = rng().coin() ? 1000 : rng().integer(1, 20);
+  layout.y_column = rng().integer(0, layout.y_width - 1);
+  layout.y_jump = rng().coin() ? 0 : rng().integer(1, 3 * n);
+  layout.residual_stride = n + (rng().coin() ? rng().integer(1, 20) : 0);
+  layout.flush = any_flush();
+  return layout;
+}
+
+/// The part of the image that m pixels read; what they do not read is poisoned.
+std::vector<float> image_of(const Problem& t, std::int64_t m) {
+  if (m == 0 || t.k == 0) return {};
+  const auto [low, high] = std::minmax_element(t.offsets.begin(), t.offsets.end());
+  std::vector<float> image(static_cast<std::size_t>((m - 1) * t.x_stride + *high - *low + 1));
+  std::vector<bool> used(image.size(), false);
+  for (std::int64_t p = 0; p < m; ++p) {
+    for (std::int64_t offset : t.offsets) {
+      used[static_cast<std::size_t>(p * t.x_stride + offset - *low)] = true;
+    }
+  }
+  for (std::size_t i = 0; i < image.size(); ++i) {
+    if (used[i]) {
+      image[i] = t.image[i];
+    } else {
+      std::memcpy(&image[i], &kPoison, sizeof kPoison);
+    }
+  }
+  return image;
+}
+
+/// Runs the kernel on the first m pixels between guard pages; returns (m, n).
+std::vector<float> run_kernel(const Problem& t, const Variant<PointwiseArgs>& variant, bool table,
+                              std::int64_t m, const Epilogue& epilogue, const Layout& layout) {
+  set_case(
+      "isa %s m %lld k %lld n %lld activation %d residual %d scale %d table %d integers %d "
+      "m_block %lld x_stride %lld y_stride %lld y_width %lld y_jump %lld y_column %lld %s",
+      variant.isa.c_str(), static_cast<long long>(m), static_cast<long long>(t.k),
+      static_cast<long long>(t.n), epilogue.activation, epilogue.residual, epilogue.scale, table,
+      t.integers, static_cast<long long>(layout.m_block), static_cast<long long>(t.x_stride),
+      static_cast<long long>(layout.y_stride), static_cast<long long>(layout.y_width),
+      static_cast<long long>(layout.y_jump), static_cast<long long>(layout.y_column),
+      flush_name(layout.flush));
+  const Flush flush = layout.flush;
+  const std::vector<float> image = image_of(t, m);
+  const std::vector<float> residual_values =
+      spread(t.residual.data(), m, t.n, layout.residual_stride);
+  const Guarded<float> x("x", image, flush);
+  const Guarded<std::int64_t> offsets("offsets", t.offsets, flush);
+  const Guarded<float> w("w", t.packed_w, flush);
+  const Guarded<float> bias("bias", t.packed_bias, flush);
+  const Guarded<float> scale("scale", t.scale, flush);
+  const Guarded<float> residual("residual", residual_values, flush);
+  const std::int64_t scratch_size = epilogue.scale ? std::min(m, layout.m_block) * t.k : 0;
+  const Guarded<float> scratch("scratch", static_cast<std::size_t>(scratch_size), flush);
+  const std::int64_t y_size = m > 0 ? layout.position(m - 1) + t.n : 0;
+  const Guarded<float> y("y", static_cast<std::size_t>(y_size), flush);
+
+  PointwiseArgs args{};
+  args.x = x.data() - (table ? t.lowest_offset : 0);
+  args.x_stride = t.x_stride;
+  args.offsets = table ? offsets.data() : nullptr;
+  args.w = w.data();
+  args.w_block_stride = t.w_block_stride;
+  args.bias = bias.data();
+  args.y = y.data();
+  args.y_stride = layout.y_stride;
+  args.y_width = layout.y_width;
+  args.y_jump = layout.y_jump;
+  args.y_column = layout.y_column;
+  args.residual = epilogue.residual ? residual.data() : nullptr;
+  args.residual_stride = layout.residual_stride;
+  args.scale = epilogue.scale ? scale.data() : nullptr;
+  args.scratch = epilogue.scale ? scratch.data() : nullptr;
+  args.m = m;
+  args.k = t.k;
+  args.n = t.n;
+  args.m_block = layout.m_block;
+  args.activation = epilogue.activation;
+  variant.kernel(args);
+
+  WEEBILL_EXPECT(x.unchanged(image));
+  WEEBILL_EXPECT(offsets.unchanged(t.offsets));
+  WEEBILL_EXPECT(w.unchanged(t.packed_w));
+  WEEBILL_EXPECT(bias.unchanged(t.packed_bias));
+  WEEBILL_EXPECT(scale.unchanged(t.scale));
+  WEEBILL_EXPECT(residual.unchanged(residual_values));
+  WEEBILL_EXPECT(scratch.intact());
+  return gather(y, m, t.n, [&](std::int64_t p) { return layout.position(p); });
+}
+
+const Sizes kPixels = [] {
+  Sizes sizes;
+  for (std::int64_t m = 0; m <= 31; ++m) sizes.push_back(m);
+  sizes.push_back(49);
+  return sizes;
+}();
+constexpr std::int64_t kMostPixels = 49;
+
+void check_problem(const Problem& t, const std::vector<Variant<PointwiseArgs>>& kernels, bool table,
+                   const Sizes& pixels, const Epilogue& epilogue) {
+  const std::vector<Bounded> expected =
+      finished(epilogue.scale ? t.with_scale : t.plain, epilogue.activation,
+               epilogue.residual ? t.residual.data() : nullptr,
+               t.integers && keeps_integers(epilogue.activation));
+  for (const Variant<PointwiseArgs>& variant : kernels) {
+    const std::vector<float> whole =
+        run_kernel(t, variant, table, t.m, epilogue, {t.m, t.n, t.m, 0, 0, t.n, Flush::kEnd});
+    expect_bounded(whole, expected, t.n);
+    // Any part of the pixels, in any layout and blocking, gives the same bits.
+    for (std::int64_t m : pixels) {
+      const std::vector<float> part =
+          run_kernel(t, variant, table, m, epilogue, any_layout(m, t.n));
+      expect_same_bits(part, whole, t.n);
+    }
+  }
+}
+
+void test_products(void (*KernelTable::*entry)(const PointwiseArgs&), bool table) {
+  const auto kernels = variants(entry);
+  const Sizes pixels = selected(kPixels, 10);
+  const Sizes depths = selected({0, 1, 2, 3, 16, 17, 50, 300}, 5);
+  std::size_t turn = 0;
+  for (std::int64_t n : selected(kChannels, 9)) {
+    for (std::int64_t k : depths) {
+      const Problem t = make_problem(kMostPixels, k, n, table);
+      for (int repeat = 0; repeat < 4; ++repeat, ++turn) {
+        const Epilogue epilogue{kActivations[turn % kActivations.size()], rng().coin(),
+                                !table && rng().coin()};
+        check_problem(t, kernels, table, pixels, epilogue);
+      }
+    }
+  }
+  // Every activation with and without residual and scale, on one awkward size.
+  const Problem t = make_problem(kMostPixels, 17, 25, table);
+  for (std::int32_t activation : kActivations) {
+    for (bool residual : {false, true}) {
+      for (bool scale : {false, true}) {
+        if (scale && table) continue;
+        check_problem(t, kernels, table, pixels, {activation, residual, scale});
+      }
+    }
+  }
+  // A whole row of a large image.
+  check_problem(make_problem(112, 24, 40, table), kernels, table, {97, 111},
+                {kActRelu, true, false});
+}
+
+/// NaN, infinities, zeros of either sign and denormals, one pixel each, among padded lanes.
+void test_special_values(void (*KernelTable::*entry)(const PointwiseArgs&), bool table) {
+  const std::vector<float> specials = {NAN,    INFINITY, -INFINITY, 0.0f,  -0.0f,  1e-40f, -1e-40f,
+                                       1e-45f, 88.0f,    -88.0f,    1e30f, -1e30f, 3.0f,   -3.0f};
+  const auto m = static_cast<std::int64_t>(specials.size());
+  for (std::int64_t n : {1, 3, 8, 9, 16, 17, 24, 33}) {
+    for (std::int64_t k : {1, 3}) {
+      Problem t = make_problem(m, k, n, false);
+      t.integers = false;
+      for (std::int64_t p = 0; p < m; ++p) {
+        t.image[static_cast<std::size_t>(p * t.x_stride)] = specials[static_cast<std::size_t>(p)];
+        for (std::int64_t i = 1; i < k; ++i) {
+          t.image[static_cast<std::size_t>(p * t.x_stride + i)] = 0;
+        }
+      }
+      std::fill(t.w.begin(), t.w.end(), 1.0f);
+      std::fill(t.bias.begin(), t.bias.end(), 0.0f);
+      t.packed_w = pack_pointwise(t.w, n, k, t.w_block_stride);
+      t.packed_bias = pad_pointwise_bias(t.bias);
+      t.plain = reference::pointwise(
+          m, k, n, [&t](std::int64_t p, std::int64_t i) { return t.x(p, i); }, t.w.data(),
+          t.bias.data(), nullptr);
+      for (std::int32_t activation : kActivations) {
+        check_problem(t, variants(entry), table, {1, m}, {activation, false, false});
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void test_cases_of_pointwise_f32() {
+  test_products(&KernelTable::pointwise_f32, false);
+  test_special_values(&KernelTable::pointwise_f32, false);
+}
+
+void test_cases_of_conv2d_f32() {
+  test_products(&KernelTable::conv2d_f32, true);
+  test_special_values(&KernelTable::conv2d_f32, true);
+}
+
+}  // namespace weebill::testing
