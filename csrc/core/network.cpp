@@ -33,6 +33,13 @@ bool valid_activation(Activation a) {
 
 bool valid_flag(std::int32_t flag) { return flag == 0 || flag == 1; }
 
+// Weights of at most 2^36 elements: no size computed from the header wraps round.
+bool valid_sizes(const RecordHeader& h) {
+  const double taps = static_cast<double>(h.window.kernel_h) * h.window.kernel_w;
+  const double widest = std::max({h.c_in, h.c_mid, h.c_out, h.c_se}) + 2.0 * kBlock;
+  return taps * widest * widest <= static_cast<double>(std::int64_t{1} << 36);
+}
+
 bool valid_header(const RecordHeader& h) {
   constexpr std::int64_t kMost = 1 << 20;
   const bool numbers = in_range(h.c_in, 1, kMost) && in_range(h.c_out, 1, kMost) &&
@@ -44,7 +51,7 @@ bool valid_header(const RecordHeader& h) {
                            valid_activation(h.depthwise_activation) &&
                            valid_activation(h.se_activation) && valid_activation(h.se_gate) &&
                            valid_activation(h.activation);
-  if (!numbers || !activations) return false;
+  if (!numbers || !activations || !valid_sizes(h)) return false;
   if ((h.has_se != 0) != (h.c_se > 0)) return false;
   const bool plain = h.has_expand == 0 && h.has_se == 0 && h.residual == 0;
   switch (h.kind) {

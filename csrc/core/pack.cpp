@@ -11,6 +11,7 @@ namespace {
 constexpr std::uint64_t kAlign = 64;
 constexpr std::int64_t kMaxChannels = 1 << 20;
 constexpr std::int64_t kMaxWindow = 1 << 12;
+constexpr std::uint64_t kMaxBytes = std::uint64_t{1} << 38;
 
 std::string shape_text(const std::vector<std::int64_t>& shape) {
   std::string text = "(";
@@ -40,6 +41,18 @@ void check_rank4(const std::string& op, const char* name, const Weight& weight) 
     check(size >= 1 && size <= kMaxChannels, op, ": ", name, " must have sizes from 1 to ",
           kMaxChannels, ", got ", shape_text(weight.shape));
   }
+}
+
+void check_activation(const std::string& op, const char* name, Activation activation) {
+  const auto code = static_cast<std::int32_t>(activation);
+  const auto count = static_cast<std::int32_t>(activation_names().size());
+  check(code >= 0 && code < count, op, ": ", name, " must be from 0 to ", count - 1, ", got ", code);
+}
+
+// A bias whose weight was forgotten.
+void check_no_bias(const std::string& op, const char* weight_name, const Weight& weight,
+                   const char* bias_name, const Weight& bias) {
+  check(weight || !bias, op, ": ", weight_name, " must be given where ", bias_name, " is");
 }
 
 void check_window(const std::string& op, const Window& w) {
@@ -102,7 +115,8 @@ RecordHeader new_header(RecordKind kind) {
 }
 
 struct Writer {
-  explicit Writer(RecordHeader header) : at(layout(header)) {
+  Writer(const std::string& op, RecordHeader header) : at(layout(header)) {
+    check(at.bytes <= kMaxBytes, op, ": weights must take at most 2^38 bytes, got ", at.bytes);
     header.bytes = at.bytes;
     bytes.resize(at.bytes);  // zeros: the padding of biases and blocks
     std::memcpy(bytes.data(), &header, sizeof(header));
@@ -181,6 +195,7 @@ std::vector<std::byte> pack(const Conv2dSpec& spec) {
   check(c_in <= kMaxChannels, spec.op, ": weight must have at most ", kMaxChannels,
         " input channels, got ", c_in);
   check_bias(spec.op, "bias", spec.bias, c_out);
+  check_activation(spec.op, "activation", spec.activation);
   Window window = spec.window;
   window.kernel_h = as_int(shape[2]);
   window.kernel_w = as_int(shape[3]);
@@ -207,7 +222,7 @@ std::vector<std::byte> pack(const Conv2dSpec& spec) {
   header.has_project = 1;
   header.window = pointwise ? Window() : window;
   header.activation = spec.activation;
-  Writer writer(header);
+  Writer writer(spec.op, header);
 
   // Inputs are ordered (row, column, channel): the taps of an image row are contiguous, so a row
   // outside the image is a contiguous part that is left out.
@@ -237,6 +252,17 @@ std::vector<std::byte> pack(const SeparableSpec& spec) {
   check_weight(op, "depthwise_weight", spec.depthwise_weight,
                {c_mid, 1, window.kernel_h, window.kernel_w});
   check_bias(op, "depthwise_bias", spec.depthwise_bias, c_mid);
+  check_no_bias(op, "expand_weight", spec.expand_weight, "expand_bias", spec.expand_bias);
+  check_no_bias(op, "project_weight", spec.project_weight, "project_bias", spec.project_bias);
+  check_no_bias(op, "se_reduce_weight", spec.se_reduce_weight, "se_reduce_bias",
+                spec.se_reduce_bias);
+  check_no_bias(op, "se_expand_weight", spec.se_expand_weight, "se_expand_bias",
+                spec.se_expand_bias);
+  check_activation(op, "expand_activation", spec.expand_activation);
+  check_activation(op, "depthwise_activation", spec.depthwise_activation);
+  check_activation(op, "se_activation", spec.se_activation);
+  check_activation(op, "se_gate", spec.se_gate);
+  check_activation(op, "project_activation", spec.project_activation);
   check_window(op, window);
 
   std::int64_t c_in = c_mid;
@@ -283,7 +309,7 @@ std::vector<std::byte> pack(const SeparableSpec& spec) {
   header.se_activation = spec.se_activation;
   header.se_gate = spec.se_gate;
   header.activation = spec.project_activation;
-  Writer writer(header);
+  Writer writer(spec.op, header);
   const RecordLayout& at = writer.at;
   if (spec.expand_weight) {
     pack_product(spec.expand_weight.data, c_mid, c_in, writer.section(at.expand_w));
@@ -310,6 +336,8 @@ std::vector<std::byte> pack(const SqueezeExciteSpec& spec) {
   const std::int64_t channels = spec.reduce_weight.shape[1];
   check_squeeze_excite(spec.op, "", spec.reduce_weight, spec.reduce_bias, spec.expand_weight,
                        spec.expand_bias, channels);
+  check_activation(spec.op, "activation", spec.activation);
+  check_activation(spec.op, "gate", spec.gate);
   const std::int64_t c_se = spec.reduce_weight.shape[0];
   RecordHeader header = new_header(RecordKind::kSqueezeExcite);
   header.c_in = header.c_mid = header.c_out = as_int(channels);
@@ -317,7 +345,7 @@ std::vector<std::byte> pack(const SqueezeExciteSpec& spec) {
   header.has_se = 1;
   header.se_activation = spec.activation;
   header.se_gate = spec.gate;
-  Writer writer(header);
+  Writer writer(spec.op, header);
   pack_product(spec.reduce_weight.data, c_se, channels, writer.section(writer.at.se_reduce_w));
   pack_bias(spec.reduce_bias, c_se, writer.section(writer.at.se_reduce_b));
   pack_product(spec.expand_weight.data, channels, c_se, writer.section(writer.at.se_expand_w));
@@ -330,7 +358,7 @@ std::vector<std::byte> pack(const GlobalPoolSpec& spec) {
         kMaxChannels, ", got ", spec.channels);
   RecordHeader header = new_header(RecordKind::kGlobalPool);
   header.c_in = header.c_mid = header.c_out = as_int(spec.channels);
-  return std::move(Writer(header).bytes);
+  return std::move(Writer(spec.op, header).bytes);
 }
 
 }  // namespace weebill

@@ -75,10 +75,13 @@ inline void multiply_add(Vec (&acc)[kCount], const float* x, int64_t x_stride, c
 }
 
 // One tile. `channels` of its outputs exist: all of them except in the last tile of a row of blocks.
+//
+// next_w walks over the weights of the next blocks, a line per four inputs: by the time they are
+// wanted they are on their way, and a network's weights come from far away once per image.
 template <int kMr, int kFull, int kHalf, bool kOffsets>
 inline void tile(const PointwiseArgs& a, const float* x, int64_t x_stride, const float* w,
                  const float* bias, Cursor& out, int64_t y_channel, const float* residual,
-                 int64_t channels) {
+                 int64_t channels, const float*& next_w) {
   constexpr int kVecs = kFull * kFullVecs + kHalf * kHalfVecs;
   Vec acc[kMr * kVecs];
 #pragma GCC unroll 16
@@ -106,6 +109,10 @@ inline void tile(const PointwiseArgs& a, const float* x, int64_t x_stride, const
     }
     wf += kUnroll * kBlock;
     wh += kUnroll * kHalfBlock;
+    if constexpr (!kOffsets && kMr > 2) {  // one or two pixels read all weights at full speed
+      prefetch(next_w);
+      next_w += kBlock;
+    }
   }
   if constexpr (kUnroll > 1) {
     for (; k < count; ++k) {
@@ -155,51 +162,79 @@ inline void tile(const PointwiseArgs& a, const float* x, int64_t x_stride, const
   }
 }
 
+// `count` tiles of kMr pixels, one after the other.
+struct Walk {
+  const float* x;
+  int64_t x_stride;
+  const float* w;
+  const float* next_w;
+  const float* bias;
+  const float* residual;
+  int64_t y_channel, channels;
+  Cursor out;
+};
+
+template <int kMr, int kFull, int kHalf, bool kOffsets>
+__attribute__((noinline)) void tiles_of(const PointwiseArgs& a, Walk& walk, int64_t count) {
+  Walk at = walk;
+  for (; count > 0; --count) {
+    tile<kMr, kFull, kHalf, kOffsets>(a, at.x, at.x_stride, at.w, at.bias, at.out, at.y_channel,
+                                      at.residual, at.channels, at.next_w);
+    at.x += kMr * at.x_stride;
+    if (at.residual != nullptr) at.residual += kMr * a.residual_stride;
+  }
+  walk = at;
+}
+
+template <int kMrMax, int kFull, int kHalf, bool kOffsets>
+inline void tiles_of_size(const PointwiseArgs& a, Walk& walk, int64_t mr, int64_t count) {
+  switch (mr) {
+#define WEEBILL_CASE(n)                                                      \
+  case n:                                                                    \
+    if constexpr (n <= kMrMax) tiles_of<n, kFull, kHalf, kOffsets>(a, walk, count); \
+    break;
+    WEEBILL_CASE(1)
+    WEEBILL_CASE(2)
+    WEEBILL_CASE(3)
+    WEEBILL_CASE(4)
+    WEEBILL_CASE(5)
+    WEEBILL_CASE(6)
+    WEEBILL_CASE(7)
+    WEEBILL_CASE(8)
+    WEEBILL_CASE(9)
+    WEEBILL_CASE(10)
+    WEEBILL_CASE(11)
+    WEEBILL_CASE(12)
+    WEEBILL_CASE(13)
+    WEEBILL_CASE(14)
+#undef WEEBILL_CASE
+    default:
+      break;
+  }
+}
+
 // All pixels of a block of pixels through one column of weight blocks.
 template <int kMrMax, int kFull, int kHalf, bool kOffsets>
 inline void column_of_tiles(const PointwiseArgs& a, const float* x, int64_t x_stride, int64_t m,
                             int64_t first_pixel, int64_t block, int64_t channels) {
-  const float* w = a.w + block * a.w_block_stride;
-  const float* bias = a.bias + block * kBlock;
   const int64_t tiles = (m + kMrMax - 1) / kMrMax;
   const int64_t size = m / tiles;
   const int64_t larger = m % tiles;  // the first `larger` tiles have size + 1 pixels
   const int64_t start = a.y_column + first_pixel;
-  Cursor out = {a.y + first_pixel * a.y_stride + start / a.y_width * a.y_jump, start % a.y_width};
-  const float* residual =
-      a.residual == nullptr ? nullptr
-                            : a.residual + first_pixel * a.residual_stride + block * kBlock;
-  for (int64_t t = 0; t < tiles; ++t) {
-    const int64_t mr = size + (t < larger ? 1 : 0);
-    switch (mr) {
-#define WEEBILL_CASE(n)                                                                     \
-  case n:                                                                                   \
-    if constexpr (n <= kMrMax) {                                                            \
-      tile<n, kFull, kHalf, kOffsets>(a, x, x_stride, w, bias, out, block * kBlock, residual, \
-                                      channels);                                            \
-    }                                                                                       \
-    break;
-      WEEBILL_CASE(1)
-      WEEBILL_CASE(2)
-      WEEBILL_CASE(3)
-      WEEBILL_CASE(4)
-      WEEBILL_CASE(5)
-      WEEBILL_CASE(6)
-      WEEBILL_CASE(7)
-      WEEBILL_CASE(8)
-      WEEBILL_CASE(9)
-      WEEBILL_CASE(10)
-      WEEBILL_CASE(11)
-      WEEBILL_CASE(12)
-      WEEBILL_CASE(13)
-      WEEBILL_CASE(14)
-#undef WEEBILL_CASE
-      default:
-        break;
-    }
-    x += mr * x_stride;
-    if (residual != nullptr) residual += mr * a.residual_stride;
-  }
+  Walk walk;
+  walk.x = x;
+  walk.x_stride = x_stride;
+  walk.w = a.w + block * a.w_block_stride;
+  walk.next_w = walk.w + (kFull + kHalf) * a.w_block_stride;
+  walk.bias = a.bias + block * kBlock;
+  walk.residual = a.residual == nullptr
+                      ? nullptr
+                      : a.residual + first_pixel * a.residual_stride + block * kBlock;
+  walk.y_channel = block * kBlock;
+  walk.channels = channels;
+  walk.out = {a.y + first_pixel * a.y_stride + start / a.y_width * a.y_jump, start % a.y_width};
+  if (larger > 0) tiles_of_size<kMrMax, kFull, kHalf, kOffsets>(a, walk, size + 1, larger);
+  tiles_of_size<kMrMax, kFull, kHalf, kOffsets>(a, walk, size, tiles - larger);
 }
 
 // Copies the pixels times the channel scale: each input is scaled once, not once per weight block.

@@ -45,4 +45,4 @@ inline Vec pow2(Vec a) {
   const int32x4_t exponent = vaddq_s32(vcvtq_s32_f32(a), vdupq_n_s32(127));
   return vreinterpretq_f32_s32(vshlq_n_s32(exponent, 23));
 }
-inline void prefetch(const float* p) { __builtin_prefetch(p); }
+inline void prefetch(const float* p) { __builtin_prefetch(p, 0, 2); }

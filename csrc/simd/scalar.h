@@ -42,4 +42,4 @@ inline Vec pow2(Vec a) {
   bits.i = (static_cast<int32_t>(a.v) + 127) << 23;
   return {bits.f};
 }
-inline void prefetch(const float* p) { __builtin_prefetch(p); }
+inline void prefetch(const float* p) { __builtin_prefetch(p, 0, 2); }

@@ -16,7 +16,7 @@
 //   max_of(v, bound)          likewise
 //   round_even(v)             to the nearest integer, ties to even; |v| < 2^22
 //   pow2(v)                   2^v for integer-valued v in [-126, 127]
-//   prefetch(p)               a hint
+//   prefetch(p)               a hint: bring the line at p to the second cache; p may be anywhere
 //
 // kernels/ may use these and nothing else of an instruction set.
 #pragma once
