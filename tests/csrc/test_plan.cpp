@@ -64,10 +64,9 @@ WEEBILL_TEST(plan_separable_invariants) {
 
     WEEBILL_EXPECT(plan.bands >= 1 && plan.bands <= p.oh);
     WEEBILL_EXPECT(plan.strip_rows >= 1 && plan.strip_rows <= p.oh);
-    WEEBILL_EXPECT(plan.chunk >= 1);
     // Chunks begin at whole blocks of weights.
-    WEEBILL_EXPECT(plan.chunk % kBlock == 0 || plan.chunk >= p.c_mid);
-    WEEBILL_EXPECT(!plan.row_fusion || plan.chunk == p.c_mid);
+    WEEBILL_EXPECT(plan.chunk >= kBlock && plan.chunk % kBlock == 0);
+    WEEBILL_EXPECT(plan.chunk < p.c_mid + kBlock);
 
     // The ring holds what one strip reads, and is as wide as the windows reach.
     const Window& w = p.window;
