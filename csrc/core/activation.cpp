@@ -5,8 +5,7 @@ namespace weebill {
 
 const std::vector<std::string>& activation_names() {
   static const std::vector<std::string> names = {
-      "none",        "relu",               "relu6", "hardswish",
-      "hardsigmoid", "hardsigmoid_paddle", "silu",  "sigmoid"};
+      "none", "relu", "relu6", "hardswish", "hardsigmoid", "hardsigmoid_paddle", "silu", "sigmoid"};
   return names;
 }
 

@@ -35,16 +35,16 @@ PointwiseArgs common_args(const Conv& c, std::int64_t group) {
 }
 
 // The window of one output pixel, zeros where it hangs over.
-void gather(const Conv& c, std::int64_t image, std::int64_t group, std::int64_t oy,
-            std::int64_t ox, float* to) {
+void gather(const Conv& c, std::int64_t image, std::int64_t group, std::int64_t oy, std::int64_t ox,
+            float* to) {
   const Window& w = c.window;
   for (std::int64_t u = 0; u < w.kernel_h; ++u) {
     const std::int64_t iy = oy * w.stride_h - w.pad_top + u * w.dilation_h;
     for (std::int64_t v = 0; v < w.kernel_w; ++v) {
       const std::int64_t ix = ox * w.stride_w - w.pad_left + v * w.dilation_w;
       const bool inside = iy >= 0 && iy < c.x.h && ix >= 0 && ix < c.x.w;
-      const float* from = c.x.data + image * c.x.stride_n + iy * c.x.stride_h +
-                          ix * c.x.stride_w + group * c.depth * c.x.stride_c;
+      const float* from = c.x.data + image * c.x.stride_n + iy * c.x.stride_h + ix * c.x.stride_w +
+                          group * c.depth * c.x.stride_c;
       for (std::int64_t i = 0; i < c.depth; ++i) *to++ = inside ? from[i * c.x.stride_c] : 0.0f;
     }
   }
@@ -61,8 +61,8 @@ Interior inside_rows(const Conv& c, std::int64_t oy) {
   return {first, last};
 }
 
-// Output pixels [first, last) of row oy, whose windows lie inside horizontally. Taps of rows outside
-// are a contiguous part at the front or the back of the packed order, and are left out.
+// Output pixels [first, last) of row oy, whose windows lie inside horizontally. Taps of rows
+// outside are a contiguous part at the front or the back of the packed order, and are left out.
 void inside(const Conv& c, std::int64_t image, std::int64_t group, std::int64_t oy, float* y) {
   const Window& w = c.window;
   const Interior rows = inside_rows(c, oy);
@@ -130,9 +130,18 @@ void run_conv2d(const Run& run, const Record& record, const TensorView& x, float
   const Shape out = record_output("run", record, {x.n, x.c, x.h, x.w});
   if (out.n == 0) return;
   Workspace::Scope scope(Workspace::of_this_thread());
-  Conv c = {run, record, x, window, out.h, out.w, h.c_in / h.groups,
-            std::int64_t{window.kernel_h} * window.kernel_w, 0, h.c_out / h.groups,
-            interior_columns(window, x.w, out.w), nullptr};
+  Conv c = {run,
+            record,
+            x,
+            window,
+            out.h,
+            out.w,
+            h.c_in / h.groups,
+            std::int64_t{window.kernel_h} * window.kernel_w,
+            0,
+            h.c_out / h.groups,
+            interior_columns(window, x.w, out.w),
+            nullptr};
   c.k = c.taps * c.depth;
   std::int64_t* offsets = scope.take<std::int64_t>(c.k);
   c.offsets = offsets;
@@ -146,8 +155,7 @@ void run_conv2d(const Run& run, const Record& record, const TensorView& x, float
   }
 
   const std::int64_t work = out.h * out.w * c.k * h.c_out;
-  const std::int64_t bands =
-      std::min<std::int64_t>(plan_threads(work * out.n, run.threads), out.h);
+  const std::int64_t bands = std::min<std::int64_t>(plan_threads(work * out.n, run.threads), out.h);
   constexpr std::int64_t kGather = 12;
   const std::int64_t per_band = round_up(kGather * c.k, kBlock);
   float* scratch = scope.take(per_band * bands);

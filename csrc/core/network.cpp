@@ -125,11 +125,12 @@ std::vector<Record> parse(const std::string& op, Packed packed) {
           ": records must be packed by this library, got other bytes at offset ", at);
     check(header->version == kRecordVersion, op, ": records must have version ", kRecordVersion,
           ", got ", header->version, "; pack the weights again");
-    check(valid_header(*header), op, ": records must have a valid header, got a damaged one at offset ",
-          at);
+    check(valid_header(*header), op,
+          ": records must have a valid header, got a damaged one at offset ", at);
     const RecordLayout offsets = layout(*header);
     check(offsets.bytes == header->bytes && header->bytes <= left, op, ": records must hold ",
-          offsets.bytes, " bytes at offset ", at, ", got ", std::min<std::uint64_t>(header->bytes, left));
+          offsets.bytes, " bytes at offset ", at, ", got ",
+          std::min<std::uint64_t>(header->bytes, left));
     auto section = [base](std::uint64_t offset) {
       return reinterpret_cast<const float*>(base + offset);
     };
@@ -146,8 +147,8 @@ std::vector<Record> parse(const std::string& op, Packed packed) {
 Shape record_output(const std::string& op, const Record& record, const Shape& x) {
   const RecordHeader& h = *record.header;
   check(x.c == h.c_in, op, ": x must have ", h.c_in, " channels, got ", x.c);
-  check(x.n >= 0 && x.h >= 1 && x.w >= 1, op, ": x must have a height and width of at least 1, got ",
-        shape_text(x));
+  check(x.n >= 0 && x.h >= 1 && x.w >= 1, op,
+        ": x must have a height and width of at least 1, got ", shape_text(x));
   Shape out = {x.n, h.c_out, x.h, x.w};
   if (h.kind == RecordKind::kGlobalPool) {
     out.h = out.w = 1;
@@ -157,8 +158,9 @@ Shape record_output(const std::string& op, const Record& record, const Shape& x)
                         w.stride_h);
     out.w = output_size(x.w, std::int64_t{w.pad_left} + w.pad_right, w.kernel_w, w.dilation_w,
                         w.stride_w);
-    check(out.h >= 1 && out.w >= 1, op, ": x must be at least as large as the window after padding, got ",
-          shape_text(x), " for a kernel of ", w.kernel_h, " x ", w.kernel_w);
+    check(out.h >= 1 && out.w >= 1, op,
+          ": x must be at least as large as the window after padding, got ", shape_text(x),
+          " for a kernel of ", w.kernel_h, " x ", w.kernel_w);
     check(h.residual == 0 || (out.h == x.h && out.w == x.w), op,
           ": padding must keep the size of x where a residual is added, got ", shape_text(x),
           " and an output of ", out.h, " x ", out.w);
@@ -167,8 +169,8 @@ Shape record_output(const std::string& op, const Record& record, const Shape& x)
                           static_cast<double>(std::max({h.c_in, h.c_mid, h.c_out})) *
                           static_cast<double>(std::max(x.h, out.h)) *
                           static_cast<double>(std::max(x.w, out.w));
-  check(elements <= static_cast<double>(kMaxElements), op, ": x must give tensors of at most 2^40 elements, got ",
-        shape_text(x));
+  check(elements <= static_cast<double>(kMaxElements), op,
+        ": x must give tensors of at most 2^40 elements, got ", shape_text(x));
   return out;
 }
 
@@ -185,11 +187,11 @@ std::vector<std::int64_t> geometry(Packed packed) {
     const Window w = has_window(h) ? h.window : Window();
     const bool pool = h.kind == RecordKind::kGlobalPool;
     const std::int64_t mode = pool ? 2 : (w.same != 0 ? 1 : 0);
-    numbers.insert(numbers.end(),
-                   {h.c_out, w.stride_h, w.stride_w,
-                    std::int64_t{w.pad_top} + w.pad_bottom - span(w.kernel_h, w.dilation_h) - 1,
-                    std::int64_t{w.pad_left} + w.pad_right - span(w.kernel_w, w.dilation_w) - 1,
-                    mode});
+    numbers.insert(
+        numbers.end(),
+        {h.c_out, w.stride_h, w.stride_w,
+         std::int64_t{w.pad_top} + w.pad_bottom - span(w.kernel_h, w.dilation_h) - 1,
+         std::int64_t{w.pad_left} + w.pad_right - span(w.kernel_w, w.dilation_w) - 1, mode});
   }
   return numbers;
 }
@@ -247,7 +249,8 @@ TensorView nhwc_view(const float* data, const Shape& s) {
 }
 
 // One record on dense NHWC images.
-void run_record(const Run& run, const Record& record, const float* x, const Shape& shape, float* y) {
+void run_record(const Run& run, const Record& record, const float* x, const Shape& shape,
+                float* y) {
   const Shape out = record_output("run", record, shape);
   const std::int64_t x_image = shape.h * shape.w * shape.c;
   const std::int64_t y_image = out.h * out.w * out.c;
@@ -278,9 +281,7 @@ void run_record(const Run& run, const Record& record, const float* x, const Shap
 // turns. `shapes` has the input of each record and the last output.
 void run_list(const Run& run, const std::vector<Record>& records, const std::vector<Shape>& shapes,
               std::size_t first, std::size_t last, std::int64_t images, TensorView x, float* y) {
-  auto elements = [&](std::size_t i) {
-    return images * shapes[i].c * shapes[i].h * shapes[i].w;
-  };
+  auto elements = [&](std::size_t i) { return images * shapes[i].c * shapes[i].h * shapes[i].w; };
   Workspace::Scope scope(Workspace::of_this_thread());
   std::int64_t largest[2] = {0, 0};
   for (std::size_t i = first + 1; i < last; ++i) {
@@ -359,14 +360,22 @@ std::string explain(const Shape& x, Packed packed, int threads) {
     const RecordHeader& h = *record.header;
     const Shape out = record_output("explain", record, shape);
     if (h.kind == RecordKind::kSeparable) {
-      SeparableProblem p{h.c_in,          h.c_mid, h.c_out, shape.h, shape.w, out.h, out.w,
-                         resolve(h.window, shape.h, shape.w), h.has_expand != 0, h.has_se != 0,
+      SeparableProblem p{h.c_in,
+                         h.c_mid,
+                         h.c_out,
+                         shape.h,
+                         shape.w,
+                         out.h,
+                         out.w,
+                         resolve(h.window, shape.h, shape.w),
+                         h.has_expand != 0,
+                         h.has_se != 0,
                          h.has_project != 0};
       const SeparablePlan plan = plan_separable(p, machine_caches(), threads, fusion_policy());
-      text += concat("separable ", h.c_in, "-", h.c_mid, "-", h.c_out, " ", shape.h, "x", shape.w,
-                     " k", h.window.kernel_h, " s", h.window.stride_h, ": ", plan.reason,
-                     "; bands ", plan.bands, ", strip rows ", plan.strip_rows, ", channels ",
-                     plan.chunk, "\n");
+      text +=
+          concat("separable ", h.c_in, "-", h.c_mid, "-", h.c_out, " ", shape.h, "x", shape.w, " k",
+                 h.window.kernel_h, " s", h.window.stride_h, ": ", plan.reason, "; bands ",
+                 plan.bands, ", strip rows ", plan.strip_rows, ", channels ", plan.chunk, "\n");
     } else {
       const char* name = h.kind == RecordKind::kConv2d          ? "conv2d"
                          : h.kind == RecordKind::kPointwise     ? "pointwise"

@@ -46,7 +46,8 @@ void check_rank4(const std::string& op, const char* name, const Weight& weight) 
 void check_activation(const std::string& op, const char* name, Activation activation) {
   const auto code = static_cast<std::int32_t>(activation);
   const auto count = static_cast<std::int32_t>(activation_names().size());
-  check(code >= 0 && code < count, op, ": ", name, " must be from 0 to ", count - 1, ", got ", code);
+  check(code >= 0 && code < count, op, ": ", name, " must be from 0 to ", count - 1, ", got ",
+        code);
 }
 
 // A bias whose weight was forgotten.
@@ -70,8 +71,8 @@ void check_window(const std::string& op, const Window& w) {
         w.pad_left, ", ", w.pad_bottom, ", ", w.pad_right, ")");
 }
 
-// [block][k][width]: the layout of PointwiseArgs::w. `input` maps a packed input index to one of the
-// weight's own order.
+// [block][k][width]: the layout of PointwiseArgs::w. `input` maps a packed input index to one of
+// the weight's own order.
 template <typename Input>
 void pack_product(const float* w, std::int64_t n, std::int64_t k, Input input, float* out) {
   for (std::int64_t first = 0; first < n; first += kBlock) {
@@ -189,8 +190,8 @@ std::vector<std::byte> pack(const Conv2dSpec& spec) {
   const std::vector<std::int64_t>& shape = spec.weight.shape;
   const std::int64_t c_out = shape[0];
   const std::int64_t groups = spec.groups;
-  check(groups >= 1 && groups <= c_out && c_out % groups == 0, spec.op,
-        ": groups must divide the ", c_out, " output channels, got ", groups);
+  check(groups >= 1 && groups <= c_out && c_out % groups == 0, spec.op, ": groups must divide the ",
+        c_out, " output channels, got ", groups);
   const std::int64_t c_in = shape[1] * groups;
   check(c_in <= kMaxChannels, spec.op, ": weight must have at most ", kMaxChannels,
         " input channels, got ", c_in);
@@ -354,8 +355,8 @@ std::vector<std::byte> pack(const SqueezeExciteSpec& spec) {
 }
 
 std::vector<std::byte> pack(const GlobalPoolSpec& spec) {
-  check(spec.channels >= 1 && spec.channels <= kMaxChannels, spec.op, ": channels must be from 1 to ",
-        kMaxChannels, ", got ", spec.channels);
+  check(spec.channels >= 1 && spec.channels <= kMaxChannels, spec.op,
+        ": channels must be from 1 to ", kMaxChannels, ", got ", spec.channels);
   RecordHeader header = new_header(RecordKind::kGlobalPool);
   header.c_in = header.c_mid = header.c_out = as_int(spec.channels);
   return std::move(Writer(spec.op, header).bytes);

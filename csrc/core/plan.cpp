@@ -40,7 +40,8 @@ std::int64_t plan_m_block(std::int64_t m, std::int64_t k, std::int64_t n, const 
   // pixels as the second cache holds.
   const bool light = k * n * kFloat <= caches.l1d_bytes / 2;
   const std::int64_t budget = light ? caches.l1d_bytes / 4 : caches.l2_bytes / 3;
-  const std::int64_t most = std::max<std::int64_t>(24, budget / std::max<std::int64_t>(1, k * kFloat));
+  const std::int64_t most =
+      std::max<std::int64_t>(24, budget / std::max<std::int64_t>(1, k * kFloat));
   return std::max<std::int64_t>(1, ceil_div(m, ceil_div(std::max<std::int64_t>(m, 1), most)));
 }
 
@@ -59,8 +60,8 @@ SeparablePlan plan_separable(const SeparableProblem& p, const Caches& caches, in
   const bool possible = p.has_project && !p.has_se;
   // Rows that neighbouring bands both expand, against the rows that a band owns.
   const std::int64_t band_rows = ceil_div(p.oh, threads);
-  const bool bands_pay = threads == 1 || !p.has_expand ||
-                         input_rows(w, band_rows) * 8 <= band_rows * w.stride_h * 9;
+  const bool bands_pay =
+      threads == 1 || !p.has_expand || input_rows(w, band_rows) * 8 <= band_rows * w.stride_h * 9;
   if (policy != FusionPolicy::kAuto) {
     plan.row_fusion = possible && policy == FusionPolicy::kRows;
     plan.reason = plan.row_fusion ? "row fusion: asked for" : "channel fusion: asked for";

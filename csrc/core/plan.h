@@ -28,10 +28,11 @@ struct SeparableProblem {
 ///                   expansion of a strip lives in a ring of rows, the projection consumes its
 ///                   depthwise output at once. The intermediate never leaves the cache, but bands
 ///                   recompute the rows between them.
-///   channel fusion  each thread takes a part of the channels (and a band of rows where channels are
-///                   too few): expansion and depthwise of a chunk of channels for all rows, the whole
-///                   depthwise output is kept, then the projection runs. Threads recompute nothing,
-///                   and squeeze-and-excitation gets the whole image that it needs.
+///   channel fusion  each thread takes a part of the channels (and a band of rows where channels
+///   are
+///                   too few): expansion and depthwise of a chunk of channels for all rows, the
+///                   whole depthwise output is kept, then the projection runs. Threads recompute
+///                   nothing, and squeeze-and-excitation gets the whole image that it needs.
 /// Either way the expansion is made and consumed by chunks of channels, small enough that the rows
 /// under one output row stay in the first cache.
 struct SeparablePlan {

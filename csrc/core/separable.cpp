@@ -18,15 +18,14 @@ struct Block {
   SeparableProblem problem;
   SeparablePlan plan;
   const float* x;
-
 };
 
 // The rows of the depthwise input that one task holds: of the image itself, or of the expansion.
 struct Rows {
-  const float* data;      // row 0 (or slot 0 of the ring)
+  const float* data;  // row 0 (or slot 0 of the ring)
   std::int64_t row_stride, pixel_stride;
-  std::int64_t slots;     // ring rows, or the image's
-  bool padded;            // a row begins with pad_left pixels of zeros and covers every window
+  std::int64_t slots;  // ring rows, or the image's
+  bool padded;         // a row begins with pad_left pixels of zeros and covers every window
 
   const float* row(std::int64_t y) const { return data + y % slots * row_stride; }
 };
@@ -120,8 +119,8 @@ class DepthwiseRow {
       return;
     }
     const Window& w = block_.window;
-    block_.run.kernels.depthwise_any_f32({args_, w.kernel_h, w.kernel_w, w.stride_w, w.dilation_w,
-                                          first_tap, taps});
+    block_.run.kernels.depthwise_any_f32(
+        {args_, w.kernel_h, w.kernel_w, w.stride_w, w.dilation_w, first_tap, taps});
   }
 
   const Block& block_;
@@ -170,8 +169,8 @@ void clear_padding(const Block& b, float* ring, const Rows& rows) {
   }
 }
 
-// Channels [first, last) in chunks of the plan's size; the last takes a rest smaller than a block, so
-// that it has no narrow tile of its own.
+// Channels [first, last) in chunks of the plan's size; the last takes a rest smaller than a block,
+// so that it has no narrow tile of its own.
 template <typename Chunk>
 void for_chunks(const Block& b, std::int64_t first, std::int64_t last, Chunk&& chunk) {
   for (std::int64_t at = first; at < last;) {
@@ -208,8 +207,8 @@ void for_strips(const Block& b, float* ring, std::int64_t first, std::int64_t la
   for (std::int64_t begin = first; begin < last; begin += b.plan.strip_rows) {
     const std::int64_t end = std::min(begin + b.plan.strip_rows, last);
     const std::int64_t top = std::max<std::int64_t>(begin * w.stride_h - w.pad_top, 0);
-    const std::int64_t bottom = (end - 1) * w.stride_h - w.pad_top +
-                                std::int64_t{w.kernel_h - 1} * w.dilation_h + 1;
+    const std::int64_t bottom =
+        (end - 1) * w.stride_h - w.pad_top + std::int64_t{w.kernel_h - 1} * w.dilation_h + 1;
     const std::int64_t from = std::max(top, expanded);
     const std::int64_t to = std::min(bottom, p.h);
     for_chunks(b, first_channel, last_channel, [&](std::int64_t channel, std::int64_t channels) {
@@ -264,8 +263,8 @@ void run_row_fusion(const Block& b, float* y) {
   b.run.for_each(b.plan.bands, [&](std::int64_t band) {
     float* my_ring = scratch + band * (ring + strip);
     float* middle = my_ring + ring;
-    for_strips(b, my_ring, band * p.oh / b.plan.bands, (band + 1) * p.oh / b.plan.bands, 0,
-               p.c_mid, middle, -1, nullptr, [&](std::int64_t begin, std::int64_t end) {
+    for_strips(b, my_ring, band * p.oh / b.plan.bands, (band + 1) * p.oh / b.plan.bands, 0, p.c_mid,
+               middle, -1, nullptr, [&](std::int64_t begin, std::int64_t end) {
                  b.run.kernels.pointwise_f32(projection(b, middle, begin, end - begin, y));
                });
   });
@@ -345,8 +344,8 @@ void run_separable(const Run& run, const Record& record, const float* x, const S
       (p.has_expand ? p.h * p.w * p.c_in * p.c_mid : 0);
   Run mine = run;
   mine.threads = plan_threads(work, run.threads);
-  const Block block = {mine, record, h, window, p,
-                       plan_separable(p, run.caches, mine.threads, fusion_policy()), x};
+  const Block block = {
+      mine, record, h, window, p, plan_separable(p, run.caches, mine.threads, fusion_policy()), x};
   if (block.plan.row_fusion) {
     run_row_fusion(block, y);
   } else {

@@ -50,8 +50,7 @@ namespace {
 
 // A dense product: pixels next to each other, no residual.
 PointwiseArgs dense_product(const float* x, const float* w, const float* bias, float* y,
-                            std::int64_t m, std::int64_t k, std::int64_t n,
-                            Activation activation) {
+                            std::int64_t m, std::int64_t k, std::int64_t n, Activation activation) {
   PointwiseArgs a{};
   a.x = x;
   a.x_stride = k;
@@ -97,8 +96,8 @@ void squeeze_excite_scale(const Run& run, const Record& record, const float* sum
 
 namespace {
 
-// Sums of the pixels in groups of one image row, so that the order of additions is the same whatever
-// the threads: sums has shape.h rows.
+// Sums of the pixels in groups of one image row, so that the order of additions is the same
+// whatever the threads: sums has shape.h rows.
 void row_sums(const Run& run, const float* x, const Shape& shape, float* sums) {
   const std::int64_t stride = round_up(shape.c, kBlock);
   std::memset(sums, 0, static_cast<std::size_t>(stride * shape.h) * sizeof(float));

@@ -1,7 +1,7 @@
 // Scratch memory that is kept from call to call. Internal to the core.
 //
-// One per thread. A call takes what it needs and gives all of it back at the end of its scope; after
-// the first call of a network nothing is allocated any more.
+// One per thread. A call takes what it needs and gives all of it back at the end of its scope;
+// after the first call of a network nothing is allocated any more.
 #pragma once
 
 #include <cstddef>

@@ -1,5 +1,5 @@
-// The AVX-512 kernels on a machine without AVX-512: the same sources, with SIMDe's portable versions
-// of the intrinsics. Only for tests (WEEBILL_EMULATE_AVX512): right results, slowly.
+// The AVX-512 kernels on a machine without AVX-512: the same sources, with SIMDe's portable
+// versions of the intrinsics. Only for tests (WEEBILL_EMULATE_AVX512): right results, slowly.
 #define SIMDE_ENABLE_NATIVE_ALIASES
 #include <simde/x86/avx512.h>
 #include <simde/x86/fma.h>

@@ -1,7 +1,7 @@
 // Compiles every kernel for the instruction set named by WEEBILL_ISA and exports one symbol: its
 // table. Included by each isa/<name>.cpp. All else has internal linkage, and no C++ library header
-// may be reached from here: a template of it, instantiated with these flags and merged by the linker
-// into common code, would crash older machines.
+// may be reached from here: a template of it, instantiated with these flags and merged by the
+// linker into common code, would crash older machines.
 #include <stdint.h>
 
 #include "kernels/args.h"

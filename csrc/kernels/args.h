@@ -49,11 +49,11 @@ struct PointwiseArgs {
   std::int64_t y_column;  ///< 0 <= y_column < y_width
   const float* residual;  ///< pixel p at residual + p * residual_stride, or nullptr
   std::int64_t residual_stride;
-  const float* scale;  ///< k entries, or nullptr; not together with offsets
-  float* scratch;      ///< min(m, m_block) * k elements, used only with scale
-  std::int64_t m;      ///< pixels, >= 0
-  std::int64_t k;      ///< input channels (or taps), >= 0
-  std::int64_t n;      ///< output channels, >= 1
+  const float* scale;    ///< k entries, or nullptr; not together with offsets
+  float* scratch;        ///< min(m, m_block) * k elements, used only with scale
+  std::int64_t m;        ///< pixels, >= 0
+  std::int64_t k;        ///< input channels (or taps), >= 0
+  std::int64_t n;        ///< output channels, >= 1
   std::int64_t m_block;  ///< pixels over which one weight block is reused before the next, >= 1
   std::int32_t activation;
 };
@@ -62,8 +62,8 @@ struct PointwiseArgs {
 ///   y[j, c] = act(bias[c] + sum_{u < rows} sum_{v < kw} w[c, first_row + u, v]
 ///                                                  * x_rows[u][(j * stride + v) * x_stride + c])
 ///   sum[c] += sum_j y[j, c]     (if sum is given)
-/// Kernel rows outside the image are left out by first_row and rows. The kernel width and stride are
-/// fixed by the table entry (k3s1, k3s2, k5s1, k5s2: square kernels).
+/// Kernel rows outside the image are left out by first_row and rows. The kernel width and stride
+/// are fixed by the table entry (k3s1, k3s2, k5s1, k5s2: square kernels).
 struct DepthwiseArgs {
   const float* const* x_rows;  ///< `rows` pointers to the pixel of output column 0, tap 0
   std::int64_t x_stride;       ///< from one input column to the next

@@ -1,11 +1,11 @@
 // Depthwise convolution of one output row, vectorised over channels.
 //
 // Tile: 7 output columns of one vector of channels. Per kernel row each input vector is loaded once
-// and used for every tap that needs it: 3x3 stride 1 loads 9 inputs + 3 weights for 21 FMAs, 5x5 11 +
-// 5 for 35, stride 2 15 + 3 and 17 + 5: with two loads and two FMAs a cycle the FMAs bound them all.
-// Registers: 7 accumulators + k weights + 1 input = at most 13 of AVX2's 16. 7 divides the widths
-// 112, 56, 28, 14 and 7; other widths end in tiles of 4, 2 and 1.
-// Each output is bias, then one FMA per tap in row order: results do not depend on the tile.
+// and used for every tap that needs it: 3x3 stride 1 loads 9 inputs + 3 weights for 21 FMAs, 5x5 11
+// + 5 for 35, stride 2 15 + 3 and 17 + 5: with two loads and two FMAs a cycle the FMAs bound them
+// all. Registers: 7 accumulators + k weights + 1 input = at most 13 of AVX2's 16. 7 divides the
+// widths 112, 56, 28, 14 and 7; other widths end in tiles of 4, 2 and 1. Each output is bias, then
+// one FMA per tap in row order: results do not depend on the tile.
 
 // The vector of channels that starts at c: whole, or the last one with n lanes.
 template <bool kTail>
@@ -33,8 +33,8 @@ inline void depthwise_tile(const DepthwiseArgs& a, int64_t first_column, int64_t
 
   const int64_t x_stride = a.x_stride;
   const int64_t x_at = first_column * kStride * x_stride + c;
-  const float* w = a.w + c / kBlock * (kKernel * kKernel * kBlock) + c % kBlock +
-                   a.first_row * kKernel * kBlock;
+  const float* w =
+      a.w + c / kBlock * (kKernel * kKernel * kBlock) + c % kBlock + a.first_row * kKernel * kBlock;
   const int64_t rows = kAllRows ? kKernel : a.rows;
 #pragma GCC unroll 8
   for (int64_t u = 0; u < rows; ++u, w += kKernel * kBlock) {

@@ -1,16 +1,16 @@
 // Matrix product on pixels: 1 x 1 convolution (direct), dense convolution (through offsets).
 //
-// Register tile: kMr pixels x kFull blocks of 16 channels (+ a half block of 8). Per input channel a
-// tile loads its weights once and broadcasts kMr inputs:
+// Register tile: kMr pixels x kFull blocks of 16 channels (+ a half block of 8). Per input channel
+// a tile loads its weights once and broadcasts kMr inputs:
 //   AVX2     6 x 16: 12 accumulators + 2 weights + 1 broadcast = 15 of 16 registers; 8 loads for 12
 //            FMAs, two of each a cycle: the FMAs bound it. 4 x 24 (16 + a half block) has 12
 //            accumulators too, so widths of 24, 40, 72, 88, 120, 184, 200 waste no lane.
 //   AVX-512  14 x 32: 28 + 2 + 1 = 31 of 32; 14 divides the widths 112, 56, 28, 14.
 //   NEON     6 x 16: 24 + 4 + 1 = 29 of 32.
-// An FMA takes 4 cycles and two start in each: fewer than 8 accumulators wait for themselves. So the
-// pixels are dealt out evenly (14 = 5 + 5 + 4, never 6 + 6 + 2), and one or two pixels (a linear
-// layer) take more blocks at once.
-// Every output is bias, then one FMA per input channel in order: results do not depend on the tile.
+// An FMA takes 4 cycles and two start in each: fewer than 8 accumulators wait for themselves. So
+// the pixels are dealt out evenly (14 = 5 + 5 + 4, never 6 + 6 + 2), and one or two pixels (a
+// linear layer) take more blocks at once. Every output is bias, then one FMA per input channel in
+// order: results do not depend on the tile.
 
 constexpr int kFullVecs = static_cast<int>(kBlock / kLanes);
 constexpr int kHalfVecs = static_cast<int>(kLanes >= kHalfBlock ? 1 : kHalfBlock / kLanes);
@@ -52,8 +52,8 @@ struct Cursor {
   }
 };
 
-// One input channel of a tile: weights at w (blocks `block_stride` apart) and, of the half block, at
-// w_half.
+// One input channel of a tile: weights at w (blocks `block_stride` apart) and, of the half block,
+// at w_half.
 template <int kMr, int kFull, int kHalf, int kCount>
 inline void multiply_add(Vec (&acc)[kCount], const float* x, int64_t x_stride, const float* w,
                          int64_t block_stride, const float* w_half) {
@@ -74,7 +74,8 @@ inline void multiply_add(Vec (&acc)[kCount], const float* x, int64_t x_stride, c
   }
 }
 
-// One tile. `channels` of its outputs exist: all of them except in the last tile of a row of blocks.
+// One tile. `channels` of its outputs exist: all of them except in the last tile of a row of
+// blocks.
 //
 // next_w walks over the weights of the next blocks, a line per four inputs: by the time they are
 // wanted they are on their way, and a network's weights come from far away once per image.
@@ -92,8 +93,8 @@ inline void tile(const PointwiseArgs& a, const float* x, int64_t x_stride, const
 #pragma GCC unroll 16
     for (int i = 0; i < kMr; ++i) acc[i * kVecs + j] = b;
   }
-  // Four inputs at a time: the addresses of the pixels are worked out once for all four, which leaves
-  // the front end room to run ahead of the FMAs into the next tile.
+  // Four inputs at a time: the addresses of the pixels are worked out once for all four, which
+  // leaves the front end room to run ahead of the FMAs into the next tile.
   const int64_t count = a.k;
   const int64_t block_stride = a.w_block_stride;
   constexpr int64_t kUnroll = kOffsets ? 1 : 4;
@@ -189,8 +190,8 @@ __attribute__((noinline)) void tiles_of(const PointwiseArgs& a, Walk& walk, int6
 template <int kMrMax, int kFull, int kHalf, bool kOffsets>
 inline void tiles_of_size(const PointwiseArgs& a, Walk& walk, int64_t mr, int64_t count) {
   switch (mr) {
-#define WEEBILL_CASE(n)                                                      \
-  case n:                                                                    \
+#define WEEBILL_CASE(n)                                                             \
+  case n:                                                                           \
     if constexpr (n <= kMrMax) tiles_of<n, kFull, kHalf, kOffsets>(a, walk, count); \
     break;
     WEEBILL_CASE(1)

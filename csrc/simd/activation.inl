@@ -64,9 +64,10 @@ inline void activate_all(Vec (&acc)[kCount], int32_t activation) {
   switch (activation) {
     case kActNone:
       return;
-#define WEEBILL_CASE(code)                                                               \
-  case code:                                                                             \
-    _Pragma("GCC unroll 32") for (int i = 0; i < kCount; ++i) acc[i] = activate_cheap(acc[i], code); \
+#define WEEBILL_CASE(code)                                             \
+  case code:                                                           \
+    _Pragma("GCC unroll 32") for (int i = 0; i < kCount; ++i) acc[i] = \
+        activate_cheap(acc[i], code);                                  \
     return;
       WEEBILL_CASE(kActRelu)
       WEEBILL_CASE(kActRelu6)
