@@ -1,6 +1,6 @@
 """Command-line options shared by ``bench.models`` and ``bench.blocks``.
 
-Nothing here imports an engine, numpy or torch: several of them read the environment once,
+Nothing here imports an engine or torch: several of them read the environment once,
 at their import, so `apply_environment` has to come first.
 """
 

@@ -1,0 +1,153 @@
+"""Order of turns, length of turns, and what happens to disturbed ones."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from bench.interference import Interference
+from bench.timing import (
+    Plan,
+    Record,
+    Turn,
+    calls_per_turn,
+    clean_rounds,
+    measure,
+    rotated,
+    take_turn,
+    time_calls,
+)
+
+QUIET = Interference(0.0, 0)
+NOISY = Interference(0.5, 0)
+
+
+class Scripted:
+    """A contender whose turns are tainted as told, and which logs what was asked of it."""
+
+    def __init__(self, name: str, log: list[str], taints: list[bool] | None = None) -> None:
+        self.name = name
+        self.log = log
+        self.taints = taints or []
+        self.calls: list[tuple[int, int]] = []
+
+    def turn(self, refill: int, calls: int) -> Turn:
+        """One turn of constant samples; the first two are warm-up and calibration."""
+        self.calls.append((refill, calls))
+        self.log.append(self.name)
+        timed = len(self.calls) - 3
+        tainted = 0 <= timed < len(self.taints) and self.taints[timed]
+        samples = np.full(calls, 1e6)
+        return Turn(samples, samples, NOISY if tainted else QUIET)
+
+
+def test_rotation_gives_every_contender_every_place() -> None:
+    names = ["a", "b", "c"]
+    orders = [rotated(names, k) for k in range(6)]
+    assert all(sorted(order) == names for order in orders)
+    for place in range(3):
+        assert Counter(order[place] for order in orders) == {"a": 2, "b": 2, "c": 2}
+
+
+def test_rotation_gives_every_contender_several_predecessors() -> None:
+    names = ["a", "b", "c", "d"]
+    before: dict[str, set[str]] = {name: set() for name in names}
+    for k in range(2 * len(names)):
+        for first, second in pairwise(rotated(names, k)):
+            before[second].add(first)
+    assert all(len(found) >= 2 for found in before.values())
+
+
+def test_rotation_of_nobody_and_of_one() -> None:
+    assert rotated([], 5) == []
+    assert rotated(["a"], 5) == ["a"]
+
+
+def test_calls_per_turn_follows_the_fastest_call_within_limits() -> None:
+    plan = Plan(turn_ns=10e6, min_calls=3, max_calls=100)
+    assert calls_per_turn(np.array([2e6, 1e6, 9e6]), plan) == 10
+    assert calls_per_turn(np.array([1e9]), plan) == 3
+    assert calls_per_turn(np.array([10.0]), plan) == 100
+    assert calls_per_turn(np.array([0.0]), plan) == 100
+
+
+def test_time_calls_times_each_call() -> None:
+    pauses = iter([0.002, 0.010, 0.002])
+    wall, cpu = time_calls(lambda: time.sleep(next(pauses)), 3)
+    assert wall.shape == cpu.shape == (3,)
+    assert wall.argmax() == 1
+    assert wall.min() >= 2e6
+    assert cpu.sum() < 0.5 * wall.sum()  # sleeping takes no processor time
+
+
+def test_refill_calls_are_not_timed() -> None:
+    done: list[int] = []
+    turn = take_turn(lambda: done.append(1), [0], refill=4, calls=3)
+    assert len(done) == 7
+    assert turn.samples.size == 3
+
+
+def test_measure_interleaves_with_a_refill_before_each_turn() -> None:
+    log: list[str] = []
+    contenders = {name: Scripted(name, log) for name in ("a", "b")}
+    plan = Plan(rounds=4, turn_ns=5e6, refill=2)
+    seen: list[int] = []
+    records = measure(contenders, plan, seen.append)
+    assert seen == [1, 2, 3, 4]
+    # Warm-up and calibration, then a round forwards, rotated, and both backwards.
+    assert log == ["a", "a", "b", "b", "a", "b", "b", "a", "b", "a", "a", "b"]
+    for name, contender in contenders.items():
+        assert contender.calls[2:] == [(2, 5)] * 4
+        assert [x.size for x in records[name].rounds] == [5] * 4
+        assert records[name].tainted == [False] * 4
+
+
+def test_a_tainted_turn_is_repeated_at_once_and_then_accepted() -> None:
+    log: list[str] = []
+    contenders = {"a": Scripted("a", log, taints=[True, False, True, True, True])}
+    records = measure(contenders, Plan(rounds=3, repeats=2))
+    # Round 0: tainted, clean.  Round 1: tainted three times.  Round 2: clean.
+    assert records["a"].tainted == [False, True, False]
+    assert records["a"].retried == 3
+    assert len(records["a"].rounds) == 3
+
+
+def test_a_round_is_clean_when_all_turns_of_it_are() -> None:
+    sample = np.ones(1)
+    a = Record([sample] * 4, [sample] * 4, [False, True, False, False])
+    b = Record([sample] * 4, [sample] * 4, [False, False, False, True])
+    assert clean_rounds({"a": a, "b": b}, min_clean=2) == ([0, 2], False)
+    assert clean_rounds({"a": a, "b": b}, min_clean=3) == ([0, 1, 2, 3], True)
+    assert clean_rounds({}, min_clean=3) == ([], False)
+
+
+def test_few_rounds_without_taint_are_not_called_tainted() -> None:
+    sample = np.ones(1)
+    records = {"a": Record([sample] * 2, [sample] * 2, [False, False])}
+    assert clean_rounds(records, min_clean=5) == ([0, 1], False)
+
+
+def test_interruption_keeps_complete_rounds() -> None:
+    def stop(done: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    log: list[str] = []
+    contenders = {name: Scripted(name, log) for name in ("a", "b")}
+    records = measure(contenders, Plan(rounds=10), stop)
+    assert [len(record.rounds) for record in records.values()] == [2, 2]
+
+
+def test_interruption_before_the_first_round_is_passed_on() -> None:
+    class Interrupted(Scripted):
+        def turn(self, refill: int, calls: int) -> Turn:
+            if refill and len(self.calls) >= 2:
+                raise KeyboardInterrupt
+            return super().turn(refill, calls)
+
+    with pytest.raises(KeyboardInterrupt):
+        measure({"a": Interrupted("a", [])}, Plan(rounds=2))
