@@ -17,7 +17,7 @@ from weebill.cli._latency import interleaved
 __all__ = ["EAGER", "FOLDED", "FUSED", "compare_with_eager"]
 
 FUSED = "weebill, fused"
-EAGER = "torch eager"
+EAGER = "torch eager, as loaded"
 FOLDED = "torch eager, BatchNorm folded, channels_last"
 
 
@@ -26,7 +26,7 @@ def compare_with_eager(
 ) -> dict[str, Any]:
     """Latencies on the first input, measured in turn, and the largest difference over all inputs.
 
-    `torch eager` is the network as it was loaded; the folded one, in channels_last, is the fastest
+    The first eager form is the network as it was loaded; the folded one, in channels_last, is the fastest
     form that eager torch has without compiling.
 
     Returns:

@@ -100,7 +100,7 @@ def _print_comparison(compare: dict[str, Any]) -> None:
     base = next(iter(latencies.values()))["median"]
     print_line()
     print_table(
-        ["latency, ms", "median", "quartiles", "best", "times the first"],
+        ["latency, ms", "median", "quartiles", "best", "relative"],
         [
             (
                 name,
@@ -111,7 +111,7 @@ def _print_comparison(compare: dict[str, Any]) -> None:
             )
             for name, ms in latencies.items()
         ],
-        right=["median", "quartiles", "best", "times the first"],
+        right=["median", "quartiles", "best", "relative"],
     )
     rounds = next(iter(latencies.values()))["rounds"]
     print_line(f"{rounds} rounds, the contenders in turn, batch 1")
