@@ -26,8 +26,8 @@ def compare_with_eager(
 ) -> dict[str, Any]:
     """Latencies on the first input, measured in turn, and the largest difference over all inputs.
 
-    The first eager form is the network as it was loaded; the folded one, in channels_last, is the fastest
-    form that eager torch has without compiling.
+    The first eager form is the network as it was loaded; the folded one, in channels_last, is the
+    fastest that torch has without compiling.
 
     Returns:
         latency_ms: a `Latency` as a dictionary, by name.
