@@ -33,7 +33,7 @@ test-cpp: $(VENV)/.build-tools  ## C++ tests: every kernel on every instruction 
 	ctest --preset dev
 
 test-python: $(VENV)/.package $(VENV)/.dev-tools  ## Python tests against the installed package
-	python -m pytest
+	python -m pytest -n $(JOBS)
 
 lint: $(VENV)/.package $(VENV)/.dev-tools  ## formatting, lint, types, import rules
 	ruff check .
