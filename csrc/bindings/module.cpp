@@ -4,6 +4,7 @@
 #include <exception>
 
 #include "bindings/convert.h"
+#include "bindings/guard.h"
 #include "bindings/numpy_arrays.h"
 #include "core/cpu.h"
 #include "core/dispatch.h"
@@ -288,4 +289,5 @@ PYBIND11_MODULE(_C, m) {
   weebill::bindings::define_machine(m);
   weebill::bindings::define_packing(m);
   weebill::bindings::define_running(m);
+  weebill::bindings::define_guard(m);
 }

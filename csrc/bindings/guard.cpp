@@ -1,0 +1,171 @@
+// `weebill._C.Guard`: are the Python objects that packed weights were made from still the same?
+//
+// A fused module asks before every call. For a network that is some hundred dictionary entries, and
+// a version and an address per tensor: a loop in Python takes longer than a small network's first
+// block, so it is done here, with Python's C interface alone. Tensors are only touched through the
+// two attributes that the caller hands over.
+//
+// An entry is borrowed from its dictionary for the time of one comparison of addresses.
+#include "bindings/guard.h"
+
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+namespace weebill::bindings {
+namespace {
+
+namespace py = pybind11;
+
+class Guard {
+ public:
+  Guard(py::object version, py::object address)
+      : version_(std::move(version)), address_(std::move(address)) {}
+
+  void expect_empty(py::dict table, int code) { sizes_.push_back({std::move(table), 0, code}); }
+
+  void expect_size(py::dict table, int code) {
+    const auto size = static_cast<Py_ssize_t>(table.size());
+    sizes_.push_back({std::move(table), size, code});
+  }
+
+  void expect_entry(py::dict table, py::object key, int code) {
+    PyObject* found = entry(table, key);
+    if (found == nullptr) throw py::key_error(py::str(key));
+    entries_.push_back(
+        {std::move(table), std::move(key), py::reinterpret_borrow<py::object>(found), code});
+  }
+
+  void watch(py::object tensor, int code) {
+    const std::int64_t version = number(read_version(tensor));
+    const std::int64_t address = number(read_address(tensor));
+    tensors_.push_back({std::move(tensor), version, address, code});
+  }
+
+  int state() const {
+    for (const auto& item : sizes_) {
+      if (PyDict_GET_SIZE(item.table.ptr()) != item.size) return item.code;
+    }
+    for (const auto& item : entries_) {
+      if (entry(item.table, item.key) != item.object.ptr()) return item.code;
+    }
+    for (const auto& item : tensors_) {
+      if (number(read_version(item.tensor)) != item.version) return item.code;
+      if (number(read_address(item.tensor)) != item.address) return item.code;
+    }
+    return 0;
+  }
+
+  int traverse(visitproc visit, void* arg) const {
+    Py_VISIT(version_.ptr());
+    Py_VISIT(address_.ptr());
+    for (const auto& item : sizes_) Py_VISIT(item.table.ptr());
+    for (const auto& item : entries_) {
+      Py_VISIT(item.table.ptr());
+      Py_VISIT(item.key.ptr());
+      Py_VISIT(item.object.ptr());
+    }
+    for (const auto& item : tensors_) Py_VISIT(item.tensor.ptr());
+    return 0;
+  }
+
+  /// Moved out first: dropping the last reference runs Python code, which could come back here.
+  void clear() {
+    const auto sizes = std::exchange(sizes_, {});
+    const auto entries = std::exchange(entries_, {});
+    const auto tensors = std::exchange(tensors_, {});
+  }
+
+ private:
+  struct Size {
+    py::dict table;
+    Py_ssize_t size;
+    int code;
+  };
+  struct Entry {
+    py::dict table;
+    py::object key;
+    py::object object;
+    int code;
+  };
+  struct Watched {
+    py::object tensor;
+    std::int64_t version;
+    std::int64_t address;
+    int code;
+  };
+
+  static PyObject* entry(const py::dict& table, const py::object& key) {
+    PyObject* found = PyDict_GetItemWithError(table.ptr(), key.ptr());
+    if (found == nullptr && PyErr_Occurred() != nullptr) throw py::error_already_set();
+    return found;
+  }
+
+  /// The attribute's own descriptor is called, which saves looking the name up.
+  py::object read_version(const py::object& tensor) const {
+    PyObject* type = reinterpret_cast<PyObject*>(Py_TYPE(tensor.ptr()));
+    const auto get = Py_TYPE(version_.ptr())->tp_descr_get;
+    return py::reinterpret_steal<py::object>(get(version_.ptr(), tensor.ptr(), type));
+  }
+
+  py::object read_address(const py::object& tensor) const {
+    return py::reinterpret_steal<py::object>(PyObject_CallOneArg(address_.ptr(), tensor.ptr()));
+  }
+
+  static std::int64_t number(const py::object& value) {
+    if (!value) throw py::error_already_set();
+    const auto result = PyLong_AsUnsignedLongLongMask(value.ptr());
+    if (PyErr_Occurred() != nullptr) throw py::error_already_set();
+    return static_cast<std::int64_t>(result);
+  }
+
+  py::object version_, address_;
+  std::vector<Size> sizes_;
+  std::vector<Entry> entries_;
+  std::vector<Watched> tensors_;
+};
+
+/// The guard in a Python object, nullptr while that is being made: the collector sees it earlier.
+Guard* constructed(PyObject* self) {
+  const auto* instance = reinterpret_cast<const py::detail::instance*>(self);
+  return instance->simple_holder_constructed ? py::cast<Guard*>(py::handle(self)) : nullptr;
+}
+
+/// A guard's objects can hold the module that holds the guard: the garbage collector has to see
+/// them.
+void collectable(PyHeapTypeObject* heap_type) {
+  PyTypeObject* type = &heap_type->ht_type;
+  type->tp_flags |= Py_TPFLAGS_HAVE_GC;
+  type->tp_traverse = [](PyObject* self, visitproc visit, void* arg) -> int {
+    Py_VISIT(Py_TYPE(self));
+    const Guard* guard = constructed(self);
+    return guard == nullptr ? 0 : guard->traverse(visit, arg);
+  };
+  type->tp_clear = [](PyObject* self) -> int {
+    if (Guard* guard = constructed(self)) guard->clear();
+    return 0;
+  };
+}
+
+}  // namespace
+
+void define_guard(py::module_& m) {
+  using namespace py::literals;
+  py::class_<Guard>(m, "Guard", py::custom_type_setup(&collectable),
+                    "Tells whether watched Python objects are still what they were.")
+      .def(py::init<py::object, py::object>(), "version"_a, "address"_a,
+           "version: the descriptor of an integer attribute; address: a method without arguments. "
+           "Both belong to the type of the tensors.")
+      .def("expect_empty", &Guard::expect_empty, "table"_a, "code"_a, "The table stays empty.")
+      .def("expect_size", &Guard::expect_size, "table"_a, "code"_a,
+           "The table keeps its present number of entries.")
+      .def("expect_entry", &Guard::expect_entry, "table"_a, "key"_a, "code"_a,
+           "table[key] stays the present object.")
+      .def("watch", &Guard::watch, "tensor"_a, "code"_a,
+           "The tensor keeps its present version and address.")
+      .def("state", &Guard::state,
+           "0 if all is as expected, else the code of one expectation that does not hold; tables "
+           "come before entries, entries before tensors, each in the order given.");
+}
+
+}  // namespace weebill::bindings

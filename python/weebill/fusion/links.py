@@ -1,0 +1,291 @@
+"""A graph as a chain of links: layers, norms, activations, pools, squeezes and residuals.
+
+The chain is followed from one value to the next. A value with several users goes on only where
+they form one of the three diamonds that lightweight CNNs are made of:
+
+    activation   x -> f(x) -> x * f(x)
+    squeeze      x -> pool -> layer -> act -> layer -> gate -> x * gate
+    residual     x -> ... -> x + ...
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from weebill.fusion import activations
+from weebill.fusion.layers import NotFusable, check_norm, conv_layer, linear_layer
+from weebill.fusion.spec import Layer
+from weebill.fusion.trace import Graph, has_hooks
+
+#: Longest piece of elementwise graph that is tried as an activation.
+_MAX_ACTIVATION_NODES = 8
+
+_ADD = frozenset({operator.add, operator.iadd, torch.add, "add", "add_"})
+_MUL = frozenset({operator.mul, operator.imul, torch.mul, "mul", "mul_"})
+_MEAN = frozenset({torch.mean, "mean"})
+_RESHAPE = frozenset(
+    {torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze}
+    | {"flatten", "reshape", "view", "squeeze", "unsqueeze", "contiguous"}
+)
+_EXPAND = frozenset({"expand_as", "expand"})
+
+
+@dataclass
+class Link:
+    """One step of the chain, from the value `entry` to the value `exit`."""
+
+    kind: Literal["layer", "norm", "activation", "pool", "squeeze", "residual", "reshape", "expand"]
+    entry: fx.Node
+    exit: fx.Node
+    layer: Layer | None = None
+    name: str = ""  # of the norm's module, or of the activation
+    inner: list[Link] = field(default_factory=list)
+
+
+@dataclass
+class Chain:
+    """Links, the value after the last one, and why there are no more (empty at the end)."""
+
+    links: list[Link]
+    end: fx.Node
+    reason: str
+
+
+def follow(
+    graph: Graph, start: fx.Node, first: fx.Node | None = None, last: fx.Node | None = None
+) -> Chain:
+    """The longest chain from the value `start`.
+
+    Args:
+        graph: Where `start` lies.
+        start: The value that the first link takes.
+        first: The only user of `start` that counts. Default: all.
+        last: The chain may end at a value that only this node uses.
+    """
+    links: list[Link] = []
+    node = start
+    while True:
+        users = [first] if first is not None and node is start else graph.users(node)
+        if not users or users == [last]:
+            return Chain(links, node, "")
+        try:
+            link = _step(graph, node, users)
+        except NotFusable as error:
+            return Chain(links, node, str(error))
+        links.append(link)
+        node = link.exit
+
+
+def _step(graph: Graph, node: fx.Node, users: list[fx.Node]) -> Link:
+    if len(users) == 1:
+        link = _single(graph, node, users[0])
+        if link is not None:
+            return link
+    for diamond in (_activation, _squeeze, _residual):
+        link = diamond(graph, node, users)
+        if link is not None:
+            return link
+    if len(users) == 1:
+        raise NotFusable(f"{_describe(graph, users[0])} has no fused form")
+    names = ", ".join(_describe(graph, user) for user in users)
+    raise NotFusable(f"one value goes to {names}: no form that is fused")
+
+
+def _single(graph: Graph, node: fx.Node, user: fx.Node) -> Link | None:
+    module = graph.module(user)
+    if module is not None and has_hooks(module):
+        raise NotFusable(f"{user.target} has hooks")
+    path = str(user.target)
+    try:
+        if isinstance(module, nn.Conv2d):
+            return Link("layer", node, user, layer=conv_layer(module, path))
+        if isinstance(module, nn.Linear):
+            if len(graph.shape(node)) != 2:
+                raise NotFusable(f"its input has {len(graph.shape(node))} dimensions")
+            return Link("layer", node, user, layer=linear_layer(module, path))
+        if isinstance(module, _BatchNorm):
+            check_norm(module)
+            return Link("norm", node, user, name=path)
+        if user.target is F.batch_norm:
+            return Link("norm", node, user, name=_functional_norm(graph, user))
+    except NotFusable as error:
+        raise NotFusable(f"{user.target}: {error}") from error
+    if _is_global_pool(graph, node, user):
+        return Link("pool", node, user)
+    if _is_reshape(graph, node, user):
+        return Link("reshape", node, user)
+    if _target(user) in _EXPAND and graph.shape(node)[2:] == (1, 1):
+        return Link("expand", node, user)
+    return None
+
+
+def _target(node: fx.Node) -> Callable[..., object] | str | None:
+    """What a function or method node calls; None for the other kinds."""
+    return node.target if node.op in ("call_function", "call_method") else None
+
+
+def _functional_norm(graph: Graph, node: fx.Node) -> str:
+    """The module whose buffers and parameters an F.batch_norm uses under their usual names."""
+    bound = dict(zip(("input", *_NORM_ARGUMENTS), node.args, strict=False)) | node.kwargs
+    mean = bound.get("running_mean")
+    if not isinstance(mean, fx.Node) or mean.op != "get_attr":
+        raise NotFusable("batch_norm without running statistics")
+    path = str(mean.target).rpartition(".")[0]
+    module = graph.owner.get_submodule(path)
+    check_norm(module)
+    for name in ("running_mean", "running_var", "weight", "bias"):
+        value = bound.get(name)
+        target = value.target if isinstance(value, fx.Node) else None
+        expected = f"{path}.{name}".lstrip(".") if getattr(module, name) is not None else None
+        if target != expected:
+            raise NotFusable(f"batch_norm with a {name} that is not its module's")
+    if bound.get("training", False) is not False or bound.get("eps", 1e-5) != module.eps:
+        raise NotFusable("batch_norm with an eps or mode that is not its module's")
+    return path
+
+
+_NORM_ARGUMENTS = ("running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+
+
+def _is_global_pool(graph: Graph, node: fx.Node, user: fx.Node) -> bool:
+    if len(graph.shape(node)) != 4:
+        return False
+    module = graph.module(user)
+    if type(module) is nn.AdaptiveAvgPool2d:
+        return module.output_size in (1, (1, 1), [1, 1])
+    arguments = (*user.args[1:], *user.kwargs.values())
+    if _target(user) is F.adaptive_avg_pool2d:
+        return arguments in ((1,), ((1, 1),), ([1, 1],))
+    if _target(user) not in _MEAN or "dtype" in user.kwargs:
+        return False
+    dims = user.args[1] if len(user.args) > 1 else user.kwargs.get("dim")
+    if not isinstance(dims, (tuple, list)) or not all(isinstance(dim, int) for dim in dims):
+        return False
+    return sorted(dim % 4 for dim in dims) == [2, 3]  # type: ignore[operator]
+
+
+def _is_reshape(graph: Graph, node: fx.Node, user: fx.Node) -> bool:
+    """Whether the user only adds or drops the two 1s of a pooled image."""
+    module = graph.module(user)
+    if type(module) not in (nn.Flatten, nn.Unflatten) and _target(user) not in _RESHAPE:
+        return False
+    source, result = graph.shape(node), graph.shape(user)
+    if source == result:
+        return len(source) == 2 or source[2:] == (1, 1)
+    pooled = (4, 2), (2, 4)
+    return (
+        (len(source), len(result)) in pooled
+        and source[:2] == result[:2]
+        and {source[2:], result[2:]} == {(), (1, 1)}
+    )
+
+
+def _activation(graph: Graph, node: fx.Node, users: list[fx.Node]) -> Link | None:
+    if len(users) == 1:
+        module = graph.module(users[0])
+        if module is not None:
+            name = activations.of_module(module)
+            if name is not None:
+                return Link("activation", node, users[0], name=name)
+    region = [node]
+    pending = list(users)
+    while pending and len(region) <= _MAX_ACTIVATION_NODES:
+        candidate = pending.pop(0)
+        inside = all(source in region for source in candidate.all_input_nodes)
+        if not inside or not _maybe_elementwise(graph, node, candidate):
+            continue
+        region.append(candidate)
+        pending += [user for user in graph.users(candidate) if user not in region]
+        if _only_exit(graph, node, users, region):
+            name = activations.of_function(_interpreted(graph, region))
+            if name is not None:
+                return Link("activation", node, candidate, name=name)
+    return None
+
+
+def _maybe_elementwise(graph: Graph, node: fx.Node, candidate: fx.Node) -> bool:
+    if graph.shape(candidate) != graph.shape(node):
+        return False
+    module = graph.module(candidate)
+    if module is None:
+        return candidate.op in ("call_function", "call_method")
+    return not has_hooks(module) and not [*module.parameters(), *module.buffers()]
+
+
+def _only_exit(graph: Graph, node: fx.Node, users: list[fx.Node], region: list[fx.Node]) -> bool:
+    """Whether values leave the region only through its last node."""
+    return all(
+        user in region
+        for member in region[:-1]
+        for user in (users if member is node else graph.users(member))
+    )
+
+
+def _interpreted(graph: Graph, region: list[fx.Node]) -> Callable[[Tensor], Tensor]:
+    def run(x: Tensor) -> Tensor:
+        values: dict[fx.Node, object] = {region[0]: x}
+        for node in region[1:]:
+            args = fx.map_arg(node.args, values.__getitem__)
+            kwargs = fx.map_arg(node.kwargs, values.__getitem__)
+            module = graph.module(node)
+            if module is not None:
+                values[node] = module(*args, **kwargs)
+            elif node.op == "call_method":
+                values[node] = getattr(args[0], str(node.target))(*args[1:], **kwargs)
+            else:
+                values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+        result = values[region[-1]]
+        assert isinstance(result, Tensor)
+        return result
+
+    return run
+
+
+def _squeeze(graph: Graph, node: fx.Node, users: list[fx.Node]) -> Link | None:
+    if len(users) != 2:
+        return None
+    for pool, product in (users, reversed(users)):
+        if not _is_global_pool(graph, node, pool) or _target(product) not in _MUL:
+            continue
+        inner = follow(graph, node, pool, product)
+        if _joins(product, node, inner.end):
+            return Link("squeeze", node, product, inner=inner.links)
+        if inner.reason:
+            raise NotFusable(f"squeeze-excite: {inner.reason}")
+    return None
+
+
+def _residual(graph: Graph, node: fx.Node, users: list[fx.Node]) -> Link | None:
+    if len(users) != 2:
+        return None
+    for branch, total in (users, reversed(users)):
+        if _target(total) not in _ADD or "alpha" in total.kwargs:
+            continue
+        inner = follow(graph, node, branch, total)
+        if _joins(total, node, inner.end):
+            return Link("residual", node, total, inner=inner.links)
+        if inner.reason:
+            raise NotFusable(f"residual: {inner.reason}")
+    return None
+
+
+def _joins(node: fx.Node, a: fx.Node, b: fx.Node) -> bool:
+    """Whether the node's operands are exactly these two values."""
+    return a is not b and list(node.args) in ([a, b], [b, a]) and not node.kwargs
+
+
+def _describe(graph: Graph, node: fx.Node) -> str:
+    module = graph.module(node)
+    if module is not None:
+        return f"{type(module).__name__} ({node.target})"
+    if node.op == "output":
+        return "the output"
+    return f"{getattr(node.target, '__name__', node.target)}"

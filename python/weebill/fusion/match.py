@@ -1,0 +1,171 @@
+"""Finds what can be fused in a module, by its structure.
+
+A module's chain of links (links.py) becomes layers (convolution, BatchNorm, activation), and these
+become blocks, the largest first:
+
+    [pointwise] depthwise [squeeze] [pointwise] [+ residual]     one inverted residual
+    depthwise, pointwise, dense convolution, linear              alone
+    squeeze, global pool                                         alone
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from torch import nn
+
+from weebill.fusion.layers import NotFusable
+from weebill.fusion.links import Link, follow
+from weebill.fusion.spec import BlockSpec, Layer, Squeeze
+from weebill.fusion.trace import Graph, NotTraceable
+
+
+@dataclass(frozen=True)
+class Program:
+    """A whole forward as blocks.
+
+    Attributes:
+        blocks: Run one after another.
+        input_rank, output_rank: 4 for (N, C, H, W), 2 for (N, C).
+    """
+
+    blocks: tuple[BlockSpec, ...]
+    input_rank: int
+    output_rank: int
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Global average pool of `channels`."""
+
+    channels: int
+
+
+@dataclass(frozen=True)
+class Residual:
+    """The input added to what the inner tokens compute."""
+
+    inner: tuple[Token, ...]
+
+
+Token: TypeAlias = Layer | Squeeze | Pool | Residual
+
+
+def match(owner: nn.Module) -> tuple[Program, Graph]:
+    """The module's forward (in evaluation) as a program, and the graph that it came from.
+
+    Raises:
+        NotFusable: The forward is no chain of blocks; the text says why.
+    """
+    try:
+        graph = Graph(owner)
+    except NotTraceable as error:
+        raise NotFusable(str(error)) from error
+    chain = follow(graph, graph.input)
+    if chain.reason:
+        raise NotFusable(chain.reason)
+    blocks = assemble(tokens(graph, chain.links))
+    if chain.end is not graph.output or not blocks:
+        raise NotFusable("nothing in it is fused")
+    ranks = len(graph.shape(graph.input)), len(graph.shape(graph.output))
+    return Program(tuple(blocks), *ranks), graph
+
+
+def tokens(graph: Graph, links: Sequence[Link]) -> list[Token]:
+    """Links with norms and activations merged into the layers before them. Raises NotFusable."""
+    found: list[Token] = []
+    for link in links:
+        last = found[-1] if found else None
+        if link.kind == "layer":
+            assert link.layer is not None
+            found.append(link.layer)
+        elif link.kind == "norm":
+            if not isinstance(last, Layer) or last.activation != "none":
+                raise NotFusable(f"{link.name}: a BatchNorm that follows no convolution")
+            found[-1] = replace(last, norms=(*last.norms, link.name))
+        elif link.kind == "activation" and link.name != "none":
+            if not isinstance(last, Layer) or last.activation != "none":
+                raise NotFusable(f"{link.exit.name}: an activation that follows no convolution")
+            found[-1] = replace(last, activation=link.name)
+        elif link.kind == "pool":
+            found.append(Pool(graph.shape(link.entry)[1]))
+        elif link.kind == "squeeze":
+            found.append(_squeeze(tokens(graph, link.inner)))
+        elif link.kind == "residual":
+            found.append(Residual(tuple(tokens(graph, link.inner))))
+        elif link.kind == "expand":
+            raise NotFusable(f"{link.exit.name} outside a squeeze-excite")
+    return found
+
+
+def _squeeze(inner: list[Token]) -> Squeeze:
+    layers = [token for token in inner[1:] if isinstance(token, Layer) and token.pointwise]
+    if len(inner) != 3 or len(layers) != 2 or not isinstance(inner[0], Pool):
+        raise NotFusable("a squeeze-excite that is not pool, layer, layer, gate")
+    return Squeeze(*layers)
+
+
+def assemble(found: Sequence[Token]) -> list[BlockSpec]:
+    """Blocks for the tokens, from the front, the largest first. Raises NotFusable."""
+    blocks: list[BlockSpec] = []
+    index = 0
+    while index < len(found):
+        token = found[index]
+        if isinstance(token, Residual):
+            blocks.append(_residual(token))
+            index += 1
+            continue
+        block, used = _separable(found[index:])
+        if block is None:
+            block, used = _single(token), 1
+        blocks.append(block)
+        index += used
+    return blocks
+
+
+def _separable(found: Sequence[Token]) -> tuple[BlockSpec | None, int]:
+    """The separable block at the front and how many tokens it takes."""
+    index = 0
+
+    def layer(kind: str) -> Layer | None:
+        nonlocal index
+        token = found[index] if index < len(found) else None
+        if isinstance(token, Layer) and getattr(token, kind):
+            index += 1
+            return token
+        return None
+
+    expand = layer("pointwise")
+    depthwise = layer("depthwise")
+    if depthwise is None:
+        return None, 0
+    squeeze = None
+    if index < len(found) and isinstance(found[index], Squeeze):
+        squeeze = found[index]
+        index += 1
+    project = layer("pointwise")
+    if not (expand or squeeze or project):
+        return None, 0
+    assert squeeze is None or isinstance(squeeze, Squeeze)
+    block = BlockSpec(
+        "separable", expand=expand, depthwise=depthwise, squeeze=squeeze, project=project
+    )
+    return block, index
+
+
+def _single(token: Token) -> BlockSpec:
+    if isinstance(token, Layer):
+        return BlockSpec("conv2d", layer=token)
+    if isinstance(token, Squeeze):
+        return BlockSpec("squeeze_excite", squeeze=token)
+    assert isinstance(token, Pool)
+    return BlockSpec("global_avg_pool2d", channels=token.channels)
+
+
+def _residual(token: Residual) -> BlockSpec:
+    block, used = _separable(token.inner)
+    if block is None or block.project is None or used != len(token.inner):
+        raise NotFusable("a residual around something else than one depthwise-pointwise block")
+    return replace(block, residual=True)

@@ -1,0 +1,308 @@
+"""Modules that run their forward as one fused call in evaluation.
+
+A `FusedModule` is an ordinary module: parameters, children, state dict and training are those of
+its plain forward. In evaluation, once, the forward is matched to a program of blocks (match.py);
+the weights are packed into records, and calls become one call of `torch.ops.weebill.run`. The
+records are a cache: a guard tells before each call whether they still are what the module holds.
+
+Where a gradient is wanted, the forward still is the fused one: the backward computes the plain
+forward again, and differentiates that.
+
+The plain forward runs
+- in training, and while any module inside is in training mode or has hooks;
+- for weights that are not float32 on the CPU, under autocast, in torch.func transforms and forward
+  mode differentiation, and while torch.compile traces;
+- for calls with more than one argument, or a tensor of another rank.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+from weebill import _C, _ops
+from weebill._errors import fail
+from weebill.fusion.fold import pack, source_names
+from weebill.fusion.guard import BUSY, CHANGED, FRESH, Guard, packable
+from weebill.fusion.layers import NotFusable
+from weebill.fusion.match import Program, match
+from weebill.fusion.trace import Graph, has_hooks
+
+logger = logging.getLogger("weebill")
+
+#: Largest difference to the plain forward on the trial input, relative to its largest value.
+TOLERANCE = 1e-5
+
+Forward = Callable[..., Any]
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+class _Packed:
+    """Records of a program, what they were made from, and how a call goes."""
+
+    def __init__(self, owner: nn.Module, program: Program) -> None:
+        # watched before it is read: a change in between makes the records stale, not wrong
+        self.guard = Guard(owner, source_names(owner, program.blocks))
+        records = [pack(owner, block) for block in program.blocks]
+        self.records = torch.empty(sum(map(len, records)), dtype=torch.uint8)
+        np.concatenate(records, out=self.records.numpy())
+        self.geometry = _C.geometry(self.records.numpy())
+        self.owner = owner
+        self.input_rank = program.input_rank
+        self.output_rank = program.output_rank
+
+    def run(self, x: Tensor) -> Tensor:
+        if self.input_rank == 2:
+            x = x[:, :, None, None]
+        try:
+            y: Tensor = _ops.run(x, self.records, self.geometry)
+        except RuntimeError as error:
+            fail(error, "run", x=x)
+        return y if self.output_rank == 4 else y.flatten(1)
+
+
+class _Differentiable(torch.autograd.Function):
+    """The fused forward, with the gradient of the plain one."""
+
+    @staticmethod
+    def forward(ctx: Any, packed: _Packed, plain: Forward, x: Tensor, *weights: Tensor) -> Tensor:
+        ctx.owner, ctx.plain = packed.owner, plain
+        ctx.save_for_backward(x, *weights)
+        return packed.run(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        sources = ctx.saved_tensors
+        higher = torch.is_grad_enabled()
+        with torch.enable_grad():
+            y = ctx.plain(ctx.owner, sources[0])
+        wanted = [i for i, source in enumerate(sources) if ctx.needs_input_grad[2 + i]]
+        found = torch.autograd.grad(
+            y, [sources[i] for i in wanted], gradients, create_graph=higher, allow_unused=True
+        )
+        result: list[Tensor | None] = [None] * (2 + len(sources))
+        for i, gradient in zip(wanted, found, strict=True):
+            result[2 + i] = gradient
+        return tuple(result)
+
+
+def _is_transformed() -> bool:
+    """Whether something is active that must see the operations inside the forward."""
+    return (
+        torch.is_autocast_enabled("cpu")
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+        or torch.compiler.is_compiling()
+    )
+
+
+class Fusion:
+    """The fused side of one module. Copies and pickles carry the program, not the records.
+
+    Attributes:
+        program: The forward as blocks; None before matching, and if it has no fused form.
+        reason: Why there is no program; empty before matching.
+    """
+
+    def __init__(self, program: Program | None = None) -> None:
+        self.program = program
+        self.reason = ""
+        self._packed: _Packed | None = None
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[type[Fusion], tuple[Program | None]]:
+        return Fusion, (self.program,)
+
+    def run(self, owner: nn.Module, plain: Forward, x: Tensor) -> Tensor | None:
+        """The forward of `owner` on x, or None where the plain one has to run."""
+        if _is_transformed():
+            return None
+        packed = self._packed
+        if packed is None or packed.owner is not owner:
+            packed = self.prepare(owner)
+        else:
+            state = packed.guard.state()
+            if state != FRESH:
+                packed = self._renewed(owner, state)
+        if packed is None or x.dim() != packed.input_rank:
+            return None
+        if torch.is_grad_enabled():
+            wanted = [tensor for tensor in packed.guard.tensors if tensor.requires_grad]
+            if wanted or x.requires_grad:
+                y: Tensor = _Differentiable.apply(packed, plain, x, *wanted)
+                return y
+        return packed.run(x)
+
+    def prepare(self, owner: nn.Module) -> _Packed | None:
+        """Matches, packs and checks `owner` if that has not been done; None if it can't be fused."""
+        if self.reason or not _is_quiet(owner):
+            return None
+        with self._lock, torch.inference_mode(False), torch.no_grad():
+            graph = None
+            try:
+                if self.program is None:
+                    program, graph = match(owner)
+                else:
+                    program = self.program
+                if not packable(_tensors(owner)):
+                    return None
+                packed = _Packed(owner, program)
+                if graph is not None:
+                    _check(packed, graph)
+            except NotFusable as error:
+                self.reason = str(error)
+                logger.debug("%s runs plain: %s", type(owner).__name__, error)
+                return None
+            self.program, self._packed = program, packed
+            return packed
+
+    def _renewed(self, owner: nn.Module, state: int) -> _Packed | None:
+        if state == BUSY:
+            return None
+        self.forget(structure=state == CHANGED)
+        return self.prepare(owner)
+
+    def forget(self, structure: bool = False) -> None:
+        """Drops the records, and what was found out about the structure."""
+        self._packed = None
+        self.reason = ""
+        if structure:
+            self.program = None
+
+
+def _tensors(owner: nn.Module) -> Iterator[Tensor]:
+    for module in owner.modules():
+        for table in (module._parameters, module._buffers):
+            yield from (
+                tensor
+                for name, tensor in table.items()
+                if tensor is not None and name != "num_batches_tracked"
+            )
+
+
+def _is_quiet(owner: nn.Module) -> bool:
+    return not any(
+        module.training or has_hooks(module) for module in owner.modules() if module is not owner
+    )
+
+
+def _check(packed: _Packed, graph: Graph) -> None:
+    """Raises NotFusable if the records do not compute what the module does."""
+    plain = graph.trial_output
+    try:
+        fused = packed.run(graph.trial_input)
+    except (ValueError, NotImplementedError) as error:
+        raise NotFusable(f"the fused call refuses it: {error}") from error
+    if fused.shape != plain.shape:
+        raise NotFusable(
+            f"the fused result has shape {tuple(fused.shape)}, not {tuple(plain.shape)}"
+        )
+    scale = float(plain.abs().max())
+    if _distance(fused, plain) <= TOLERANCE * scale:
+        return
+    # a network that amplifies rounding errors: the truth is what both have to be near
+    exact = copy.deepcopy(packed.owner).double()(graph.trial_input.double())
+    error, own_error = _distance(fused, exact), _distance(plain, exact)
+    if not error <= max(TOLERANCE * scale, 4 * own_error):
+        raise NotFusable(f"the fused result differs by {error:.1e} where values reach {scale:.1e}")
+
+
+def _distance(a: Tensor, b: Tensor) -> float:
+    return float((a.double() - b.double()).abs().max())
+
+
+class FusedModule(nn.Module):
+    """Base of modules whose forward runs as one fused call in evaluation.
+
+    Subclass it instead of `nn.Module` and write `forward` in plain torch. If the forward takes one
+    tensor and is made of convolutions, BatchNorms, activations, squeeze-excites, residuals, global
+    pools and linear layers, evaluation without gradients runs it fused; if not, it runs as written.
+    `weebill.report(module)` tells which, and why.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "forward" in cls.__dict__:
+            cls.forward = _switching(cls.__dict__["forward"])  # type: ignore[method-assign]
+
+    @property
+    def fusion(self) -> Fusion:
+        """The fused side of this module."""
+        # in __dict__ and not through __setattr__: it is no part of the module's state
+        found = self.__dict__.get("_fusion")
+        if found is None:
+            found = self.__dict__.setdefault("_fusion", Fusion())
+        assert isinstance(found, Fusion)
+        return found
+
+    def train(self: ModuleT, mode: bool = True) -> ModuleT:
+        """As `nn.Module.train`. Weights are packed again at the next fused call."""
+        assert isinstance(self, FusedModule)
+        self.fusion.forget()
+        return super().train(mode)  # type: ignore[misc,no-any-return]
+
+    def _apply(self: ModuleT, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ModuleT:
+        assert isinstance(self, FusedModule)
+        self.fusion.forget()
+        return super()._apply(fn, recurse)  # type: ignore[misc,no-any-return]
+
+
+def _switching(plain: Forward) -> Forward:
+    """A forward that runs fused where it can and `plain` where it can't."""
+
+    @functools.wraps(plain)
+    def forward(self: FusedModule, *args: Any, **kwargs: Any) -> Any:
+        if (
+            not self.training
+            and len(args) == 1
+            and not kwargs
+            and isinstance(args[0], Tensor)
+            and type(self).forward is forward  # else: super().forward() of a subclass
+        ):
+            y = self.fusion.run(self, plain, args[0])
+            if y is not None:
+                return y
+        return plain(self, *args, **kwargs)
+
+    return forward
+
+
+@functools.cache
+def fused_class(base: type[nn.Module]) -> type[nn.Module]:
+    """`base` with a forward that runs fused in evaluation; instances pickle as `base` plus that."""
+    return type(
+        f"Fused{base.__name__}",
+        (FusedModule, base),
+        {
+            "forward": base.forward,
+            "__module__": base.__module__,
+            "__doc__": base.__doc__,
+            "__reduce_ex__": _reduce,
+            "_fused_base": base,
+        },
+    )
+
+
+def _reduce(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
+    return _new, (type(self)._fused_base,), self.__getstate__()  # type: ignore[attr-defined]
+
+
+def _new(base: type[nn.Module]) -> nn.Module:
+    cls = fused_class(base)
+    module: nn.Module = cls.__new__(cls)
+    return module
+
+
+def fuse_in_place(module: nn.Module) -> None:
+    """Makes the module's class the fused one. Nothing else about the module changes."""
+    if not isinstance(module, FusedModule):
+        module.__class__ = fused_class(type(module))

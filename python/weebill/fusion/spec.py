@@ -1,0 +1,154 @@
+"""What one fused operator is made of: plain data, no tensors.
+
+A `BlockSpec` names the modules of an owner whose weights make one packed record. Names are relative
+to the owner, so that a spec survives copies, pickles and `state_dict` round trips of its owner, and
+can be written to a file beside the weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeAlias
+
+Padding: TypeAlias = tuple[int, int, int, int] | Literal["same"]
+
+
+@dataclass(frozen=True)
+class Window:
+    """How a convolution slides: (height, width) pairs; padding is (top, left, bottom, right)."""
+
+    kernel: tuple[int, int] = (1, 1)
+    stride: tuple[int, int] = (1, 1)
+    padding: Padding = (0, 0, 0, 0)
+    dilation: tuple[int, int] = (1, 1)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution or linear layer, the BatchNorms folded into it and the activation after them.
+
+    Attributes:
+        path: The module that holds `weight` and `bias`; linear weights count as 1 x 1.
+        in_channels, out_channels, groups, window: Its geometry.
+        norms: BatchNorm modules, in the order in which they are applied.
+        activation: A name of `_C.activation_names()`.
+    """
+
+    path: str
+    in_channels: int
+    out_channels: int
+    groups: int = 1
+    window: Window = Window()
+    norms: tuple[str, ...] = ()
+    activation: str = "none"
+
+    @property
+    def depthwise(self) -> bool:
+        """One filter per channel."""
+        return self.groups == self.in_channels == self.out_channels and self.groups > 1
+
+    @property
+    def pointwise(self) -> bool:
+        """1 x 1, stride 1, no padding, one group: a matrix product on pixels."""
+        window = self.window
+        return (
+            self.groups == 1
+            and window.kernel == (1, 1)
+            and window.stride == (1, 1)
+            and window.padding in ("same", (0, 0, 0, 0))
+        )
+
+
+@dataclass(frozen=True)
+class Squeeze:
+    """x * expand(reduce(mean(x))), each with its activation; the second one's is the gate."""
+
+    reduce: Layer
+    expand: Layer
+
+
+@dataclass(frozen=True)
+class BlockSpec:
+    """One record.
+
+    Attributes:
+        kind: "conv2d" (`layer`), "separable" (`expand`, `depthwise`, `squeeze`, `project`),
+            "squeeze_excite" (`squeeze`) or "global_avg_pool2d" (`channels`).
+        residual: The block's input is added to its output ("separable" only).
+    """
+
+    kind: Literal["conv2d", "separable", "squeeze_excite", "global_avg_pool2d"]
+    layer: Layer | None = None
+    expand: Layer | None = None
+    depthwise: Layer | None = None
+    squeeze: Squeeze | None = None
+    project: Layer | None = None
+    residual: bool = False
+    channels: int = 0
+
+    def layers(self) -> tuple[Layer, ...]:
+        """All layers, in the order in which they run."""
+        squeeze = (self.squeeze.reduce, self.squeeze.expand) if self.squeeze else ()
+        found = (self.layer, self.expand, self.depthwise, *squeeze, self.project)
+        return tuple(layer for layer in found if layer is not None)
+
+    def describe(self) -> str:
+        """A few words for people: "inverted residual 24-72-40, 5x5, stride 2, SE, relu"."""
+        if self.kind == "global_avg_pool2d":
+            return f"global average pool {self.channels}"
+        if self.kind == "squeeze_excite":
+            assert self.squeeze is not None
+            return _words("squeeze-excite", _widths(self.squeeze.reduce, self.squeeze.expand))
+        if self.kind == "conv2d":
+            assert self.layer is not None
+            return _words(_layer_name(self.layer), _widths(self.layer), *_details(self.layer))
+        assert self.depthwise is not None
+        name = "depthwise-pointwise" if self.project else "depthwise"
+        if self.expand:
+            name = "inverted residual" if self.project else "pointwise-depthwise"
+        return _words(
+            name,
+            _widths(self.expand, self.depthwise, self.project),
+            *_details(self.depthwise),
+            "SE" if self.squeeze else "",
+            "residual" if self.residual else "",
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dicts, tuples and strings, for JSON."""
+        return asdict(self)
+
+
+def _layer_name(layer: Layer) -> str:
+    if layer.depthwise:
+        return "depthwise"
+    return "pointwise" if layer.pointwise else "convolution"
+
+
+def _widths(*layers: Layer | None) -> str:
+    present = [layer for layer in layers if layer is not None]
+    widths = [present[0].in_channels, *(layer.out_channels for layer in present)]
+    if len(present) > 1 and any(layer.depthwise for layer in present):
+        # the depthwise part keeps the width; naming it twice says nothing
+        index = next(i for i, layer in enumerate(present) if layer.depthwise)
+        del widths[index + 1]
+    return "-".join(str(width) for width in widths)
+
+
+def _details(layer: Layer) -> tuple[str, ...]:
+    window = layer.window
+    words = []
+    if window.kernel != (1, 1):
+        words.append(f"{window.kernel[0]}x{window.kernel[1]}")
+    for name, pair in (("stride", window.stride), ("dilation", window.dilation)):
+        if pair != (1, 1):
+            words.append(f"{name} {pair[0]}" + (f"x{pair[1]}" if pair[0] != pair[1] else ""))
+    if layer.groups > 1 and not layer.depthwise:
+        words.append(f"{layer.groups} groups")
+    if layer.activation != "none":
+        words.append(layer.activation)
+    return tuple(words)
+
+
+def _words(name: str, widths: str, *details: str) -> str:
+    return ", ".join([f"{name} {widths}", *(word for word in details if word)])

@@ -1,0 +1,254 @@
+"""A module's forward as a graph of primitive steps with known shapes.
+
+`forward` runs on torch.fx's symbols: one that looks at values or sizes in Python, or does anything
+but compute on tensors, fails and is left alone. A run on a small input then gives every value a
+shape: that tells, for one, that a `view` only drops the two 1s that a global pooling left.
+
+torch.fx.Tracer is not used: while it traces, it replaces `nn.Module.__call__` for the whole
+process, and another thread that runs a model meanwhile would get symbols. Here the modules are
+shadowed instead: shallow copies whose class overrides `__call__`.
+"""
+from __future__ import annotations
+
+import inspect
+import operator
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+#: Height and width of the trial input, odd and even, and larger ones for networks that need it.
+TRIAL_SIZES = ((35, 42), (75, 90), (129, 136))
+TRIAL_BATCH = 2
+
+
+class NotTraceable(Exception):
+    """The module's forward has no graph; the text says why."""
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether calling the module runs more than its forward."""
+    return any(map(bool, hook_tables(module)))
+
+
+def hook_tables(module: nn.Module) -> Iterator[dict[Any, Any]]:
+    """The tables in which torch keeps the hooks of a module's calls."""
+    yield module._forward_hooks
+    yield module._forward_pre_hooks
+    yield module._backward_hooks
+    yield module._backward_pre_hooks
+
+
+class Graph:
+    """A traced module and the shape of every value in it.
+
+    Attributes:
+        owner: The module.
+        input, output: The node of the only tensor argument, and of the value returned.
+    """
+
+    def __init__(self, owner: nn.Module) -> None:
+        for path, module in owner.named_modules():
+            if module is not owner and has_hooks(module):
+                raise NotTraceable(f"{path} has hooks")
+        self.owner = owner
+        self._graph = fx.Graph()
+        self.input, self.output = _trace(owner, self._graph)
+        self._live = _ancestors(self.output)
+        self._check_writes()
+        self.trial_input, self.trial_output, self._shapes = self._run()
+
+    def users(self, node: fx.Node) -> list[fx.Node]:
+        """The nodes that compute with the node's values (not only with its shape)."""
+        return [user for user in node.users if user in self._live and not _reads_shape(user, node)]
+
+    def shape(self, node: fx.Node) -> tuple[int, ...]:
+        """The shape in the trial run; () for what is no tensor."""
+        return self._shapes.get(node, ())
+
+    def module(self, node: fx.Node) -> nn.Module | None:
+        """The leaf module that the node calls, or None."""
+        if node.op != "call_module":
+            return None
+        return self.owner.get_submodule(str(node.target))
+
+    def _check_writes(self) -> None:
+        """Values are followed as if nothing were changed in place: check that it makes no matter."""
+        order = {node: index for index, node in enumerate(self._graph.nodes)}
+        for node in self._graph.nodes:
+            if not _writes(node, self.module(node)) or not node.args:
+                continue
+            target = node.args[0]
+            seen_later = isinstance(target, fx.Node) and any(
+                order[user] > order[node] for user in self.users(target)
+            )
+            if node not in self._live or target is self.input or seen_later:
+                raise NotTraceable(f"its forward changes a tensor in place ({node.name})")
+
+    def _run(self) -> tuple[Tensor, Tensor, dict[fx.Node, tuple[int, ...]]]:
+        channels, spatial = self._input_channels()
+        failure = ""
+        generator = torch.Generator().manual_seed(0)
+        for size in TRIAL_SIZES if spatial else ((),):
+            x = torch.randn((TRIAL_BATCH, channels, *size), generator=generator)
+            interpreter = _ShapeInterpreter(self.owner, self._graph)
+            try:
+                with torch.no_grad():
+                    y = interpreter.run(x.clone())
+            except Exception as error:  # the forward is foreign code
+                failure = f"{type(error).__name__}: {error}".splitlines()[0]
+                continue
+            if not isinstance(y, Tensor):
+                raise NotTraceable("its forward does not return one tensor")
+            return x, y, interpreter.shapes
+        raise NotTraceable(f"it fails on a trial input ({failure})")
+
+    def _input_channels(self) -> tuple[int, bool]:
+        """Channels of the input and whether it has height and width, from the first layer."""
+        for node in self._graph.nodes:
+            module = self.module(node)
+            if isinstance(module, nn.Conv2d):
+                return module.in_channels, True
+            if isinstance(module, nn.Linear):
+                return module.in_features, False
+            if isinstance(module, _BatchNorm):
+                return module.num_features, True
+        raise NotTraceable("it has no convolution or linear layer")
+
+
+def _trace(owner: nn.Module, graph: fx.Graph) -> tuple[fx.Node, fx.Node]:
+    """Writes the owner's forward into the graph; the nodes of its argument and of its result."""
+    required = [
+        parameter
+        for parameter in inspect.signature(owner.forward).parameters.values()
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+    if len(required) != 1 or required[0].kind is inspect.Parameter.KEYWORD_ONLY:
+        raise NotTraceable(f"its forward takes {len(required)} arguments")
+    tracer = fx.proxy.GraphAppendingTracer(graph)
+    x = fx.Proxy(graph.placeholder("x"), tracer)
+    try:
+        result = _plain_forward(owner)(_shadow(owner, "", graph, tracer, {}), x)
+    except Exception as error:  # foreign code on symbols: anything can be raised
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise NotTraceable(f"its forward cannot be traced ({reason})") from error
+    if not isinstance(result, fx.Proxy):
+        raise NotTraceable("its forward does not return one tensor")
+    graph.output(result.node)
+    return x.node, result.node
+
+
+def _plain_forward(module: nn.Module) -> Callable[..., Any]:
+    """The unbound forward of the module's class."""
+    if "forward" in module.__dict__:
+        raise NotTraceable(f"{type(module).__name__} has a forward set on the object")
+    forward: Callable[..., Any] = type(module).forward
+    return forward
+
+
+def _shadow(
+    module: nn.Module,
+    path: str,
+    graph: fx.Graph,
+    tracer: fx.proxy.GraphAppendingTracer,
+    made: dict[nn.Module, nn.Module],
+) -> nn.Module:
+    """A shallow copy that writes nodes when it is called, and whose tensors are symbols."""
+    if module in made:
+        return made[module]
+    leaf = _is_leaf(module)
+    forward = None if leaf else _plain_forward(module)
+
+    def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if forward is None:
+            return tracer.create_proxy("call_module", path, args, kwargs)
+        return forward(self, *args, **kwargs)
+
+    shadow: nn.Module = object.__new__(
+        type(type(module).__name__, (type(module),), {"__call__": call})
+    )
+    made[module] = shadow
+    prefix = f"{path}." if path else ""
+    shadow.__dict__.update(module.__dict__)
+    for table in ("_parameters", "_buffers"):
+        shadow.__dict__[table] = {
+            name: tensor if tensor is None else _attribute(tracer, prefix + name)
+            for name, tensor in module.__dict__[table].items()
+        }
+    shadow.__dict__["_modules"] = {
+        name: child if child is None else _shadow(child, prefix + name, graph, tracer, made)
+        for name, child in module._modules.items()
+    }
+    return shadow
+
+
+def _attribute(tracer: fx.proxy.GraphAppendingTracer, path: str) -> fx.Proxy:
+    # created in the graph directly: the graph has no module yet that could be asked for the name
+    return fx.Proxy(tracer.graph.create_node("get_attr", path), tracer)
+
+
+def _is_leaf(module: nn.Module) -> bool:
+    """Whether calls of the module are one node: torch.nn's modules and all convolutions."""
+    if isinstance(module, (nn.Conv2d, nn.Linear)):
+        return True
+    if isinstance(module, _BatchNorm):
+        # one that adds to torch's forward (an activation, say) is looked into
+        return type(module).forward.__module__.startswith("torch.nn.")
+    containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+    return type(module).__module__.startswith("torch.nn.") and not isinstance(module, containers)
+
+
+def _ancestors(node: fx.Node) -> set[fx.Node]:
+    found = {node}
+    stack = [node]
+    while stack:
+        for source in stack.pop().all_input_nodes:
+            if source not in found:
+                found.add(source)
+                stack.append(source)
+    return found
+
+
+def _reads_shape(node: fx.Node, source: fx.Node) -> bool:
+    if node.op == "call_method":
+        if node.target in ("expand_as", "view_as", "reshape_as"):
+            return node.args[0] is not source
+        return node.target in ("size", "dim", "numel", "ndimension")
+    return (
+        node.op == "call_function"
+        and node.target is getattr
+        and node.args[1] in ("shape", "ndim", "dtype", "device")
+    )
+
+
+_IN_PLACE_OPERATORS = frozenset(
+    {operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.setitem}
+)
+
+
+def _writes(node: fx.Node, module: nn.Module | None) -> bool:
+    """Whether the node changes one of its inputs."""
+    if node.op == "call_module":
+        return bool(getattr(module, "inplace", False))
+    if node.op == "call_method":
+        return str(node.target).endswith("_") and not str(node.target).endswith("__")
+    return (
+        node.target in _IN_PLACE_OPERATORS
+        or bool(node.kwargs.get("inplace"))
+        or getattr(node.target, "__name__", "").endswith("_")
+    )
+
+
+class _ShapeInterpreter(fx.Interpreter):
+    def __init__(self, owner: nn.Module, graph: fx.Graph) -> None:
+        super().__init__(owner, graph=graph)
+        self.shapes: dict[fx.Node, tuple[int, ...]] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        if isinstance(result, Tensor):
+            self.shapes[n] = tuple(result.shape)
+        return result
