@@ -77,12 +77,11 @@ def commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def describe_environment(options: Options, peak: float | None) -> dict[str, object]:
+def describe_environment(options: Options) -> dict[str, object]:
     """Everything needed to judge or repeat a result.
 
     Args:
         options: The run's options.
-        peak: Measured FMA peak of one core, GFLOP/s.
     """
     governor = _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
     return {
@@ -102,7 +101,6 @@ def describe_environment(options: Options, peak: float | None) -> dict[str, obje
         "clock": "time.perf_counter_ns",
         "isa": options.isa or native_isa(),
         "isa_forced": options.isa is not None,
-        "fma_peak_gflops": peak,
         "pinned_cpus": list(options.cpus),
         "rounds": options.rounds,
         "turn_ms": options.turn_ms,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 
 from bench.case import Case, relative_error
@@ -70,7 +70,6 @@ def measure_case(
     case: Case,
     threads: int,
     options: Options,
-    peak: float | None,
     progress: Callable[[str, int], None],
 ) -> list[Row]:
     """Rows of all engines of `options` on `case`.
@@ -79,7 +78,6 @@ def measure_case(
         case: What to run.
         threads: Threads of every engine.
         options: Engines, rounds, cores.
-        peak: Measured FMA peak of one core in GFLOP/s.
         progress: Called with a stage's name and the number of rounds done.
     """
     plan = Plan(
@@ -107,7 +105,7 @@ def measure_case(
         for contender in contenders.values():
             contender.close()
     if records:
-        _evaluate(by_engine, records, plan, peak, threads, options.metric)
+        _evaluate(by_engine, records, plan, options.metric)
     return rows
 
 
@@ -146,8 +144,6 @@ def _evaluate(
     rows: dict[str, Row],
     records: dict[str, Record],
     plan: Plan,
-    peak: float | None,
-    threads: int,
     metric: str,
 ) -> None:
     kept, tainted = clean_rounds(records, plan.min_clean)
@@ -162,8 +158,14 @@ def _evaluate(
         row.wall_ms, row.cpu_ms = summarize(wall[name]), summarize(cpu[name])
         row.time_ms = row.cpu_ms if metric == "cpu" else row.wall_ms
         row.gflops = 2.0 * row.macs / (row.time_ms.minimum * 1e6)
-        row.peak_share = row.gflops / (peak * threads) if peak else None
         ours = rows.get(OURS)
         if name != OURS and OURS in times and ours is not None and ours.status == OK:
             row.ratio_median = bootstrap_ratio(times[name], times[OURS])
             row.ratio_minimum = bootstrap_ratio(times[name], times[OURS], statistic="minimum")
+
+
+def set_peak_shares(rows: Sequence[Row], peak: float) -> None:
+    """Fill in the rows' shares of the FMA peak, `peak` GFLOP/s a core."""
+    for row in rows:
+        if row.gflops is not None:
+            row.peak_share = row.gflops / (peak * row.threads)

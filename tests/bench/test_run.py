@@ -18,7 +18,7 @@ from bench.engines.base import Engine, FloatArray, Session
 from bench.engines.fold import fold_batch_norm
 from bench.engines.torch_eager import TorchEager
 from bench.options import Options, parse_options
-from bench.run import FAILED, OK, SKIPPED, WRONG, Row, measure_case
+from bench.run import FAILED, OK, SKIPPED, WRONG, Row, measure_case, set_peak_shares
 
 
 def small_network() -> nn.Module:
@@ -104,7 +104,7 @@ def test_every_engine_is_described_without_being_installed() -> None:
 
 
 def test_measured_rows_of_torch(case: Case) -> None:
-    rows = measure_case(case, 1, options("--engine", "torch,torch_folded"), 100.0, quiet)
+    rows = measure_case(case, 1, options("--engine", "torch,torch_folded"), quiet)
     assert [row.engine for row in rows] == ["torch", "torch_folded"]
     for row in rows:
         assert row.status == OK, row.reason
@@ -113,6 +113,7 @@ def test_measured_rows_of_torch(case: Case) -> None:
         assert row.time_ms is not None
         assert 0 < row.time_ms.minimum <= row.time_ms.median <= row.time_ms.p90
         assert row.gflops == pytest.approx(2 * case.macs / (row.time_ms.minimum * 1e6))
+        set_peak_shares([row], 100.0)
         assert row.peak_share == pytest.approx(row.gflops / 100.0)
         stored = row.as_json()
         assert stored["name"] == f"small net/1/threads:1/{row.engine}"
@@ -169,17 +170,16 @@ def test_a_faulty_engine_is_shown_and_not_timed(
 
     monkeypatch.setattr(bench.run, "make_engine", fake)
     monkeypatch.setattr("bench.contenders.make_engine", fake)
-    faulty, sound = measure_case(case, 1, options("--engine", "torch,torch_folded"), None, quiet)
+    faulty, sound = measure_case(case, 1, options("--engine", "torch,torch_folded"), quiet)
     assert (faulty.status, sound.status) == (status, OK)
     assert reason in faulty.reason
     assert faulty.time_ms is None
     assert sound.time_ms is not None
-    assert sound.peak_share is None  # no peak was measured
 
 
 def test_ratios_are_taken_to_ours(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench.run, "OURS", "torch_folded")
-    rows = measure_case(case, 1, options("--engine", "torch,torch_folded"), None, quiet)
+    rows = measure_case(case, 1, options("--engine", "torch,torch_folded"), quiet)
     by_engine: dict[str, Row] = {row.engine: row for row in rows}
     assert by_engine["torch_folded"].ratio_median is None
     plain, ours = by_engine["torch"], by_engine["torch_folded"]
