@@ -13,7 +13,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <map>
 #include <type_traits>
 #include <vector>
 
@@ -54,13 +53,7 @@ class GuardedBytes {
  public:
   GuardedBytes(const char* name, std::size_t bytes, Flush flush, std::size_t alignment)
       : bytes_(bytes), pages_(1 + (bytes + alignment - 1) / page_bytes()) {
-    auto& cached = cache()[pages_];
-    if (cached.empty()) {
-      region_ = map_region(pages_);
-    } else {
-      region_ = cached.back();
-      cached.pop_back();
-    }
+    region_ = take_region(pages_);
     std::byte* const last = area_end() - bytes;
     const auto below = reinterpret_cast<std::uintptr_t>(last) % alignment;
     data_ = flush == Flush::kStart ? area_begin() : last - below;
@@ -75,7 +68,7 @@ class GuardedBytes {
   }
   ~GuardedBytes() {
     if (slot_ != nullptr) *slot_ = {};
-    cache()[pages_].push_back(region_);
+    give_region(pages_, region_);
   }
   GuardedBytes(const GuardedBytes&) = delete;
   GuardedBytes& operator=(const GuardedBytes&) = delete;
@@ -89,10 +82,24 @@ class GuardedBytes {
   }
 
  private:
-  using Cache = std::map<std::size_t, std::vector<std::byte*>>;
-  static Cache& cache() {
-    static Cache regions;
-    return regions;
+  /// Small regions are kept for the next buffer of their size: three system calls saved.
+  static constexpr std::size_t kKeptPages = 8;
+  static std::vector<std::byte*>& kept_regions(std::size_t pages) {
+    static std::array<std::vector<std::byte*>, kKeptPages + 1> regions;
+    return regions[pages];
+  }
+  static std::byte* take_region(std::size_t pages) {
+    if (pages > kKeptPages || kept_regions(pages).empty()) return map_region(pages);
+    std::byte* region = kept_regions(pages).back();
+    kept_regions(pages).pop_back();
+    return region;
+  }
+  static void give_region(std::size_t pages, std::byte* region) {
+    if (pages <= kKeptPages) {
+      kept_regions(pages).push_back(region);
+    } else {
+      munmap(region, (pages + 2) * page_bytes());
+    }
   }
   static std::byte* map_region(std::size_t pages) {
     const std::size_t page = page_bytes();

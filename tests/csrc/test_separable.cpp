@@ -121,7 +121,7 @@ WEEBILL_TEST(separable_heights) {
 /// Intermediates that do not fit the second cache: several strips, whose rings of rows wrap.
 WEEBILL_TEST(separable_strips) {
   for (std::int64_t h : {1, 2, 3, 4, 5, 7, 10, 13, 23}) {
-    if (options().quick && h % 5 != 3) continue;
+    if (options().quick && h != 13) continue;
     for (std::int32_t stride : {1, 2}) {
       const auto kernel = static_cast<std::int32_t>(rng().pick(Sizes{3, 5}));
       const auto dilation = static_cast<std::int32_t>(rng().pick(Sizes{1, 1, 2}));
