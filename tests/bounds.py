@@ -90,10 +90,10 @@ class Bounded:
 
         w = weight.double()
         b = None if bias is None else bias.double()
-        size = conv(self.value.abs() + self.error, w.abs(), None if b is None else b.abs())
+        total_size = conv(self.value.abs() + self.error, w.abs(), None if b is None else b.abs())
         terms = weight[0].numel() + 1
         return Bounded(
-            conv(self.value, w, b), conv(self.error, w.abs(), None) + gamma(terms) * size
+            conv(self.value, w, b), conv(self.error, w.abs(), None) + gamma(terms) * total_size
         )
 
     def activation(self, name: str) -> Bounded:

@@ -10,9 +10,9 @@
 
 namespace weebill::bindings {
 
-/// Sizes and strides (in elements) are those of n, c, h, w. A stride along a size of 0 or 1 is never
-/// used to step, and callers leave anything there: it gets the value of dense NHWC, so that the core
-/// may recognise that layout by comparing strides.
+/// Sizes and strides (in elements) are those of n, c, h, w. A stride along a size of 0 or 1 is
+/// never used to step, and callers leave anything there: it gets the value of dense NHWC, so that
+/// the core may recognise that layout by comparing strides.
 inline TensorView make_view(const float* data, const std::int64_t* sizes,
                             const std::int64_t* strides) {
   TensorView view;

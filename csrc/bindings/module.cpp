@@ -19,8 +19,9 @@ Window parse_window(const std::string& op, const Integers& stride, const py::obj
                     const Integers& dilation) {
   if (py::isinstance<py::str>(padding)) {
     const auto name = padding.cast<std::string>();
-    check(name == "same", op, ": padding must be four integers (top, left, bottom, right) or 'same',",
-          " got '", name, "'");
+    check(name == "same", op,
+          ": padding must be four integers (top, left, bottom, right) or 'same',", " got '", name,
+          "'");
     return make_window(op, stride, {}, dilation, true);
   }
   Integers sides;
@@ -54,16 +55,16 @@ py::array pack_conv2d(const py::object& weight, const py::object& bias, const In
   return record_array(pack(spec));
 }
 
-py::array pack_separable(
-    const py::object& expand_weight, const py::object& expand_bias,
-    const py::object& depthwise_weight, const py::object& depthwise_bias,
-    const py::object& se_reduce_weight, const py::object& se_reduce_bias,
-    const py::object& se_expand_weight, const py::object& se_expand_bias,
-    const py::object& project_weight, const py::object& project_bias, const Integers& stride,
-    const py::object& padding, const Integers& dilation, const std::string& expand_activation,
-    const std::string& depthwise_activation, const std::string& se_activation,
-    const std::string& se_gate, const std::string& project_activation, bool residual,
-    const std::string& op) {
+py::array pack_separable(const py::object& expand_weight, const py::object& expand_bias,
+                         const py::object& depthwise_weight, const py::object& depthwise_bias,
+                         const py::object& se_reduce_weight, const py::object& se_reduce_bias,
+                         const py::object& se_expand_weight, const py::object& se_expand_bias,
+                         const py::object& project_weight, const py::object& project_bias,
+                         const Integers& stride, const py::object& padding,
+                         const Integers& dilation, const std::string& expand_activation,
+                         const std::string& depthwise_activation, const std::string& se_activation,
+                         const std::string& se_gate, const std::string& project_activation,
+                         bool residual, const std::string& op) {
   WeightArguments weights(op);
   SeparableSpec spec;
   spec.op = op;
@@ -256,8 +257,7 @@ void define_packing(py::module_& m) {
         "excitation, projection, residual.");
   m.def("pack_squeeze_excite", &pack_squeeze_excite, "reduce_weight"_a, "reduce_bias"_a,
         "expand_weight"_a, "expand_bias"_a, "activation"_a = "relu", "gate"_a = "hardsigmoid",
-        "op"_a = "squeeze_excite",
-        "Record of x * gate(expand(activation(reduce(mean(x))))).");
+        "op"_a = "squeeze_excite", "Record of x * gate(expand(activation(reduce(mean(x))))).");
   m.def("pack_global_avg_pool2d", &pack_global_avg_pool2d, "channels"_a,
         "Record of the mean over height and width.");
   m.def("join", &join, "records"_a, "One aligned array of several records, to be run in turn.");

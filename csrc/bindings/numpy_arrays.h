@@ -36,8 +36,7 @@ template <typename T>
 py::array checked_array(const std::string& op, const std::string& name, const py::object& value,
                         const char* dtype_name) {
   if (!py::isinstance<py::array>(value)) {
-    throw TypeError(
-        concat(op, ": ", name, " must be a numpy array, got ", type_name(value)));
+    throw TypeError(concat(op, ": ", name, " must be a numpy array, got ", type_name(value)));
   }
   py::array array = py::reinterpret_borrow<py::array>(value);
   if (!array.dtype().is(py::dtype::of<T>()) && !array.dtype().equal(py::dtype::of<T>())) {
@@ -94,15 +93,13 @@ py::array aligned_array(std::vector<py::ssize_t> shape, std::vector<py::ssize_t>
   std::size_t bytes = sizeof(T);
   for (const py::ssize_t size : shape) bytes *= static_cast<std::size_t>(size);
   void* memory = ::operator new(std::max(bytes, kAlignment), std::align_val_t{kAlignment});
-  py::capsule owner(memory, [](void* pointer) {
-    ::operator delete(pointer, std::align_val_t{kAlignment});
-  });
+  py::capsule owner(
+      memory, [](void* pointer) { ::operator delete(pointer, std::align_val_t{kAlignment}); });
   return py::array(py::dtype::of<T>(), std::move(shape), std::move(strides), memory, owner);
 }
 
 inline py::array record_array(const std::vector<std::byte>& record) {
-  py::array array =
-      aligned_array<std::uint8_t>({static_cast<py::ssize_t>(record.size())}, {1});
+  py::array array = aligned_array<std::uint8_t>({static_cast<py::ssize_t>(record.size())}, {1});
   std::memcpy(array.mutable_data(), record.data(), record.size());
   return array;
 }
@@ -110,12 +107,11 @@ inline py::array record_array(const std::vector<std::byte>& record) {
 /// Packed records as the core wants them; the array must outlive the result.
 inline Packed packed_view(const std::string& op, const py::array& array) {
   if (array.ndim() != 1) {
-    throw ValueError(
-        concat(op, ": records must have 1 dimension, got shape ", shape_text(array)));
+    throw ValueError(concat(op, ": records must have 1 dimension, got shape ", shape_text(array)));
   }
   if (!is_plain(array)) {
-    throw ValueError(concat(op, ": records must be contiguous, got strides ",
-                            text_of(array.attr("strides"))));
+    throw ValueError(
+        concat(op, ": records must be contiguous, got strides ", text_of(array.attr("strides"))));
   }
   const auto offset = reinterpret_cast<std::uintptr_t>(array.data()) % kAlignment;
   check(offset == 0, op, ": records must start at a multiple of ", kAlignment,

@@ -1,9 +1,9 @@
 // `torch.ops.weebill.*`: schemas and CPU kernels over the core, through torch's stable ABI, so that
-// one binary serves every torch from 2.10 on. A library without Python symbols; weebill/_ops.py loads
-// it and adds what is written in Python: fake kernels, gradients, autocast.
+// one binary serves every torch from 2.10 on. A library without Python symbols; weebill/_ops.py
+// loads it and adds what is written in Python: fake kernels, gradients, autocast.
 //
-// Errors. The core's ValueError is a std::invalid_argument, which arrives in Python as ValueError. No
-// C++ type arrives as TypeError or NotImplementedError: those two travel as a std::runtime_error
+// Errors. The core's ValueError is a std::invalid_argument, which arrives in Python as ValueError.
+// No C++ type arrives as TypeError or NotImplementedError: those two travel as a std::runtime_error
 // whose text starts with the name, and weebill/_errors.py turns them back.
 #include <cstddef>
 #include <cstring>
@@ -24,8 +24,8 @@ constexpr std::size_t kAlignment = 64;
 
 // --- threads -------------------------------------------------------------------------------------
 
-/// The body of one parallel region. An exception must not pass through torch's C interface: the first
-/// one waits here until the region has ended.
+/// The body of one parallel region. An exception must not pass through torch's C interface: the
+/// first one waits here until the region has ended.
 struct Region {
   void (*body)(void* context, std::int64_t begin, std::int64_t end);
   void* context;
@@ -122,8 +122,8 @@ class Records {
   }
 
   Packed packed() {
-    memory_.reset(static_cast<std::byte*>(
-        ::operator new(bytes_.size(), std::align_val_t{kAlignment})));
+    memory_.reset(
+        static_cast<std::byte*>(::operator new(bytes_.size(), std::align_val_t{kAlignment})));
     std::memcpy(memory_.get(), bytes_.data(), bytes_.size());
     return {memory_.get(), bytes_.size()};
   }
@@ -140,9 +140,8 @@ class Records {
 
 TensorHandle run_on(const std::string& op, const TensorView& x, Packed records) {
   const Shape shape = output_shape(op, {x.n, x.c, x.h, x.w}, records);
-  TensorHandle y = empty_tensor<4>(
-      {shape.n, shape.c, shape.h, shape.w},
-      {shape.h * shape.w * shape.c, 1, shape.w * shape.c, shape.c});
+  TensorHandle y = empty_tensor<4>({shape.n, shape.c, shape.h, shape.w},
+                                   {shape.h * shape.w * shape.c, 1, shape.w * shape.c, shape.c});
   run(op, x, records, float_data(y));
   return y;
 }
@@ -179,8 +178,9 @@ TensorHandle run_kernel(Arguments arguments) {
   const auto offset = reinterpret_cast<std::uintptr_t>(info.data) % kAlignment;
   check(offset == 0, op, ": records must start at a multiple of ", kAlignment,
         " bytes, got a remainder of ", offset, "; records.clone() does");
-  return run_on(op, input_view(op, x),
-                {static_cast<const std::byte*>(info.data), static_cast<std::size_t>(info.sizes[0])});
+  return run_on(
+      op, input_view(op, x),
+      {static_cast<const std::byte*>(info.data), static_cast<std::size_t>(info.sizes[0])});
 }
 
 TensorHandle conv2d_kernel(Arguments arguments) {
@@ -215,8 +215,9 @@ TensorHandle depthwise_conv2d_kernel(Arguments arguments) {
   spec.weight = weight.view(spec.op, "weight");
   const auto& shape = spec.weight.shape;
   if (shape.size() != 4 || shape[1] != 1 || view.c < 1 || shape[0] % view.c != 0) {
-    throw ValueError(concat(spec.op, ": weight must be (c_out, 1, kh, kw) with c_out a multiple of ",
-                            view.c, ", the channels of x, got ", text_of(shape)));
+    throw ValueError(concat(spec.op,
+                            ": weight must be (c_out, 1, kh, kw) with c_out a multiple of ", view.c,
+                            ", the channels of x, got ", text_of(shape)));
   }
   spec.bias = bias.view(spec.op, "bias");
   spec.window = window_of(spec.op, stride, padding, dilation);
@@ -298,6 +299,20 @@ TensorHandle squeeze_excite_kernel(Arguments arguments) {
   return run_packed(spec.op, view, pack(spec));
 }
 
+/// The core knows the pointwise part as a projection; a message names what the caller has given.
+std::vector<std::byte> pack_depthwise_pointwise(const SeparableSpec& spec) {
+  try {
+    return pack(spec);
+  } catch (const ValueError& error) {
+    std::string text = error.what();
+    const std::string theirs = "project_";
+    for (auto at = text.find(theirs); at != std::string::npos; at = text.find(theirs, at)) {
+      text.replace(at, theirs.size(), "pointwise_");
+    }
+    throw ValueError(text);
+  }
+}
+
 TensorHandle depthwise_pointwise_kernel(Arguments arguments) {
   const TensorHandle x = arguments.tensor();
   WeightArgument depthwise_weight(arguments.tensor());
@@ -321,7 +336,7 @@ TensorHandle depthwise_pointwise_kernel(Arguments arguments) {
   spec.depthwise_activation =
       parse_activation(spec.op, "depthwise_activation", depthwise_activation);
   spec.project_activation = parse_activation(spec.op, "pointwise_activation", pointwise_activation);
-  return run_packed(spec.op, view, pack(spec));
+  return run_packed(spec.op, view, pack_depthwise_pointwise(spec));
 }
 
 TensorHandle inverted_residual_kernel(Arguments arguments) {

@@ -1,8 +1,8 @@
 // The little of torch that the ops need, over the C functions of its stable ABI: owners of handles,
 // and a reader of the arguments of a boxed kernel.
 //
-// torch's own C++ helpers (TORCH_BOX) are not used: they leak one string per `str` argument, and turn
-// integer lists that a kernel never looks at into vectors.
+// torch's own C++ helpers (TORCH_BOX) are not used: they leak one string per `str` argument, and
+// turn integer lists that a kernel never looks at into vectors.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -72,8 +72,8 @@ struct TensorInfo {
   std::int32_t dtype = 0;
 };
 
-/// Throws TypeError unless the tensor lies on the CPU. The dispatcher sends only those here; a direct
-/// call of the kernel from compiled code may not have gone through it.
+/// Throws TypeError unless the tensor lies on the CPU. The dispatcher sends only those here; a
+/// direct call of the kernel from compiled code may not have gone through it.
 inline TensorInfo tensor_info(const std::string& op, const char* name, const TensorHandle& tensor) {
   TensorInfo info;
   std::int32_t device = 0;
@@ -93,8 +93,8 @@ inline TensorInfo tensor_info(const std::string& op, const char* name, const Ten
   return info;
 }
 
-/// Reads a boxed kernel's arguments in the order of the schema, and owns each from then on. Read all
-/// before the first check: an argument that was never read is never freed.
+/// Reads a boxed kernel's arguments in the order of the schema, and owns each from then on. Read
+/// all before the first check: an argument that was never read is never freed.
 class Arguments {
  public:
   explicit Arguments(StableIValue* stack) : next_(stack) {}
@@ -148,9 +148,9 @@ template <std::size_t rank>
 TensorHandle empty_tensor(const std::array<std::int64_t, rank>& sizes,
                           const std::array<std::int64_t, rank>& strides) {
   AtenTensorHandle handle = nullptr;
-  torch_check(aoti_torch_empty_strided(static_cast<std::int64_t>(rank), sizes.data(), strides.data(),
-                                       aoti_torch_dtype_float32(), aoti_torch_device_type_cpu(), 0,
-                                       &handle),
+  torch_check(aoti_torch_empty_strided(static_cast<std::int64_t>(rank), sizes.data(),
+                                       strides.data(), aoti_torch_dtype_float32(),
+                                       aoti_torch_device_type_cpu(), 0, &handle),
               "make a tensor");
   return TensorHandle(handle);
 }

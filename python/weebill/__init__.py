@@ -14,7 +14,8 @@ from weebill._C import __version__
 
 if TYPE_CHECKING:
     from weebill import config, data, models, nn, ops
-    from weebill.convert import Report, convert, report
+    from weebill.convert.convert import convert
+    from weebill.convert.report import Report, report
 
 __all__ = [
     "Report",

@@ -2,9 +2,9 @@
 
 All of them. Tensors are float32 and on the CPU. x is (N, C, H, W) in any memory format;
 channels_last is used as it is, anything else costs one copy. The result is channels_last. Weights
-are torch's own and are packed inside the call: for a model, pack once (`weebill.convert`). Gradients
-are exact; the backward computes the forward again with plain torch. Under CPU autocast, floating
-inputs are converted to float32. Results do not depend on the number of threads.
+are torch's own and are packed inside the call: for a model, pack once (`weebill.convert`).
+Gradients are exact; the backward computes the forward again with plain torch. Under CPU autocast,
+floating inputs are converted to float32. Results do not depend on the number of threads.
 
 Windows. stride, dilation: an int or (h, w). padding: an int, (h, w), (top, left, bottom, right), or
 "same": TensorFlow's SAME, H' = ceil(H / stride), where the odd zero goes to the bottom and right.
@@ -13,11 +13,11 @@ Otherwise H' = (H + top + bottom - dilation * (k - 1) - 1) // stride + 1.
 Activations. One of `ACTIVATIONS`; hardsigmoid is clip(x/6 + 1/2, 0, 1), hardsigmoid_paddle is
 clip(x/5 + 1/2, 0, 1).
 
-Errors. ValueError: a shape or value does not fit. TypeError: a tensor is not float32, not strided or
-not on the CPU, or an argument is of the wrong kind. Messages name the op, the argument, the rule and
-the value.
+Errors. ValueError: a shape or value does not fit. TypeError: a tensor is not float32, not strided
+or not on the CPU, or an argument is of the wrong kind. Messages name the op, the argument, the rule
+and the value.
 
-Accuracy. |y - exact| <= gamma * (|W| * |x|) per convolution with gamma = n * 2^-24 / (1 - n * 2^-24)
+Accuracy. |y - exact| <= gamma * (|W| * |x|) per convolution, gamma = n * 2^-24 / (1 - n * 2^-24)
 for n terms: the bound of a sum in float32, in any order. tests/ops holds the ops to it.
 """
 
@@ -358,7 +358,7 @@ def inverted_residual(
         d = act_d(b_d + depthwise(act_e(b_e + W_e * x), W_d))
         y = [x +] act_p(b_p + W_p * (d * gate(b_s2 + W_s2 * act_s(b_s1 + W_s1 * mean(d)))))
 
-    Without `expand_weight`, d is computed from x itself; without the `se_` weights, y from d itself.
+    Without `expand_weight`, d is computed from x itself; without the `se_` weights, y is from d.
 
     Args:
         x: (N, C, H, W).
