@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +41,7 @@ def fold(owner: nn.Module, layer: Layer) -> Folded:
     for path in layer.norms:
         norm = owner.get_submodule(path)
         mean, variance = _float64(norm.running_mean), _float64(norm.running_var)
-        scale = 1.0 / np.sqrt(variance + float(norm.eps))
+        scale = 1.0 / np.sqrt(variance + _eps(norm))
         if norm.weight is not None:
             scale = scale * _float64(norm.weight)
         weight = weight * scale[:, None, None, None]
@@ -58,6 +58,12 @@ def _float64(tensor: object) -> NDArray[np.float64]:
     assert isinstance(tensor, Tensor)
     array: NDArray[np.float64] = tensor.detach().numpy().astype(np.float64)
     return array
+
+
+def _eps(norm: nn.Module) -> float:
+    eps = norm.eps
+    assert isinstance(eps, float)
+    return eps
 
 
 def source_names(owner: nn.Module, blocks: Sequence[BlockSpec]) -> Iterator[tuple[str, str]]:
@@ -118,16 +124,14 @@ def _pack_separable(owner: nn.Module, block: BlockSpec) -> NDArray[np.uint8]:
         "se_expand": "se_gate",
         "project": "project_activation",
     }
-    weights: dict[str, FloatArray | None] = {}
-    names: dict[str, str] = {}
+    arguments: dict[str, Any] = {}
     for role, layer in roles.items():
         if layer is not None:
             folded = fold(owner, layer)
-            weights[f"{role}_weight"], weights[f"{role}_bias"] = folded.weight, folded.bias
-            names[activation[role]] = layer.activation
+            arguments[f"{role}_weight"], arguments[f"{role}_bias"] = folded.weight, folded.bias
+            arguments[activation[role]] = layer.activation
     return _C.pack_separable(
-        **weights,
-        **names,
+        **arguments,
         stride=window.stride,
         padding=window.padding,
         dilation=window.dilation,

@@ -70,7 +70,7 @@ def _check_tensors(module: nn.Module) -> None:
     for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
         if tensor is None or name == "num_batches_tracked":
             continue
-        if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+        if nn.parameter.is_lazy(tensor):
             raise NotFusable(f"its {name} is not initialised")
         if tensor.dtype != torch.float32:
             raise NotFusable(f"its {name} is {str(tensor.dtype).removeprefix('torch.')}")

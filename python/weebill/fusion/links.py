@@ -13,7 +13,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -169,7 +169,7 @@ def _is_global_pool(graph: Graph, node: fx.Node, user: fx.Node) -> bool:
     dims = user.args[1] if len(user.args) > 1 else user.kwargs.get("dim")
     if not isinstance(dims, (tuple, list)) or not all(isinstance(dim, int) for dim in dims):
         return False
-    return sorted(dim % 4 for dim in dims) == [2, 3]  # type: ignore[operator]
+    return sorted(dim % 4 for dim in dims) == [2, 3]
 
 
 def _is_reshape(graph: Graph, node: fx.Node, user: fx.Node) -> bool:
@@ -231,10 +231,10 @@ def _only_exit(graph: Graph, node: fx.Node, users: list[fx.Node], region: list[f
 
 def _interpreted(graph: Graph, region: list[fx.Node]) -> Callable[[Tensor], Tensor]:
     def run(x: Tensor) -> Tensor:
-        values: dict[fx.Node, object] = {region[0]: x}
+        values: dict[fx.Node, Any] = {region[0]: x}
         for node in region[1:]:
-            args = fx.map_arg(node.args, values.__getitem__)
-            kwargs = fx.map_arg(node.kwargs, values.__getitem__)
+            args: Any = fx.map_arg(node.args, values.__getitem__)
+            kwargs: Any = fx.map_arg(node.kwargs, values.__getitem__)
             module = graph.module(node)
             if module is not None:
                 values[node] = module(*args, **kwargs)

@@ -22,10 +22,11 @@ import functools
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
@@ -37,13 +38,15 @@ from weebill.fusion.layers import NotFusable
 from weebill.fusion.match import Program, match
 from weebill.fusion.trace import Graph, has_hooks
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 logger = logging.getLogger("weebill")
 
 #: Largest difference to the plain forward on the trial input, relative to its largest value.
 TOLERANCE = 1e-5
 
 Forward = Callable[..., Any]
-ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 class _Packed:
@@ -53,12 +56,17 @@ class _Packed:
         # watched before it is read: a change in between makes the records stale, not wrong
         self.guard = Guard(owner, source_names(owner, program.blocks))
         records = [pack(owner, block) for block in program.blocks]
-        self.records = torch.empty(sum(map(len, records)), dtype=torch.uint8)
-        np.concatenate(records, out=self.records.numpy())
+        self.records = torch.from_numpy(_C.join(records))
         self.geometry = _C.geometry(self.records.numpy())
+        self._ends = np.cumsum([len(record) for record in records])
         self.owner = owner
         self.input_rank = program.input_rank
         self.output_rank = program.output_rank
+
+    @property
+    def separate(self) -> list[NDArray[np.uint8]]:
+        """A record per block."""
+        return np.split(self.records.numpy(), self._ends[:-1])
 
     def run(self, x: Tensor) -> Tensor:
         if self.input_rank == 2:
@@ -126,50 +134,62 @@ class Fusion:
         """The forward of `owner` on x, or None where the plain one has to run."""
         if _is_transformed():
             return None
-        packed = self._packed
-        if packed is None or packed.owner is not owner:
-            packed = self.prepare(owner)
-        else:
-            state = packed.guard.state()
-            if state != FRESH:
-                packed = self._renewed(owner, state)
+        packed = self._current(owner)
         if packed is None or x.dim() != packed.input_rank:
             return None
         if torch.is_grad_enabled():
             wanted = [tensor for tensor in packed.guard.tensors if tensor.requires_grad]
             if wanted or x.requires_grad:
-                y: Tensor = _Differentiable.apply(packed, plain, x, *wanted)
+                y: Tensor = _Differentiable.apply(packed, plain, x, *wanted)  # type: ignore[no-untyped-call]
                 return y
         return packed.run(x)
 
-    def prepare(self, owner: nn.Module) -> _Packed | None:
-        """Matches, packs and checks `owner` if that has not been done; None if it can't be fused."""
+    def prepare(self, owner: nn.Module, matched: tuple[Program, Graph] | None = None) -> bool:
+        """Whether `owner` runs fused now; matches, checks and packs what has not been yet.
+
+        Args:
+            owner: The module that this belongs to.
+            matched: What `match(owner)` gave, if that is known.
+        """
+        return self._current(owner, matched) is not None
+
+    def records(self) -> list[NDArray[np.uint8]]:
+        """The packed records, one per block of the program; empty before `prepare`."""
+        return [] if self._packed is None else self._packed.separate
+
+    def _current(
+        self, owner: nn.Module, matched: tuple[Program, Graph] | None = None
+    ) -> _Packed | None:
+        packed = self._packed
+        if packed is not None and packed.owner is owner:
+            state = packed.guard.state()
+            if state == FRESH:
+                return packed
+            if state == BUSY:
+                return None
+            self.forget(structure=state == CHANGED)
         if self.reason or not _is_quiet(owner):
             return None
         with self._lock, torch.inference_mode(False), torch.no_grad():
-            graph = None
-            try:
-                if self.program is None:
-                    program, graph = match(owner)
-                else:
-                    program = self.program
-                if not packable(_tensors(owner)):
-                    return None
-                packed = _Packed(owner, program)
-                if graph is not None:
-                    _check(packed, graph)
-            except NotFusable as error:
-                self.reason = str(error)
-                logger.debug("%s runs plain: %s", type(owner).__name__, error)
+            if not packable(_tensors(owner)):
                 return None
-            self.program, self._packed = program, packed
-            return packed
+            return self._pack(owner, matched)
 
-    def _renewed(self, owner: nn.Module, state: int) -> _Packed | None:
-        if state == BUSY:
+    def _pack(self, owner: nn.Module, matched: tuple[Program, Graph] | None) -> _Packed | None:
+        try:
+            if self.program is not None:
+                packed = _Packed(owner, self.program)
+            else:
+                program, graph = matched or match(owner)
+                packed = _Packed(owner, program)
+                _check(packed, graph)
+                self.program = program
+        except NotFusable as error:
+            self.reason = str(error)
+            logger.debug("%s runs plain: %s", type(owner).__name__, error)
             return None
-        self.forget(structure=state == CHANGED)
-        return self.prepare(owner)
+        self._packed = packed
+        return packed
 
     def forget(self, structure: bool = False) -> None:
         """Drops the records, and what was found out about the structure."""
@@ -211,9 +231,21 @@ def _check(packed: _Packed, graph: Graph) -> None:
         return
     # a network that amplifies rounding errors: the truth is what both have to be near
     exact = copy.deepcopy(packed.owner).double()(graph.trial_input.double())
-    error, own_error = _distance(fused, exact), _distance(plain, exact)
-    if not error <= max(TOLERANCE * scale, 4 * own_error):
-        raise NotFusable(f"the fused result differs by {error:.1e} where values reach {scale:.1e}")
+    distance, own_distance = _distance(fused, exact), _distance(plain, exact)
+    if not distance <= max(TOLERANCE * scale, 4 * own_distance):
+        raise NotFusable(
+            f"the fused result differs by {distance:.1e} where values reach {scale:.1e}"
+        )
+
+
+def why_not(owner: nn.Module) -> str:
+    """Why the module's forward has no fused form; empty if it has one."""
+    try:
+        program, graph = match(owner)
+        _check(_Packed(owner, program), graph)
+    except NotFusable as error:
+        return str(error)
+    return ""
 
 
 def _distance(a: Tensor, b: Tensor) -> float:
@@ -231,8 +263,8 @@ class FusedModule(nn.Module):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if "forward" in cls.__dict__:
-            cls.forward = _switching(cls.__dict__["forward"])  # type: ignore[method-assign]
+        if cls.forward is not nn.Module.forward and not hasattr(cls.forward, "switches"):
+            cls.forward = _switching(cls.forward)
 
     @property
     def fusion(self) -> Fusion:
@@ -244,16 +276,15 @@ class FusedModule(nn.Module):
         assert isinstance(found, Fusion)
         return found
 
-    def train(self: ModuleT, mode: bool = True) -> ModuleT:
+    def train(self, mode: bool = True) -> Self:
         """As `nn.Module.train`. Weights are packed again at the next fused call."""
-        assert isinstance(self, FusedModule)
         self.fusion.forget()
-        return super().train(mode)  # type: ignore[misc,no-any-return]
+        return super().train(mode)
 
-    def _apply(self: ModuleT, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ModuleT:
-        assert isinstance(self, FusedModule)
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self.fusion.forget()
-        return super()._apply(fn, recurse)  # type: ignore[misc,no-any-return]
+        applied: Self = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return applied
 
 
 def _switching(plain: Forward) -> Forward:
@@ -273,27 +304,30 @@ def _switching(plain: Forward) -> Forward:
                 return y
         return plain(self, *args, **kwargs)
 
+    forward.switches = True  # type: ignore[attr-defined]
     return forward
 
 
-@functools.cache
-def fused_class(base: type[nn.Module]) -> type[nn.Module]:
+_fused_classes: dict[type[nn.Module], type[FusedModule]] = {}
+
+
+def fused_class(base: type[nn.Module]) -> type[FusedModule]:
     """`base` with a forward that runs fused in evaluation; instances pickle as `base` plus that."""
-    return type(
-        f"Fused{base.__name__}",
-        (FusedModule, base),
-        {
-            "forward": base.forward,
+    if base not in _fused_classes:
+        namespace = {
             "__module__": base.__module__,
             "__doc__": base.__doc__,
             "__reduce_ex__": _reduce,
             "_fused_base": base,
-        },
-    )
+        }
+        made = type(f"Fused{base.__name__}", (FusedModule, base), namespace)
+        # another thread may have been first: all instances share one class
+        _fused_classes.setdefault(base, made)
+    return _fused_classes[base]
 
 
 def _reduce(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
-    return _new, (type(self)._fused_base,), self.__getstate__()  # type: ignore[attr-defined]
+    return _new, (type(self)._fused_base,), self.__dict__  # type: ignore[attr-defined]
 
 
 def _new(base: type[nn.Module]) -> nn.Module:

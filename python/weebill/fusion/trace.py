@@ -8,6 +8,7 @@ torch.fx.Tracer is not used: while it traces, it replaces `nn.Module.__call__` f
 process, and another thread that runs a model meanwhile would get symbols. Here the modules are
 shadowed instead: shallow copies whose class overrides `__call__`.
 """
+
 from __future__ import annotations
 
 import inspect
@@ -75,7 +76,7 @@ class Graph:
         return self.owner.get_submodule(str(node.target))
 
     def _check_writes(self) -> None:
-        """Values are followed as if nothing were changed in place: check that it makes no matter."""
+        """Raises unless values can be followed as if nothing were changed in place."""
         order = {node: index for index, node in enumerate(self._graph.nodes)}
         for node in self._graph.nodes:
             if not _writes(node, self.module(node)) or not node.args:

@@ -1,5 +1,6 @@
 """Modules that train as plain torch and run fused in evaluation."""
 
+from weebill.fusion.module import FusedModule
 from weebill.nn.blocks import (
     Conv2dNormActivation,
     Conv2dSame,
@@ -12,6 +13,7 @@ __all__ = [
     "Conv2dNormActivation",
     "Conv2dSame",
     "DepthwisePointwise",
+    "FusedModule",
     "InvertedResidual",
     "SqueezeExcite",
 ]

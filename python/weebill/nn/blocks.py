@@ -1,7 +1,9 @@
 """The building blocks of lightweight CNNs as torch modules.
 
 Children carry torchvision's names, so that its state dicts fit: `block.0.0.weight` of an inverted
-residual, `fc1.weight` of a squeeze-excite. In training every block is plain torch.
+residual, `fc1.weight` of a squeeze-excite. In training every block is plain torch; in evaluation it
+is one fused call (see `FusedModule`). A network of blocks still makes a call per block:
+`weebill.convert` makes it one.
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ from typing import TypeAlias
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from weebill.fusion.module import FusedModule
 
 Layer: TypeAlias = Callable[..., nn.Module]
 Size: TypeAlias = int | tuple[int, int]
@@ -86,7 +90,7 @@ class Conv2dSame(nn.Conv2d):
         return F.conv2d(input, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
 
 
-class Conv2dNormActivation(nn.Sequential):
+class Conv2dNormActivation(FusedModule, nn.Sequential):
     """Convolution, normalisation, activation: y = act(norm(conv(x))).
 
     Args:
@@ -133,7 +137,10 @@ class Conv2dNormActivation(nn.Sequential):
             raise ValueError(f"{op}: padding must be an int, a pair or 'same', got {padding!r}")
         else:
             if padding is None:
-                pads = tuple((k - 1) // 2 * d for k, d in zip(kernel, dilations, strict=True))
+                pads = (
+                    (kernel[0] - 1) // 2 * dilations[0],
+                    (kernel[1] - 1) // 2 * dilations[1],
+                )
             else:
                 pads = _pair(op, "padding", padding, 0)
             layers.append(
@@ -158,7 +165,7 @@ def _activation(layer: Layer, inplace: bool | None) -> nn.Module:
         return layer()
 
 
-class SqueezeExcite(nn.Module):
+class SqueezeExcite(FusedModule):
     """Squeeze-and-excitation: every channel is scaled by a factor computed from all the means.
 
         y = x * gate(W2 * act(W1 * mean_hw(x) + b1) + b2)
@@ -196,10 +203,11 @@ class SqueezeExcite(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         scale: Tensor = self.fc1(self.avgpool(x))
         scale = self.fc2(self.activation(scale))
-        return x * self.scale_activation(scale)
+        gate: Tensor = self.scale_activation(scale)
+        return x * gate
 
 
-class DepthwisePointwise(nn.Module):
+class DepthwisePointwise(FusedModule):
     """Depthwise k x k, then pointwise 1 x 1, each with normalisation and activation.
 
         y = [x +] act2(norm(W2 * act1(norm(depthwise(x)))))
@@ -269,7 +277,7 @@ class DepthwisePointwise(nn.Module):
         return y + x if self.residual else y
 
 
-class InvertedResidual(nn.Module):
+class InvertedResidual(FusedModule):
     """Expand 1 x 1, depthwise k x k, optional squeeze-excite, project 1 x 1, optional residual.
 
         d = act(norm(depthwise(act(norm(We * x)))))
