@@ -85,8 +85,10 @@ def test_preset_matches_what_the_weights_were_trained_with() -> None:
 
 def test_metadata_agree_with_the_model() -> None:
     meta = WEIGHTS.meta
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        trained()(torch.zeros(1, 3, 224, 224))
+    with torch.device("meta"):
+        model = efficientnet_lite0().eval()
+    with FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, 3, 224, 224, device="meta"))
     assert counter.get_total_flops() / 2 == pytest.approx(meta["multiply_adds"], rel=0.02)
     assert meta["num_params"] == sum(p.numel() for p in trained().parameters())
     assert len(meta["categories"]) == trained().num_classes
@@ -154,10 +156,10 @@ class Tracer(torch.fx.Tracer):
         return isinstance(m, Conv2dSame) or super().is_leaf_module(m, module_qualified_name)
 
 
-def test_is_traceable() -> None:
-    model = efficientnet_lite0(num_classes=4).eval()
+def test_is_traceable(randomise: Any) -> None:
+    model = randomise(efficientnet_lite0(num_classes=4))
     traced = torch.fx.GraphModule(model, Tracer().trace(model))
     for size in (32, 45):
         x = torch.rand(1, 3, size, size)
         with torch.inference_mode():
-            assert torch.equal(traced(x), model(x))
+            torch.testing.assert_close(traced(x), model(x), rtol=1e-5, atol=1e-5)
