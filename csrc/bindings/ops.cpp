@@ -153,11 +153,13 @@ TensorHandle run_packed(const std::string& op, const TensorView& x,
   return run_on(op, x, records.packed());
 }
 
-/// An empty padding list asks for TensorFlow's SAME.
+/// Padding [-1] asks for TensorFlow's SAME. (An empty list would say it better, but compiled
+/// packages of torch turn one into None.)
 Window window_of(const std::string& op, const std::vector<std::int64_t>& stride,
                  const std::vector<std::int64_t>& padding,
                  const std::vector<std::int64_t>& dilation) {
-  return make_window(op, stride, padding, dilation, padding.empty());
+  const bool same = padding.size() == 1 && padding[0] == -1;
+  return make_window(op, stride, padding, dilation, same);
 }
 
 // --- kernels -------------------------------------------------------------------------------------

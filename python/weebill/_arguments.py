@@ -31,11 +31,11 @@ def pair(op: str, argument: str, value: Size) -> list[int]:
 
 
 def sides(op: str, padding: Padding) -> list[int]:
-    """[top, left, bottom, right], or empty for SAME: as the ops take it."""
+    """[top, left, bottom, right], or [-1] for SAME: as the ops take it."""
     if isinstance(padding, str):
         if padding != "same":
             raise ValueError(f"{op}: padding must be integers or 'same', got {padding!r}")
-        return []
+        return [-1]
     values = _integers(op, "padding", padding)
     if len(values) == 1:
         return values * 4

@@ -38,7 +38,7 @@ def _window_output(
     sizes = []
     for axis in (0, 1):
         size = x.shape[2 + axis]
-        if padding:
+        if len(padding) == 4:
             reach = dilation[axis] * (kernel[axis] - 1) + 1
             size = (size + padding[axis] + padding[2 + axis] - reach) // stride[axis] + 1
         else:

@@ -1,7 +1,7 @@
 """The operators in plain torch: what each one means, and how its gradient is computed.
 
 Any floating dtype and any device. Windows are in the ops' normal form: stride and dilation (h, w);
-padding (top, left, bottom, right), or empty for TensorFlow's SAME.
+padding (top, left, bottom, right), or (-1,) for TensorFlow's SAME.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def conv2d(
     activation: str,
 ) -> Tensor:
     """activation(conv2d(x, weight) + bias)."""
-    if padding:
+    if len(padding) == 4:
         top, left, bottom, right = padding
     else:
         top, bottom = same_padding(x.shape[2], weight.shape[2], stride[0], dilation[0])

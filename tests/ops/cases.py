@@ -28,7 +28,7 @@ def arguments(name: str, requires_grad: bool = False) -> tuple[Any, ...]:
         return torch.randn(*shape).mul_(0.5).requires_grad_(requires_grad)
 
     window = ([2, 1], [0, 1, 2, 1], [1, 1])
-    same: tuple[list[int], list[int], list[int]] = ([2, 2], [], [1, 1])
+    same: tuple[list[int], list[int], list[int]] = ([2, 2], [-1], [1, 1])
     x = t(2, 6, 7, 5)
     cases: dict[str, tuple[Any, ...]] = {
         "conv2d": (x, t(8, 3, 3, 3), t(8), *window, 2, "silu"),

@@ -196,7 +196,7 @@ WRONG: dict[str, tuple[Callable[[Tensor], object], str]] = {
 def call_wrapper(name: str, values: list[object]) -> Tensor:
     names = [argument.name for argument in op(name)._schema.arguments]
     given = dict(zip(names, values, strict=True))
-    if given.get("padding") == []:
+    if given.get("padding") == [-1]:
         given["padding"] = "same"
     function: Callable[..., Tensor] = getattr(ops, name)
     return function(**given)
