@@ -36,7 +36,7 @@ function(weebill_add_isa name)
   # No automatic vectorisation: the scalar tier stays scalar, and a loop is a vector loop because
   # its source says so.
   target_compile_options(
-    ${target} PRIVATE -O3 ${ARG_FLAGS} -fno-exceptions -fno-rtti -fno-threadsafe-statics
+    ${target} PRIVATE $<$<CONFIG:Release>:-O3> ${ARG_FLAGS} -fno-exceptions -fno-rtti -fno-threadsafe-statics
                       -fno-tree-vectorize -ffp-contract=off -fno-math-errno)
   set(WEEBILL_ISA_OBJECTS ${WEEBILL_ISA_OBJECTS} $<TARGET_OBJECTS:${target}> PARENT_SCOPE)
   set(WEEBILL_ISA_DEFINITIONS ${WEEBILL_ISA_DEFINITIONS} WEEBILL_HAVE_${upper} PARENT_SCOPE)
