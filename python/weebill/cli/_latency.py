@@ -34,7 +34,7 @@ class Latency:
 def interleaved(
     functions: Mapping[str, Callable[[], object]],
     *,
-    seconds: float = 1.5,
+    seconds: float = 3.0,
     min_rounds: int = 15,
     max_rounds: int = 300,
 ) -> dict[str, Latency]:
