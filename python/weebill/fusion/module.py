@@ -12,11 +12,14 @@ The plain forward runs
 - in training, and while any module inside is in training mode or has hooks;
 - for weights that are not float32 on the CPU, under autocast, in torch.func transforms and forward
   mode differentiation, and while torch.compile traces;
-- for calls with more than one argument, or a tensor of another rank.
+- for calls with more than one argument, or a tensor of another rank;
+- inside `unfused()`.
 """
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import copy
 import functools
 import logging
@@ -103,10 +106,28 @@ class _Differentiable(torch.autograd.Function):
         return tuple(result)
 
 
+_unfused = contextvars.ContextVar("weebill_unfused", default=False)
+
+
+@contextlib.contextmanager
+def unfused() -> Iterator[None]:
+    """Inside this context every module runs its plain torch forward, in evaluation too.
+
+    For comparisons: results and times of a fused model against the same model in torch eager. It
+    holds for the current thread (or task).
+    """
+    token = _unfused.set(True)
+    try:
+        yield
+    finally:
+        _unfused.reset(token)
+
+
 def _is_transformed() -> bool:
-    """Whether something is active that must see the operations inside the forward."""
+    """Whether the operations inside the forward are wanted as they are."""
     return (
-        torch.is_autocast_enabled("cpu")
+        _unfused.get()
+        or torch.is_autocast_enabled("cpu")
         or torch._C._are_functorch_transforms_active()
         or forward_ad._current_level >= 0
         or torch.compiler.is_compiling()

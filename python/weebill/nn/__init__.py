@@ -1,6 +1,6 @@
 """Modules that train as plain torch and run fused in evaluation."""
 
-from weebill.fusion.module import FusedModule
+from weebill.fusion.module import FusedModule, unfused
 from weebill.nn.blocks import (
     Conv2dNormActivation,
     Conv2dSame,
@@ -16,4 +16,5 @@ __all__ = [
     "FusedModule",
     "InvertedResidual",
     "SqueezeExcite",
+    "unfused",
 ]
