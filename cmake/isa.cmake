@@ -36,7 +36,7 @@ function(weebill_add_isa name)
   # No automatic vectorisation: the scalar tier stays scalar, and a loop is a vector loop because
   # its source says so.
   target_compile_options(
-    ${target} PRIVATE $<$<CONFIG:Release>:-O3> ${ARG_FLAGS} -fno-exceptions -fno-rtti -fno-threadsafe-statics
+    ${target} PRIVATE $<$<NOT:$<CONFIG:Debug>>:-O3> ${ARG_FLAGS} -fno-exceptions -fno-rtti -fno-threadsafe-statics
                       -fno-tree-vectorize -ffp-contract=off -fno-math-errno)
   set(WEEBILL_ISA_OBJECTS ${WEEBILL_ISA_OBJECTS} $<TARGET_OBJECTS:${target}> PARENT_SCOPE)
   set(WEEBILL_ISA_DEFINITIONS ${WEEBILL_ISA_DEFINITIONS} WEEBILL_HAVE_${upper} PARENT_SCOPE)
@@ -50,9 +50,10 @@ function(weebill_add_all_isas)
       # SIMDe's headers are not ours to keep free of warnings, and inline better when asked less.
       weebill_add_isa(avx512 SOURCE avx512_emulated FLAGS -mavx2 -mfma -w -O1)
     else()
-      # The last flag: gcc 12 warns of its own AVX-512 header (GCC bug 105593).
+      # The last flags: gcc 12 warns of its own AVX-512 header (GCC bug 105593).
       weebill_add_isa(avx512 FLAGS -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512cd -mavx2
-                      -mfma -mf16c -mbmi -mbmi2 -mprefer-vector-width=512 -Wno-maybe-uninitialized)
+                      -mfma -mf16c -mbmi -mbmi2 -mprefer-vector-width=512
+                      -Wno-maybe-uninitialized -Wno-uninitialized)
     endif()
   elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64)$")
     weebill_add_isa(neon)
