@@ -23,7 +23,7 @@ help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 demo: $(VENV)/.demo  ## classify a photo with trained weights, fused against torch eager
-	weebill classify --compare "$$(python -c 'import skimage; print(skimage.__path__[0])')/data/coffee.png"
+	weebill classify --compare --threads 1 "$$(python -c 'import skimage; print(skimage.__path__[0])')/data/coffee.png"
 
 test: test-cpp test-python lint  ## all tests and checks
 
