@@ -127,9 +127,10 @@ def test_training_is_plain_torch_bit_for_bit(name: str) -> None:
     expected.square().sum().backward()
     for (key, a), b in zip(module.named_parameters(), reference.parameters(), strict=True):
         assert a.grad is not None, key
+        assert b.grad is not None, key
         assert torch.equal(a.grad, b.grad), key
-    for a, b in zip(module.buffers(), reference.buffers(), strict=True):
-        assert torch.equal(a, b)
+    for buffer, other in zip(module.buffers(), reference.buffers(), strict=True):
+        assert torch.equal(buffer, other)
 
 
 @pytest.mark.parametrize("name", ["inverted residual", "squeeze", "dense stem"])
@@ -205,7 +206,7 @@ def changes() -> dict[str, Callable[[FusedModule], None]]:
         module.float()
 
     def channels_last(module: FusedModule) -> None:
-        module.to(memory_format=torch.channels_last)
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         in_place(module)
 
     def eps(module: FusedModule) -> None:
