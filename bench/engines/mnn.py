@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -56,16 +55,20 @@ class Mnn(Engine):
     settings: ClassVar[Settings] = Settings(note="precision high, input copied")
 
     def export(self, case: Case, folder: Path) -> None:
-        """Run ``mnnconvert`` on the ONNX file."""
-        tool = shutil.which("mnnconvert", path=str(Path(sys.executable).parent)) or "mnnconvert"
+        """Run MNN's converter on the ONNX file.
+
+        Its library is called directly: the ``mnnconvert`` script around it also reports usage to
+        its makers, and pip-installs a package for that at every start.
+        """
         with tempfile.TemporaryDirectory() as scratch:
             onnx_path = Path(scratch) / "model.onnx"
             export_onnx(case, onnx_path)
-            command = [tool, "-f", "ONNX", "--modelFile", str(onnx_path)]
+            command = [sys.executable, "-c", "import sys, _tools; _tools.mnnconvert(sys.argv)"]
+            command += ["-f", "ONNX", "--modelFile", str(onnx_path)]
             command += ["--MNNModel", str(folder / "model.mnn"), "--bizCode", "bench"]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
         if not (folder / "model.mnn").exists():
-            raise RuntimeError(f"mnnconvert failed: {(done.stderr or done.stdout).strip()[-400:]}")
+            raise RuntimeError(f"MNN's converter failed: {(done.stderr or done.stdout).strip()[-400:]}")
 
     def load(self, folder: Path, x: FloatArray, threads: int) -> Session:
         """Create a session with `threads` threads."""
