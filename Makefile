@@ -4,6 +4,8 @@
 PYTHON ?= python3.11
 VENV   ?= .venv
 TORCH  ?= torch==2.13.0
+# Networks that the tests compare ours with. Their requirements would replace torch by another one.
+PEERS  ?= torchvision==0.28.0 timm==1.0.31
 JOBS   ?= $(shell nproc 2>/dev/null || echo 2)
 
 SHELL       := bash
@@ -72,4 +74,5 @@ $(VENV)/.demo: $(VENV)/.package
 
 $(VENV)/.dev-tools: $(VENV)/.build-tools
 	$(PIP) install --quiet --group dev --group demo
+	$(PIP) install --quiet --no-deps $(PEERS)
 	touch $@
