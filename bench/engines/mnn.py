@@ -68,7 +68,8 @@ class Mnn(Engine):
             command += ["--MNNModel", str(folder / "model.mnn"), "--bizCode", "bench"]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
         if not (folder / "model.mnn").exists():
-            raise RuntimeError(f"MNN's converter failed: {(done.stderr or done.stdout).strip()[-400:]}")
+            said = (done.stderr or done.stdout).strip()[-400:]
+            raise RuntimeError(f"MNN's converter failed: {said}")
 
     def load(self, folder: Path, x: FloatArray, threads: int) -> Session:
         """Create a session with `threads` threads."""
