@@ -6,8 +6,6 @@ VENV   ?= .venv
 TORCH  ?= torch==2.13.0
 # Networks that the tests compare ours with. Their requirements would replace torch by another one.
 PEERS  ?= torchvision==0.28.0 timm==1.0.31
-# What the tests compare with. Without their dependencies: those would replace the pinned torch.
-REFERENCES := torchvision==0.28.0 timm==1.0.31
 JOBS   ?= $(shell nproc 2>/dev/null || echo 2)
 
 SHELL       := bash
