@@ -134,6 +134,11 @@ WEEBILL_TEST(separable_strips) {
 
 /// Enough work for several threads to be used.
 WEEBILL_TEST(separable_on_threads) {
+  // Fewer blocks of channels than threads: bands of rows share the sums of SE.
+  for (bool expand : {false, true}) {
+    const Block b{16, expand ? 24 : 16, 4, 16, expand, true, centred(5, 1)};
+    check_block(b, {1, 16, 40, 40}, Layout::kNhwc, false);
+  }
   const int cases = options().quick ? 4 : 40;
   for (int i = 0; i < cases; ++i) {
     Block b = any_block();
