@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+import torch
 from torch import nn
 
 from weebill.fusion.layers import NotFusable
@@ -59,6 +60,10 @@ def match(owner: nn.Module) -> tuple[Program, Graph]:
     Raises:
         NotFusable: The forward is no chain of blocks; the text says why.
     """
+    for path, parameter in owner.named_parameters():
+        if parameter.dtype != torch.float32 or parameter.device.type != "cpu":
+            kind = f"{parameter.dtype} on {parameter.device}".removeprefix("torch.")
+            raise NotFusable(f"{path} is {kind}, not float32 on cpu")
     try:
         graph = Graph(owner)
     except NotTraceable as error:
@@ -92,7 +97,9 @@ def tokens(graph: Graph, links: Sequence[Link]) -> list[Token]:
         elif link.kind == "pool":
             found.append(Pool(graph.shape(link.entry)[1]))
         elif link.kind == "squeeze":
-            found.append(_squeeze(tokens(graph, link.inner)))
+            # the gate may be expanded to the size of the image before it multiplies
+            inner = link.inner[:-1] if link.inner[-1].kind == "expand" else link.inner
+            found.append(_squeeze(tokens(graph, inner)))
         elif link.kind == "residual":
             found.append(Residual(tuple(tokens(graph, link.inner))))
         elif link.kind == "expand":
