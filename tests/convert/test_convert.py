@@ -320,6 +320,15 @@ def test_shared_modules() -> None:
     assert len(weebill.report(fast).entries) == 2
 
 
+def test_a_head_alone() -> None:
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5), nn.Hardswish())
+    fast = weebill.convert(model.eval())
+    x = torch.randn(2, 8, 7, 6)
+    with torch.inference_mode():
+        assert_near(fast(x), model, x)
+    assert isinstance(fast, FusedModule)
+
+
 def test_padding_same_of_torch_and_asymmetric_kernels() -> None:
     model = nn.Sequential(nn.Conv2d(8, 8, (4, 3), padding="same", groups=8), nn.Conv2d(8, 9, 1))
     model.eval()

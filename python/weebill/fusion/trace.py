@@ -108,12 +108,15 @@ class Graph:
 
     def _input_channels(self) -> tuple[int, bool]:
         """Channels of the input and whether it has height and width, from the first layer."""
+        pooled = False
         for node in self._graph.nodes:
             module = self.module(node)
             if isinstance(module, nn.Conv2d):
                 return module.in_channels, True
             if isinstance(module, nn.Linear):
-                return module.in_features, False
+                return module.in_features, pooled
+            if isinstance(module, nn.AdaptiveAvgPool2d) or node.target in _POOLS:
+                pooled = True
             if isinstance(module, _BatchNorm):
                 return module.num_features, True
         raise NotTraceable("it has no convolution or linear layer")
@@ -224,6 +227,8 @@ def _reads_shape(node: fx.Node, source: fx.Node) -> bool:
         and node.args[1] in ("shape", "ndim", "dtype", "device")
     )
 
+
+_POOLS = frozenset({"mean", torch.mean, torch.nn.functional.adaptive_avg_pool2d})
 
 _IN_PLACE_OPERATORS = frozenset(
     {operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.setitem}
