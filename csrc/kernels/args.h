@@ -100,7 +100,7 @@ struct SumArgs {
   std::int64_t channels;
 };
 
-/// y[p, c] = x[p, c] * scale[c].
+/// y[p, c] = x[p, c] * scale[c]. y may be x itself.
 struct ScaleArgs {
   const float* x;
   std::int64_t x_stride;
