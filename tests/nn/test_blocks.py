@@ -269,6 +269,16 @@ def test_hooks_inside_fire() -> None:
         assert calls == ["own", "inner", "own"]
 
 
+def test_backward_hooks_inside_fire() -> None:
+    module = made(BLOCKS["inverted residual"][0])
+    x = torch.randn(1, 24, 8, 8)
+    module(x)
+    calls: list[str] = []
+    module.get_submodule("block.1").register_full_backward_hook(lambda *_: calls.append("inner"))
+    module(x).sum().backward()
+    assert calls == ["inner"]
+
+
 def test_one_module_in_training_keeps_the_whole_plain() -> None:
     module = made(BLOCKS["inverted residual"][0])
     x = torch.randn(4, 24, 8, 8)

@@ -161,6 +161,8 @@ class Fusion:
         if torch.is_grad_enabled():
             wanted = [tensor for tensor in packed.guard.tensors if tensor.requires_grad]
             if wanted or x.requires_grad:
+                if not _is_quiet(owner):
+                    return None
                 y: Tensor = _Differentiable.apply(packed, plain, x, *wanted)  # type: ignore[no-untyped-call]
                 return y
         return packed.run(x)
