@@ -25,7 +25,7 @@ CaseMaker = Callable[[tuple[int, int], int, Path], Iterable["Case"]]
 
 def make_console() -> Console:
     """A console as wide as the tables need where the output is not a terminal."""
-    return Console() if sys.stdout.isatty() else Console(width=220)
+    return Console() if sys.stdout.isatty() else Console(width=250)
 
 
 def list_engines(console: Console) -> None:
