@@ -11,6 +11,7 @@ namespace weebill {
 namespace {
 
 constexpr std::int64_t kMaxElements = std::int64_t{1} << 40;
+constexpr std::int64_t kMaxSize = std::int64_t{1} << 31;
 
 bool in_range(std::int64_t value, std::int64_t low, std::int64_t high) {
   return value >= low && value <= high;
@@ -149,6 +150,8 @@ Shape record_output(const std::string& op, const Record& record, const Shape& x)
   check(x.c == h.c_in, op, ": x must have ", h.c_in, " channels, got ", x.c);
   check(x.n >= 0 && x.h >= 1 && x.w >= 1, op,
         ": x must have a height and width of at least 1, got ", shape_text(x));
+  check(x.n <= kMaxSize && x.h <= kMaxSize && x.w <= kMaxSize, op,
+        ": x must have sizes of at most 2^31, got ", shape_text(x));
   Shape out = {x.n, h.c_out, x.h, x.w};
   if (h.kind == RecordKind::kGlobalPool) {
     out.h = out.w = 1;

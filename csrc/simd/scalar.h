@@ -36,10 +36,11 @@ inline Vec round_even(Vec a) {
 }
 inline Vec pow2(Vec a) {
   union {
-    int32_t i;
+    uint32_t i;
     float f;
   } bits;
-  bits.i = (static_cast<int32_t>(a.v) + 127) << 23;
+  // NaN has no integer; what is returned for it is multiplied by NaN anyway.
+  bits.i = a.v == a.v ? static_cast<uint32_t>(static_cast<int32_t>(a.v) + 127) << 23 : 0;
   return {bits.f};
 }
 inline void prefetch(const float* p) { __builtin_prefetch(p, 0, 2); }
