@@ -18,7 +18,7 @@ bool in_range(std::int64_t value, std::int64_t low, std::int64_t high) {
 }
 
 bool valid_window(const Window& w) {
-  constexpr std::int64_t kMost = 1 << 12;
+  constexpr std::int64_t kMost = kMaxWindow;
   return in_range(w.kernel_h, 1, kMost) && in_range(w.kernel_w, 1, kMost) &&
          in_range(w.stride_h, 1, kMost) && in_range(w.stride_w, 1, kMost) &&
          in_range(w.dilation_h, 1, kMost) && in_range(w.dilation_w, 1, kMost) &&
@@ -42,7 +42,7 @@ bool valid_sizes(const RecordHeader& h) {
 }
 
 bool valid_header(const RecordHeader& h) {
-  constexpr std::int64_t kMost = 1 << 20;
+  constexpr std::int64_t kMost = kMaxChannels;
   const bool numbers = in_range(h.c_in, 1, kMost) && in_range(h.c_out, 1, kMost) &&
                        in_range(h.c_mid, 0, kMost) && in_range(h.c_se, 0, kMost) &&
                        in_range(h.groups, 1, kMost) && valid_flag(h.has_expand) &&
@@ -327,13 +327,11 @@ void run(const std::string& op, const TensorView& x, Packed packed, float* y) {
   // but the weights. After the pooling the images are rows of one product.
   std::size_t tail = 0;
   while (tail < records.size() && (shapes[tail].h != 1 || shapes[tail].w != 1)) ++tail;
-  if (threads == 1 || x.n < threads || tail == 0) {
-    // Image by image as well: a network's worth of activations of one image stays in the cache.
-    if (x.n == 1 || tail == 0) {
-      run_list(whole, records, shapes, 0, records.size(), x.n, x, y);
-      return;
-    }
+  if (x.n == 1 || tail == 0) {
+    run_list(whole, records, shapes, 0, records.size(), x.n, x, y);
+    return;
   }
+  // Image by image without threads as well: the activations of one image stay in the cache.
   const bool images_in_parallel = threads > 1 && x.n >= threads;
   const Run per_image = {whole.kernels, whole.caches, images_in_parallel ? 1 : threads};
   Workspace::Scope scope(Workspace::of_this_thread());

@@ -9,8 +9,6 @@ namespace weebill {
 namespace {
 
 constexpr std::uint64_t kAlign = 64;
-constexpr std::int64_t kMaxChannels = 1 << 20;
-constexpr std::int64_t kMaxWindow = 1 << 12;
 constexpr std::uint64_t kMaxBytes = std::uint64_t{1} << 38;
 
 std::string shape_text(const std::vector<std::int64_t>& shape) {

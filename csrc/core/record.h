@@ -16,6 +16,10 @@ namespace weebill {
 constexpr std::uint32_t kRecordVersion = 1;
 constexpr char kRecordMagic[8] = "weebill";
 
+/// Limits that packing keeps and parsing checks: channels, and anything of a window.
+constexpr std::int64_t kMaxChannels = 1 << 20;
+constexpr std::int64_t kMaxWindow = 1 << 12;
+
 enum class RecordKind : std::uint32_t {
   kConv2d = 1,         ///< dense, any window, any groups
   kPointwise = 2,      ///< 1 x 1, stride 1; also the linear layer
