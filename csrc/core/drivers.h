@@ -34,6 +34,9 @@ void run_conv2d(const Run& run, const Record& record, const TensorView& x, float
 /// The rest: x and y dense NHWC. `shape` is one image's, its n is ignored.
 void run_separable(const Run& run, const Record& record, const float* x, const Shape& shape,
                    float* y);
+/// The block as plan_separable() wants it, for an input x and the output that record_output()
+/// gives.
+SeparableProblem separable_problem(const Record& record, const Shape& x, const Shape& out);
 void run_squeeze_excite(const Run& run, const Record& record, const float* x, const Shape& shape,
                         float* y);
 void run_pointwise(const Run& run, const Record& record, const float* x, std::int64_t pixels,

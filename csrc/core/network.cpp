@@ -361,17 +361,7 @@ std::string explain(const Shape& x, Packed packed, int threads) {
     const RecordHeader& h = *record.header;
     const Shape out = record_output("explain", record, shape);
     if (h.kind == RecordKind::kSeparable) {
-      SeparableProblem p{h.c_in,
-                         h.c_mid,
-                         h.c_out,
-                         shape.h,
-                         shape.w,
-                         out.h,
-                         out.w,
-                         resolve(h.window, shape.h, shape.w),
-                         h.has_expand != 0,
-                         h.has_se != 0,
-                         h.has_project != 0};
+      const SeparableProblem p = separable_problem(record, shape, out);
       const SeparablePlan plan = plan_separable(p, machine_caches(), threads, fusion_policy());
       text +=
           concat("separable ", h.c_in, "-", h.c_mid, "-", h.c_out, " ", shape.h, "x", shape.w, " k",

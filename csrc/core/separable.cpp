@@ -322,23 +322,28 @@ Interior interior_columns(const Window& window, std::int64_t w, std::int64_t ow)
   return {std::min(first, ow), std::max(std::min(last, ow), std::min(first, ow))};
 }
 
-void run_separable(const Run& run, const Record& record, const float* x, const Shape& shape,
-                   float* y) {
+SeparableProblem separable_problem(const Record& record, const Shape& x, const Shape& out) {
   const RecordHeader& h = *record.header;
-  const Window window = resolve(h.window, shape.h, shape.w);
-  const Shape out = record_output("run", record, shape);
   SeparableProblem p{};
   p.c_in = h.c_in;
   p.c_mid = h.c_mid;
   p.c_out = h.c_out;
-  p.h = shape.h;
-  p.w = shape.w;
+  p.h = x.h;
+  p.w = x.w;
   p.oh = out.h;
   p.ow = out.w;
-  p.window = window;
+  p.window = resolve(h.window, x.h, x.w);
   p.has_expand = h.has_expand != 0;
   p.has_se = h.has_se != 0;
   p.has_project = h.has_project != 0;
+  return p;
+}
+
+void run_separable(const Run& run, const Record& record, const float* x, const Shape& shape,
+                   float* y) {
+  const RecordHeader& h = *record.header;
+  const SeparableProblem p = separable_problem(record, shape, record_output("run", record, shape));
+  const Window& window = p.window;
   const std::int64_t work =
       p.oh * p.ow * p.c_mid * (window.kernel_h * window.kernel_w + (p.has_project ? p.c_out : 0)) +
       (p.has_expand ? p.h * p.w * p.c_in * p.c_mid : 0);
