@@ -3,6 +3,7 @@
 from weebill.models._base import Classifier, FeatureExtractor, FeatureInfo
 from weebill.models._build import load_weights
 from weebill.models._download import DownloadError, cache_dir
+from weebill.models._keras import load_keras_weights
 from weebill.models._registry import (
     ModelEntry,
     create_model,
@@ -18,12 +19,18 @@ from weebill.models.efficientnet_lite import (
     EfficientNetLite,
     efficientnet_lite0,
 )
+from weebill.models.mobilenet_v1 import MobileNetV1, mobilenet_v1
+from weebill.models.mobilenet_v2 import MobileNet_V2_Weights, MobileNetV2, mobilenet_v2
 from weebill.models.mobilenet_v3 import (
     MobileNet_V3_Large_Weights,
     MobileNet_V3_Small_Weights,
     MobileNetV3,
     mobilenet_v3_large,
     mobilenet_v3_small,
+)
+from weebill.models.mobilenet_v3_simplified import (
+    MobileNetV3Simplified,
+    mobilenet_v3_small_simplified,
 )
 
 __all__ = [
@@ -33,7 +40,11 @@ __all__ = [
     "EfficientNet_Lite0_Weights",
     "FeatureExtractor",
     "FeatureInfo",
+    "MobileNetV1",
+    "MobileNetV2",
     "MobileNetV3",
+    "MobileNetV3Simplified",
+    "MobileNet_V2_Weights",
     "MobileNet_V3_Large_Weights",
     "MobileNet_V3_Small_Weights",
     "ModelEntry",
@@ -46,9 +57,13 @@ __all__ = [
     "get_model_weights",
     "get_weights",
     "list_models",
+    "load_keras_weights",
     "load_weights",
+    "mobilenet_v1",
+    "mobilenet_v2",
     "mobilenet_v3_large",
     "mobilenet_v3_small",
+    "mobilenet_v3_small_simplified",
     "model_entry",
     "register_model",
 ]
