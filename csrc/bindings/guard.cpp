@@ -6,8 +6,13 @@
 // two attributes that the caller hands over.
 //
 // An entry is borrowed from its dictionary for the time of one comparison of addresses.
+//
+// A network's forward leaves none of these objects in the first caches. Read one after the other,
+// each with its pointers, they cost three times what the comparisons do (Zen 3: 120 us against 40
+// for MobileNetV3-Small, 7 % of the network). So state() first asks for all of their cache lines.
 #include "bindings/guard.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <utility>
 #include <vector>
@@ -22,9 +27,13 @@ class Guard {
   Guard(py::object version, py::object address)
       : version_(std::move(version)), address_(std::move(address)) {}
 
-  void expect_empty(py::dict table, int code) { sizes_.push_back({std::move(table), 0, code}); }
+  void expect_empty(py::dict table, int code) {
+    will_read(table.ptr(), sizeof(PyDictObject));
+    sizes_.push_back({std::move(table), 0, code});
+  }
 
   void expect_size(py::dict table, int code) {
+    will_read(table.ptr(), sizeof(PyDictObject));
     const auto size = static_cast<Py_ssize_t>(table.size());
     sizes_.push_back({std::move(table), size, code});
   }
@@ -32,6 +41,10 @@ class Guard {
   void expect_entry(py::dict table, py::object key, int code) {
     PyObject* found = entry(table, key);
     if (found == nullptr) throw py::key_error(py::str(key));
+    const auto* dict = reinterpret_cast<const PyDictObject*>(table.ptr());
+    will_read(dict, sizeof(PyDictObject));
+    will_read(dict->ma_keys, 2 * kLine);
+    will_read(dict->ma_values, 2 * kLine);
     entries_.push_back(
         {std::move(table), std::move(key), py::reinterpret_borrow<py::object>(found), code});
   }
@@ -39,10 +52,16 @@ class Guard {
   void watch(py::object tensor, int code) {
     const std::int64_t version = number(read_version(tensor));
     const std::int64_t address = number(read_address(tensor));
+    will_read(tensor.ptr(), kLine);
+    will_read_behind(tensor);
     tensors_.push_back({std::move(tensor), version, address, code});
   }
 
   int state() const {
+    // into the second cache: there are more of them than the first one holds
+    for (const std::uintptr_t line : lines_) {
+      __builtin_prefetch(reinterpret_cast<void*>(line), 0, 2);
+    }
     for (const auto& item : sizes_) {
       if (PyDict_GET_SIZE(item.table.ptr()) != item.size) return item.code;
     }
@@ -74,6 +93,7 @@ class Guard {
     const auto sizes = std::exchange(sizes_, {});
     const auto entries = std::exchange(entries_, {});
     const auto tensors = std::exchange(tensors_, {});
+    lines_.clear();
   }
 
  private:
@@ -119,7 +139,34 @@ class Guard {
     return static_cast<std::int64_t>(result);
   }
 
+  /// Has state() fetch the bytes early. Once the object moves this fetches in vain; it never reads.
+  void will_read(const void* start, std::size_t bytes) {
+    const auto first = reinterpret_cast<std::uintptr_t>(start) / kLine * kLine;
+    const auto last = reinterpret_cast<std::uintptr_t>(start) + bytes;
+    for (std::uintptr_t line = first; line < last && start != nullptr; line += kLine) {
+      const auto at = std::lower_bound(lines_.begin(), lines_.end(), line);
+      if (at == lines_.end() || *at != line) lines_.insert(at, line);
+    }
+  }
+
+  /// The same for the C++ object of a torch tensor, and for all that its first line points to,
+  /// among that its version and its storage: which word is which is torch's affair.
+  void will_read_behind(const py::object& tensor) {
+    const auto address = number(py::getattr(tensor, "_cdata", py::int_(0)));
+    if (address == 0) return;
+    const auto* words = reinterpret_cast<const std::uintptr_t*>(address);
+    will_read(words, 3 * kLine);
+    for (std::size_t i = 0; i < kLine / sizeof *words; ++i) {
+      if (words[i] >= kPage && words[i] % sizeof *words == 0) {
+        will_read(reinterpret_cast<const void*>(words[i]), kLine / 2);
+      }
+    }
+  }
+
+  static constexpr std::uintptr_t kLine = 64, kPage = 4096;
+
   py::object version_, address_;
+  std::vector<std::uintptr_t> lines_;  ///< cache lines to fetch, in order
   std::vector<Size> sizes_;
   std::vector<Entry> entries_;
   std::vector<Watched> tensors_;
