@@ -15,8 +15,9 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
-from weebill import _fake, _reference
+from weebill import _fake, _flops, _reference
 
 _Op: TypeAlias = Callable[..., Tensor]
 
@@ -65,6 +66,8 @@ def _register() -> None:
     for name, fake in _fake.KERNELS.items():
         op = f"weebill::{name}"
         torch.library.register_fake(op, fake)
+        formula, takes_tensors = _flops.FORMULAS[name]
+        register_flop_formula(getattr(torch.ops.weebill, name), get_raw=takes_tensors)(formula)
         torch.library.register_autocast(op, "cpu", torch.float32)
         if name != "run":
             backward = _backward_of(getattr(_reference, name))

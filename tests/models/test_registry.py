@@ -32,7 +32,7 @@ def test_list_models() -> None:
     names = list_models()
     assert names == sorted(names)
     assert {"efficientnet_lite0", "mobilenet_v3_large", "mobilenet_v3_small"} <= set(names)
-    assert list_models("*_v3_*") == ["mobilenet_v3_large", "mobilenet_v3_small"]
+    assert list_models("mobilenet_v3_[ls]*[el]") == ["mobilenet_v3_large", "mobilenet_v3_small"]
     assert list_models("nothing*") == []
 
 
@@ -49,7 +49,7 @@ def test_unknown_name_suggests_the_closest(wrong: str) -> None:
 
 
 def test_hopeless_name_lists_all() -> None:
-    with pytest.raises(ValueError, match="there are .*efficientnet_lite0, mobilenet_v3_large"):
+    with pytest.raises(ValueError, match="there are .*efficientnet_lite0, .*mobilenet_v3_large"):
         create_model("zzz")
 
 

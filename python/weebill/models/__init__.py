@@ -13,6 +13,7 @@ from weebill.models._registry import (
     model_entry,
     register_model,
 )
+from weebill.models._summary import Cost, SeparableComparison, Summary, summary
 from weebill.models._weights import PackageFile, Weights, WeightsEnum
 from weebill.models.efficientnet_lite import (
     EfficientNet_Lite0_Weights,
@@ -35,6 +36,7 @@ from weebill.models.mobilenet_v3_simplified import (
 
 __all__ = [
     "Classifier",
+    "Cost",
     "DownloadError",
     "EfficientNetLite",
     "EfficientNet_Lite0_Weights",
@@ -49,6 +51,8 @@ __all__ = [
     "MobileNet_V3_Small_Weights",
     "ModelEntry",
     "PackageFile",
+    "SeparableComparison",
+    "Summary",
     "Weights",
     "WeightsEnum",
     "cache_dir",
@@ -66,4 +70,5 @@ __all__ = [
     "mobilenet_v3_small_simplified",
     "model_entry",
     "register_model",
+    "summary",
 ]

@@ -94,8 +94,10 @@ class Classifier(nn.Module):
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """What follows the backbone: pool and head; with `pre_logits` all but the last layer."""
         x = torch.flatten(self.avgpool(x), 1)
-        layers = list(self.classifier)
-        for layer in layers[:-1] if pre_logits else layers:
+        if not pre_logits:
+            y: Tensor = self.classifier(x)
+            return y
+        for layer in list(self.classifier)[:-1]:
             x = layer(x)
         return x
 
