@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from weebill._C import __version__
 
 if TYPE_CHECKING:
-    from weebill import config, data, models, nn, ops
+    from weebill import config, data, models, nn, ops, runtime
     from weebill.convert.convert import convert
     from weebill.convert.report import Report, report
+    from weebill.convert.save import save
 
 __all__ = [
     "Report",
@@ -27,10 +28,12 @@ __all__ = [
     "nn",
     "ops",
     "report",
+    "runtime",
+    "save",
 ]
 
-_SUBMODULES = frozenset({"config", "data", "models", "nn", "ops"})
-_FROM_CONVERT = frozenset({"Report", "convert", "report"})
+_SUBMODULES = frozenset({"config", "data", "models", "nn", "ops", "runtime"})
+_FROM_CONVERT = frozenset({"Report", "convert", "report", "save"})
 
 
 def _import(name: str) -> ModuleType:

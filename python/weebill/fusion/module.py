@@ -35,10 +35,11 @@ from torch.autograd import forward_ad
 
 from weebill import _C, _ops
 from weebill._errors import fail
-from weebill.fusion.fold import pack, source_names
+from weebill.fusion.fold import fold, source_names
 from weebill.fusion.guard import BUSY, CHANGED, FRESH, Guard, packable
 from weebill.fusion.layers import NotFusable
 from weebill.fusion.match import Program, match
+from weebill.fusion.pack import pack
 from weebill.fusion.trace import Graph, has_hooks
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ class _Packed:
     def __init__(self, owner: nn.Module, program: Program) -> None:
         # watched before it is read: a change in between makes the records stale, not wrong
         self.guard = Guard(owner, source_names(owner, program.blocks))
-        records = [pack(owner, block) for block in program.blocks]
+        weights = functools.partial(fold, owner)
+        records = [pack(block, weights) for block in program.blocks]
         self.records = torch.from_numpy(_C.join(records))
         self.geometry = _C.geometry(self.records.numpy())
         self._ends = np.cumsum([len(record) for record in records])

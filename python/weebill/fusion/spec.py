@@ -7,7 +7,8 @@ can be written to a file beside the weights.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 Padding: TypeAlias = tuple[int, int, int, int] | Literal["same"]
@@ -86,11 +87,45 @@ class BlockSpec:
     residual: bool = False
     channels: int = 0
 
+    def check(self) -> None:
+        """Raises ValueError unless the block has exactly the parts of its kind."""
+        parts = {
+            name
+            for name in ("layer", "expand", "depthwise", "squeeze", "project")
+            if getattr(self, name) is not None
+        }
+        needed, allowed = _PARTS[self.kind]
+        if not needed <= parts <= allowed:
+            raise ValueError(
+                f"a block of kind {self.kind} must have {', '.join(sorted(needed)) or 'no part'}"
+                f", got {', '.join(sorted(parts)) or 'none'}"
+            )
+        if self.residual and self.kind != "separable":
+            raise ValueError(f"a block of kind {self.kind} must not have a residual")
+
     def layers(self) -> tuple[Layer, ...]:
         """All layers, in the order in which they run."""
         squeeze = (self.squeeze.reduce, self.squeeze.expand) if self.squeeze else ()
         found = (self.layer, self.expand, self.depthwise, *squeeze, self.project)
         return tuple(layer for layer in found if layer is not None)
+
+    def map_layers(self, function: Callable[[Layer], Layer]) -> BlockSpec:
+        """The block with other layers in the places of its own."""
+
+        def mapped(layer: Layer | None) -> Layer | None:
+            return None if layer is None else function(layer)
+
+        squeeze = self.squeeze
+        if squeeze is not None:
+            squeeze = Squeeze(function(squeeze.reduce), function(squeeze.expand))
+        return replace(
+            self,
+            layer=mapped(self.layer),
+            expand=mapped(self.expand),
+            depthwise=mapped(self.depthwise),
+            squeeze=squeeze,
+            project=mapped(self.project),
+        )
 
     def describe(self) -> str:
         """A few words for people: "inverted residual 24-72-40, 5x5, stride 2, SE, relu"."""
@@ -117,6 +152,15 @@ class BlockSpec:
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts, tuples and strings, for JSON."""
         return asdict(self)
+
+
+#: By kind: the parts that a block must have, and may have.
+_PARTS: dict[str, tuple[set[str], set[str]]] = {
+    "conv2d": ({"layer"}, {"layer"}),
+    "separable": ({"depthwise"}, {"expand", "depthwise", "squeeze", "project"}),
+    "squeeze_excite": ({"squeeze"}, {"squeeze"}),
+    "global_avg_pool2d": (set(), set()),
+}
 
 
 def _layer_name(layer: Layer) -> str:

@@ -56,7 +56,10 @@ class Graph:
                 raise NotTraceable(f"{path} has hooks")
         self.owner = owner
         self._graph = fx.Graph()
-        self.input, self.output = _trace(owner, self._graph)
+        self.input, output = trace(owner, self._graph)
+        if not isinstance(output, fx.Proxy):
+            raise NotTraceable("its forward does not return one tensor")
+        self.output = output.node
         self._live = _ancestors(self.output)
         self._check_writes()
         self.trial_input, self.trial_output, self._shapes = self._run()
@@ -79,7 +82,7 @@ class Graph:
         """Raises unless values can be followed as if nothing were changed in place."""
         order = {node: index for index, node in enumerate(self._graph.nodes)}
         for node in self._graph.nodes:
-            if not _writes(node, self.module(node)) or not node.args:
+            if not writes(node, self.module(node)) or not node.args:
                 continue
             target = node.args[0]
             seen_later = isinstance(target, fx.Node) and any(
@@ -94,7 +97,7 @@ class Graph:
         generator = torch.Generator().manual_seed(0)
         for size in TRIAL_SIZES if spatial else ((),):
             x = torch.randn((TRIAL_BATCH, channels, *size), generator=generator)
-            interpreter = _ShapeInterpreter(self.owner, self._graph)
+            interpreter = ShapeInterpreter(self.owner, self._graph)
             try:
                 with torch.no_grad():
                     y = interpreter.run(x.clone())
@@ -122,8 +125,22 @@ class Graph:
         raise NotTraceable("it has no convolution or linear layer")
 
 
-def _trace(owner: nn.Module, graph: fx.Graph) -> tuple[fx.Node, fx.Node]:
-    """Writes the owner's forward into the graph; the nodes of its argument and of its result."""
+def trace(
+    owner: nn.Module, graph: fx.Graph, is_leaf: Callable[[nn.Module], bool] | None = None
+) -> tuple[fx.Node, Any]:
+    """Writes the owner's forward into the graph.
+
+    Args:
+        owner: The module.
+        graph: An empty graph.
+        is_leaf: Whether calls of a module are one node. Default: those of torch.nn's modules.
+
+    Returns:
+        The node of its argument, and its result: a symbol, or what it has put symbols into.
+
+    Raises:
+        NotTraceable: The forward does more than compute on one tensor.
+    """
     required = [
         parameter
         for parameter in inspect.signature(owner.forward).parameters.values()
@@ -135,14 +152,13 @@ def _trace(owner: nn.Module, graph: fx.Graph) -> tuple[fx.Node, fx.Node]:
     tracer = fx.proxy.GraphAppendingTracer(graph)
     x = fx.Proxy(graph.placeholder("x"), tracer)
     try:
-        result = _plain_forward(owner)(_shadow(owner, "", graph, tracer, {}), x)
+        shadow = _shadow(owner, "", graph, tracer, {}, is_leaf or is_torch_module)
+        result = _plain_forward(owner)(shadow, x)
     except Exception as error:  # foreign code on symbols: anything can be raised
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise NotTraceable(f"its forward cannot be traced ({reason})") from error
-    if not isinstance(result, fx.Proxy):
-        raise NotTraceable("its forward does not return one tensor")
-    graph.output(result.node)
-    return x.node, result.node
+    graph.output(fx.node.map_aggregate(result, lambda v: v.node if isinstance(v, fx.Proxy) else v))
+    return x.node, result
 
 
 def _plain_forward(module: nn.Module) -> Callable[..., Any]:
@@ -159,11 +175,12 @@ def _shadow(
     graph: fx.Graph,
     tracer: fx.proxy.GraphAppendingTracer,
     made: dict[nn.Module, nn.Module],
+    is_leaf: Callable[[nn.Module], bool],
 ) -> nn.Module:
     """A shallow copy that writes nodes when it is called, and whose tensors are symbols."""
     if module in made:
         return made[module]
-    leaf = _is_leaf(module)
+    leaf = is_leaf(module)
     forward = None if leaf else _plain_forward(module)
 
     def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -183,7 +200,9 @@ def _shadow(
             for name, tensor in module.__dict__[table].items()
         }
     shadow.__dict__["_modules"] = {
-        name: child if child is None else _shadow(child, prefix + name, graph, tracer, made)
+        name: child
+        if child is None
+        else _shadow(child, prefix + name, graph, tracer, made, is_leaf)
         for name, child in module._modules.items()
     }
     return shadow
@@ -194,7 +213,7 @@ def _attribute(tracer: fx.proxy.GraphAppendingTracer, path: str) -> fx.Proxy:
     return fx.Proxy(tracer.graph.create_node("get_attr", path), tracer)
 
 
-def _is_leaf(module: nn.Module) -> bool:
+def is_torch_module(module: nn.Module) -> bool:
     """Whether calls of the module are one node: torch.nn's modules and all convolutions."""
     if isinstance(module, (nn.Conv2d, nn.Linear)):
         return True
@@ -235,7 +254,7 @@ _IN_PLACE_OPERATORS = frozenset(
 )
 
 
-def _writes(node: fx.Node, module: nn.Module | None) -> bool:
+def writes(node: fx.Node, module: nn.Module | None) -> bool:
     """Whether the node changes one of its inputs."""
     if node.op == "call_module":
         return bool(getattr(module, "inplace", False))
@@ -248,7 +267,9 @@ def _writes(node: fx.Node, module: nn.Module | None) -> bool:
     )
 
 
-class _ShapeInterpreter(fx.Interpreter):
+class ShapeInterpreter(fx.Interpreter):
+    """Runs a graph and keeps the shape of every tensor."""
+
     def __init__(self, owner: nn.Module, graph: fx.Graph) -> None:
         super().__init__(owner, graph=graph)
         self.shapes: dict[fx.Node, tuple[int, ...]] = {}

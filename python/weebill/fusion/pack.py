@@ -1,0 +1,96 @@
+"""Blocks to records: the one place that knows which packing function takes which parts. No torch.
+
+A record is what the core runs (csrc/core/record.h); its weights are reordered for the kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weebill import _C
+from weebill.fusion.spec import BlockSpec, Layer
+
+FloatArray: TypeAlias = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Folded:
+    """A layer's weight (O, I / groups, kh, kw) and bias (O), None where there is none."""
+
+    weight: FloatArray
+    bias: FloatArray | None
+
+
+def pack(block: BlockSpec, weights: Callable[[Layer], Folded]) -> NDArray[np.uint8]:
+    """The block's record.
+
+    Args:
+        block: What it computes.
+        weights: Called once for every layer of the block.
+
+    Raises:
+        ValueError: The parts do not fit each other.
+    """
+    if block.kind == "global_avg_pool2d":
+        return _C.pack_global_avg_pool2d(block.channels)
+    if block.kind == "squeeze_excite":
+        assert block.squeeze is not None
+        reduce, expand = (weights(layer) for layer in block.layers())
+        return _C.pack_squeeze_excite(
+            reduce.weight,
+            reduce.bias,
+            expand.weight,
+            expand.bias,
+            activation=block.squeeze.reduce.activation,
+            gate=block.squeeze.expand.activation,
+        )
+    if block.kind == "conv2d":
+        assert block.layer is not None
+        layer, folded = block.layer, weights(block.layer)
+        return _C.pack_conv2d(
+            folded.weight,
+            folded.bias,
+            layer.window.stride,
+            layer.window.padding,
+            layer.window.dilation,
+            layer.groups,
+            layer.activation,
+        )
+    return _pack_separable(block, weights)
+
+
+def _pack_separable(block: BlockSpec, weights: Callable[[Layer], Folded]) -> NDArray[np.uint8]:
+    assert block.depthwise is not None
+    window = block.depthwise.window
+    roles = {
+        "expand": block.expand,
+        "depthwise": block.depthwise,
+        "se_reduce": block.squeeze.reduce if block.squeeze else None,
+        "se_expand": block.squeeze.expand if block.squeeze else None,
+        "project": block.project,
+    }
+    activation = {
+        "expand": "expand_activation",
+        "depthwise": "depthwise_activation",
+        "se_reduce": "se_activation",
+        "se_expand": "se_gate",
+        "project": "project_activation",
+    }
+    arguments: dict[str, Any] = {}
+    for role, layer in roles.items():
+        if layer is not None:
+            folded = weights(layer)
+            arguments[f"{role}_weight"], arguments[f"{role}_bias"] = folded.weight, folded.bias
+            arguments[activation[role]] = layer.activation
+    return _C.pack_separable(
+        **arguments,
+        stride=window.stride,
+        padding=window.padding,
+        dilation=window.dilation,
+        residual=block.residual,
+    )

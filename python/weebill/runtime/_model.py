@@ -1,0 +1,285 @@
+"""A saved network: the object that runs it, and reading and writing its file."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weebill import _C
+from weebill.fusion.pack import Folded, pack
+from weebill.fusion.spec import Layer
+from weebill.runtime._container import Container, write
+from weebill.runtime._decode import parse_json
+from weebill.runtime.description import Description
+from weebill.runtime.nodes import MAX_ELEMENTS, Array, Programs, Shape
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+#: Where the description is in the file's metadata.
+KEY = "weebill"
+
+#: What a network returns: one array, several, or several with names.
+Result: TypeAlias = "Array | tuple[Array, ...] | dict[str, Array]"
+
+
+class Model:
+    """A network from a file, on numpy arrays: `model(x)`. `load` makes one.
+
+    Any number of threads may call it at the same time.
+
+    Attributes:
+        input_shape: What it was saved for. The channels are fixed; other numbers of images, heights
+            and widths may be given if the network takes them.
+        categories: Names of the classes, or None.
+        preprocessing: How a photo becomes an input, or None.
+        version: Of the weebill that wrote the file.
+    """
+
+    def __init__(self, description: Description, programs: Programs) -> None:
+        self._description = description
+        self._programs = programs
+        self.input_shape = description.input_shape
+        self.categories = description.categories
+        self.preprocessing = description.preprocessing
+        self.version = description.weebill
+        #: Values that are not needed any more after each node, so that their memory can be reused.
+        self._dropped = _last_uses(description)
+        self._plain = (
+            len(description.nodes) == 1
+            and description.structure == "array"
+            and description.outputs[0].value == 1
+        )
+
+    def __call__(self, x: Array) -> Result:
+        """The network's output for x.
+
+        Args:
+            x: As `input_shape`, float32. Memory order N, H, W, C is used as it is.
+
+        Returns:
+            An array, or a tuple or dict of arrays, as the network returned tensors when it was
+            saved. Images are (N, C, H, W) with the memory order N, H, W, C.
+
+        Raises:
+            TypeError: x is no float32 array.
+            ValueError: x has a shape that the network does not take.
+        """
+        self._check_input(x)
+        if self._plain:
+            return self._description.nodes[0].run([x], self._programs)
+        self._shapes(x.shape)  # refuses what does not fit before anything is computed
+        values: list[Array | None] = [x]
+        for node, dropped in zip(self._description.nodes, self._dropped, strict=True):
+            inputs = [values[index] for index in node.inputs]
+            values.append(node.run(inputs, self._programs))  # type: ignore[arg-type]
+            for index in dropped:
+                values[index] = None
+        result: Result = self._result(
+            [values[output.value] for output in self._description.outputs]
+        )
+        return result
+
+    def output_shapes(self, shape: Sequence[int] | None = None) -> Any:
+        """Shapes of what a call on this input shape returns, in the structure of the result.
+
+        Raises:
+            ValueError: The network does not take such an input.
+        """
+        shapes = self._shapes(tuple(self.input_shape if shape is None else shape))
+        return self._result([shapes[output.value] for output in self._description.outputs])
+
+    def preprocess(self, image: PIL.Image.Image | NDArray[Any]) -> Array:
+        """A photo as an input (1, C, H, W), as the network was trained.
+
+        Args:
+            image: A Pillow image, or pixels (H, W, 3) in uint8; see `weebill.data.read_image`.
+
+        Raises:
+            ValueError: The file tells no preprocessing.
+            ModuleNotFoundError: Pillow is not installed.
+        """
+        if self.preprocessing is None:
+            raise ValueError("preprocess: the model's file must tell how; weebill.save(..., ...)")
+        return self.preprocessing.numpy(image)[None]
+
+    def __repr__(self) -> str:
+        blocks = sum(len(blocks) for blocks in self._description.programs)
+        size = " x ".join(map(str, self.input_shape))
+        return f"<weebill.runtime.Model: {blocks} blocks, input {size}>"
+
+    def _check_input(self, x: object) -> None:
+        if not isinstance(x, np.ndarray) or x.dtype != np.float32:
+            found = f"{x.dtype} array" if isinstance(x, np.ndarray) else type(x).__name__
+            raise TypeError(f"model: x must be a float32 array, got {found}")
+        wanted = self.input_shape
+        if x.ndim != len(wanted) or x.shape[1] != wanted[1]:
+            axes = ("N", str(wanted[1]), "H", "W")[: len(wanted)]
+            raise ValueError(f"model: x must be ({', '.join(axes)}), got {x.shape}")
+
+    def _shapes(self, shape: Shape) -> list[Shape]:
+        shapes = [shape]
+        for node in self._description.nodes:
+            found = node.shape([shapes[index] for index in node.inputs], self._programs)
+            shapes.append(found)
+        return shapes
+
+    def check(self) -> None:
+        """Raises ValueError unless the network runs on `input_shape` in reasonable memory."""
+        shape = self.input_shape
+        _check(min(shape) >= 1, f"input_shape must be positive, got {shape}")
+        for found in (shape, *self._shapes(shape)):
+            _check(math.prod(found) <= MAX_ELEMENTS, f"a value must not be as large as {found}")
+
+    def _result(self, found: list[Any]) -> Any:
+        structure = self._description.structure
+        if structure == "array":
+            return found[0]
+        if structure == "tuple":
+            return tuple(found)
+        names = [output.name for output in self._description.outputs]
+        return dict(zip(names, found, strict=True))
+
+
+def _last_uses(description: Description) -> list[list[int]]:
+    last: dict[int, int] = {}
+    for index, node in enumerate(description.nodes):
+        last.update(dict.fromkeys(node.inputs, index))
+    kept = {output.value for output in description.outputs}
+    dropped: list[list[int]] = [[] for _ in description.nodes]
+    for value, index in last.items():
+        if value not in kept:
+            dropped[index].append(value)
+    return dropped
+
+
+def load(path: str | os.PathLike[str]) -> Model:
+    """Reads a network that `weebill.save` has written.
+
+    The file holds plain weights; they are packed for the kernels here. It is checked as a whole
+    before it is used: a damaged or hostile one is refused, and can't ask for more memory than a
+    small multiple of its size.
+
+    Args:
+        path: A `.weebill` file.
+
+    Returns:
+        The network; call it on a float32 array.
+
+    Raises:
+        FileNotFoundError, PermissionError, IsADirectoryError: There is no readable file.
+        ValueError: It is no intact weebill file, or of a later format.
+
+    Example:
+        >>> model = load("mobilenet_v3_large.weebill")  # doctest: +SKIP
+        >>> scores = model(np.zeros((1, 3, 224, 224), np.float32))  # doctest: +SKIP
+    """
+    with open(path, "rb", buffering=0) as file:
+        try:
+            return _read(file)
+        except ValueError as error:
+            raise ValueError(
+                f"load: path must be an intact weebill file, got '{os.fspath(path)}': {error}"
+            ) from None
+
+
+def _read(file: BinaryIO) -> Model:
+    container = Container(file)
+    if KEY not in container.metadata:
+        raise ValueError("it has no description of a network; weebill.save writes one")
+    description = Description.from_json(parse_json(container.metadata[KEY], "its description"))
+    _check_tensors(description, container)
+    return make_model(description, _file_weights(description, container))
+
+
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+def _check_tensors(description: Description, container: Container) -> None:
+    """Raises ValueError unless the file has the layers' tensors and no others."""
+    left = dict(container.entries)
+    for layer in description.layers():
+        window = layer.window.kernel
+        _check(layer.groups >= 1, f"{layer.path}: groups must be positive, got {layer.groups}")
+        shape = (layer.out_channels, layer.in_channels // layer.groups, *window)
+        name = f"{layer.path}.weight"
+        if name not in left:
+            raise ValueError(f"it lacks the tensor {name[:60]!r}")
+        found = left.pop(name).shape
+        _check(found == shape, f"{name[:60]!r} must have shape {shape}, got {found}")
+        bias = left.pop(f"{layer.path}.bias", None)
+        fits = bias is None or bias.shape == (layer.out_channels,)
+        _check(fits, f"the bias of {layer.path[:60]!r} must have {layer.out_channels} elements")
+        _check(not layer.norms, f"{layer.path[:60]!r} must have its BatchNorms folded in")
+    if left:
+        raise ValueError(f"it has a tensor that belongs to nothing: {min(left)[:60]!r}")
+
+
+def _file_weights(description: Description, container: Container) -> Callable[[Layer], Folded]:
+    """Reads weights, those of a block at a time in one buffer that all blocks share."""
+
+    def elements(layer: Layer) -> int:
+        names = (f"{layer.path}.weight", f"{layer.path}.bias")
+        entries = [container.entries[name] for name in names if name in container.entries]
+        return sum(math.prod(entry.shape) for entry in entries)
+
+    first_layers = {}
+    largest = 0
+    for blocks in description.programs:
+        for block in blocks:
+            layers = block.layers()
+            largest = max(largest, sum(map(elements, layers)))
+            first_layers.update({layer.path: layer is layers[0] for layer in layers})
+    buffer = np.empty(largest, np.float32)
+    used = 0
+
+    def weights(layer: Layer) -> Folded:
+        nonlocal used
+        used = 0 if first_layers[layer.path] else used
+        weight = container.read(f"{layer.path}.weight", buffer[used:])
+        used += weight.size
+        if f"{layer.path}.bias" not in container.entries:
+            return Folded(weight, None)
+        bias = container.read(f"{layer.path}.bias", buffer[used:])
+        used += bias.size
+        return Folded(weight, bias)
+
+    return weights
+
+
+def make_model(description: Description, weights: Callable[[Layer], Folded]) -> Model:
+    """The network with its weights packed; `weights` is called for every layer, in order.
+
+    Raises:
+        ValueError: The parts do not fit each other.
+    """
+    programs = [
+        _C.join([pack(block, weights) for block in blocks]) for blocks in description.programs
+    ]
+    model = Model(description, programs)
+    model.check()
+    return model
+
+
+def save(
+    path: str | os.PathLike[str],
+    description: Description,
+    tensors: Mapping[str, NDArray[np.float32]],
+) -> None:
+    """Writes what `load` reads; `weebill.save` makes the two arguments from a torch model.
+
+    Raises:
+        ValueError: The description is not valid or too large.
+        OSError: The file can't be written.
+    """
+    description.check()
+    text = json.dumps(description.to_json(), separators=(",", ":"), allow_nan=False)
+    write(path, {KEY: text, "format": "weebill"}, tensors)

@@ -1,0 +1,275 @@
+"""weebill.save: the file's network gives the model's results, without torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import weebill
+from tests.convert.foreign import foreign_model, settle
+from weebill import runtime
+from weebill.data import ImageClassification
+from weebill.models import efficientnet_lite0, mobilenet_v3_large, mobilenet_v3_small
+
+
+def saved(model: nn.Module, path: Path, **options: Any) -> runtime.Model:
+    weebill.save(model, path, **options)
+    return runtime.load(path)
+
+
+def settled(model: nn.Module) -> nn.Module:
+    return settle(model, torch.randn(4, 3, 64, 64))
+
+
+def results(model: Callable[[Any], Any], x: Any) -> list[Any]:
+    with torch.no_grad():
+        y = model(x)
+    if isinstance(y, dict):
+        return list(y.values())
+    return list(y) if isinstance(y, (tuple, list)) else [y]
+
+
+def assert_equal(network: runtime.Model, model: nn.Module, x: Tensor) -> None:
+    """Bit for bit what the converted model gives."""
+    for found, expected in zip(
+        results(network, x.numpy()), results(weebill.convert(model), x), strict=True
+    ):
+        assert found.shape == tuple(expected.shape)
+        assert np.array_equal(found, expected.numpy())
+
+
+def assert_near(network: runtime.Model, model: nn.Module, x: Tensor) -> None:
+    for found, expected in zip(results(network, x.numpy()), results(model, x), strict=True):
+        assert found.shape == tuple(expected.shape)
+        assert np.abs(found - expected.numpy()).max() <= 1e-5 * expected.abs().max().item()
+
+
+@pytest.mark.parametrize(
+    "make", [mobilenet_v3_small, mobilenet_v3_large, efficientnet_lite0], ids=lambda f: f.__name__
+)
+def test_classifiers_are_bitwise_those_of_torch(make: Any, tmp_path: Path) -> None:
+    model = settled(make(num_classes=10))
+    network = saved(model, tmp_path / "a.weebill")
+    assert network.input_shape == (1, 3, 224, 224)
+    for shape in ((1, 3, 64, 64), (3, 3, 47, 33)):
+        x = torch.randn(shape)
+        assert_equal(network, model, x)
+        assert_equal(network, model, x.contiguous(memory_format=torch.channels_last))
+    plain = (tmp_path / "a.weebill").stat().st_size
+    weights = sum(p.numel() for p in model.parameters()) * 4
+    assert plain <= weights + (1 << 16)
+
+
+@pytest.mark.parametrize(
+    "name", ["torchvision/mobilenet_v2", "torchvision/shufflenet_v2_x0_5", "timm/mobilenetv1_100"]
+)
+def test_foreign_classifiers(name: str, tmp_path: Path) -> None:
+    model = settled(foreign_model(name))
+    assert_near(saved(model, tmp_path / "a"), model, torch.randn(2, 3, 70, 64))
+
+
+def test_feature_maps_are_bitwise_those_of_torch(tmp_path: Path) -> None:
+    model = settled(weebill.models.FeatureExtractor(mobilenet_v3_small()))
+    network = saved(model, tmp_path / "a", input_shape=(1, 3, 64, 64))
+    assert isinstance(network.output_shapes(), tuple)
+    assert_equal(network, model, torch.randn(2, 3, 64, 80))
+
+
+class Segmenter(nn.Module):
+    """Lite R-ASPP on two maps, as torchvision's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = weebill.models.FeatureExtractor(mobilenet_v3_small(), [1, 4])
+        low, high = (info.channels for info in self.backbone.feature_info)
+        self.cbr = nn.Sequential(
+            nn.Conv2d(high, 24, 1, bias=False), nn.BatchNorm2d(24), nn.ReLU(inplace=True)
+        )
+        self.scale = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Conv2d(high, 24, 1, bias=False), nn.Sigmoid()
+        )
+        self.low_classifier = nn.Conv2d(low, 5, 1)
+        self.high_classifier = nn.Conv2d(24, 5, 1)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        low, high = self.backbone(x)
+        y = self.cbr(high) * self.scale(high)
+        y = F.interpolate(y, size=low.shape[-2:], mode="bilinear", align_corners=False)
+        y = self.low_classifier(low) + self.high_classifier(y)
+        return {"out": F.interpolate(y, size=x.shape[-2:], mode="bilinear", align_corners=False)}
+
+
+def test_segmentation(tmp_path: Path) -> None:
+    model = settle(Segmenter(), torch.randn(4, 3, 64, 64))
+    network = saved(model, tmp_path / "a", input_shape=(1, 3, 64, 64))
+    assert network.output_shapes((2, 3, 48, 80)) == {"out": (2, 5, 48, 80)}
+    assert_near(network, model, torch.randn(2, 3, 48, 80))
+
+
+class Detector(nn.Module):
+    """SSD heads (shared over the maps) before NMS, as torchvision's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = weebill.models.FeatureExtractor(mobilenet_v3_small(), [2, 3])
+        widths = [info.channels for info in self.backbone.feature_info]
+        self.lateral = nn.ModuleList(nn.Conv2d(width, 16, 1) for width in widths)
+        self.scores, self.boxes = self._head(3 * 7), self._head(3 * 4)
+
+    def _head(self, channels: int) -> nn.Sequential:
+        return nn.Sequential(
+            nn.Conv2d(16, 16, 3, padding=1, groups=16, bias=False),
+            nn.BatchNorm2d(16),
+            nn.ReLU6(inplace=True),
+            nn.Conv2d(16, channels, 1),
+        )
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        maps = [layer(x) for layer, x in zip(self.lateral, self.backbone(x), strict=True)]
+        top = F.interpolate(maps[1], scale_factor=2.0, mode="nearest")
+        maps[0] = maps[0] + top
+        return self._rows(self.scores, maps, 7), self._rows(self.boxes, maps, 4)
+
+    def _rows(self, head: nn.Module, maps: list[Tensor], k: int) -> Tensor:
+        rows = []
+        for level in maps:
+            y = head(level)
+            n, _, h, w = y.shape
+            y = y.view(n, -1, k, h, w).permute(0, 3, 4, 1, 2)
+            rows.append(y.reshape(n, -1, k))
+        return torch.cat(rows, dim=1)
+
+
+def test_detection(tmp_path: Path) -> None:
+    model = settle(Detector(), torch.randn(4, 3, 64, 64))
+    network = saved(model, tmp_path / "a", input_shape=(1, 3, 64, 64))
+    assert network.output_shapes() == ((1, 240, 7), (1, 240, 4))
+    assert_near(network, model, torch.randn(2, 3, 64, 96))
+
+
+class Glue(nn.Module):
+    """What may stand between blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, 2, 1)
+        self.norm = nn.BatchNorm2d(16)
+        self.block = weebill.nn.DepthwisePointwise(8, 8)
+        self.pool = nn.MaxPool2d(3, 2, 1)
+        self.average = nn.AvgPool2d(2)
+        self.up = nn.Upsample(scale_factor=2)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.hardswish(self.norm(self.stem(x)))
+        a, b = x.chunk(2, dim=1)
+        c = self.block(b)
+        x = torch.cat([a, c], 1)
+        n, channels, h, w = x.size()
+        x = x.view(n, 2, channels // 2, h, w).transpose(1, 2).contiguous().view(n, channels, h, w)
+        x = self.up(self.average(self.pool(x))) + x[:, :, :, :].mean([2, 3], keepdim=True)
+        x = F.relu(x) * torch.sigmoid(x)
+        y: Tensor = self.head(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))
+        return y
+
+
+def test_glue(tmp_path: Path) -> None:
+    model = settle(Glue(), torch.randn(4, 3, 32, 32))
+    assert_near(saved(model, tmp_path / "a"), model, torch.randn(2, 3, 40, 24))
+
+
+class Lambda(nn.Module):
+    def __init__(self, function: Callable[[nn.Module, Tensor], Any]) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+        self.function = function
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(self.conv, x)
+
+
+@pytest.mark.parametrize(
+    ("function", "text"),
+    [
+        (lambda conv, x: torch.cumsum(conv(x), 1), "cumsum"),
+        (lambda conv, x: conv(x) * 2.0, "mul of a tensor and a number"),
+        (lambda conv, x: conv(x) + conv.weight.sum(), "weight"),
+        (lambda conv, x: conv(x) if x.sum() > 0 else x, "cannot be traced"),
+        (lambda conv, x: F.interpolate(conv(x), scale_factor=2, mode="bicubic"), "bicubic"),
+        (lambda conv, x: (conv(x), 3), "returns more than tensors"),
+        (lambda conv, x: [[conv(x)]], "returns more than tensors"),
+        (lambda conv, x: conv(x)[:, ::2], "a slice with a step"),
+        (lambda conv, x: x.mul_(2), "mul"),
+        (lambda conv, x: (x.relu_(), conv(x)), "changes a tensor in place"),
+    ],
+)
+def test_what_a_file_can_not_hold(function: Any, text: str, tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    with pytest.raises(NotImplementedError, match=f"^save: .*{text}"):
+        weebill.save(Lambda(function), path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_arguments(tmp_path: Path) -> None:
+    model = Lambda(lambda conv, x: conv(x))
+    with pytest.raises(TypeError, match="^save: model must be a torch.nn.Module, got int"):
+        weebill.save(3, tmp_path / "a")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="^save: input_shape must be .N, C, H, W. or .N, C."):
+        weebill.save(model, tmp_path / "a", input_shape=(1, 3, 0, 5))
+    with pytest.raises(ValueError, match="^save: input_shape must be one that the model takes"):
+        weebill.save(model, tmp_path / "a", input_shape=(1, 5, 8, 8))
+    with pytest.raises(FileNotFoundError):
+        weebill.save(model, tmp_path / "missing" / "a")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_known_about_photos(tmp_path: Path) -> None:
+    preset = ImageClassification(crop_size=64, resize_size=70, interpolation="bicubic")
+    names = [f"class {i}" for i in range(10)]
+    model = mobilenet_v3_small(num_classes=10)
+    network = saved(model, tmp_path / "a", preprocessing=preset, categories=names)
+    assert network.input_shape == (1, 3, 64, 64)
+    assert network.preprocessing == preset
+    assert network.categories == tuple(names)
+    pixels = np.random.default_rng(0).integers(0, 255, (90, 100, 3), np.uint8)
+    assert np.array_equal(network.preprocess(pixels)[0], preset.numpy(pixels))
+    weebill.save(model, tmp_path / "a")
+    with pytest.raises(ValueError, match="^preprocess: "):
+        runtime.load(tmp_path / "a").preprocess(pixels)
+
+
+def test_files_are_reproducible_and_the_model_is_untouched(tmp_path: Path) -> None:
+    model = mobilenet_v3_small(num_classes=3).train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    weebill.save(model, tmp_path / "a")
+    weebill.save(model, tmp_path / "b")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert model.training
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+def test_it_runs_without_torch(tmp_path: Path) -> None:
+    model = settled(mobilenet_v3_small(num_classes=10)).eval()
+    weebill.save(model, tmp_path / "a")
+    x = torch.randn(1, 3, 64, 64)
+    np.save(tmp_path / "x.npy", x.numpy())
+    code = """
+import sys
+sys.modules["torch"] = None  # as if it were not installed
+import numpy, weebill
+y = weebill.runtime.load("a")(numpy.load("x.npy"))
+numpy.save("y.npy", y)
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    with torch.no_grad():
+        expected = weebill.convert(model)(x)
+    assert np.array_equal(np.load(tmp_path / "y.npy"), expected.numpy())
