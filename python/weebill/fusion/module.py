@@ -11,9 +11,11 @@ forward again, and differentiates that.
 The plain forward runs
 - in training, and while any module inside is in training mode or has hooks;
 - for weights that are not float32 on the CPU, under autocast, in torch.func transforms and forward
-  mode differentiation, and while torch.compile traces;
+  mode differentiation;
 - for calls with more than one argument, or a tensor of another rank;
 - inside `unfused()`.
+
+In graphs of torch.compile and torch.export the fused call is an op too (compiled.py).
 """
 
 from __future__ import annotations
@@ -31,10 +33,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
-from weebill import _C, _ops
+from weebill import _C, _fake, _ops
 from weebill._errors import fail
+from weebill.fusion import compiled
 from weebill.fusion.fold import fold, source_names
 from weebill.fusion.guard import BUSY, CHANGED, FRESH, Guard, packable
 from weebill.fusion.layers import NotFusable
@@ -76,11 +78,15 @@ class _Packed:
     def run(self, x: Tensor) -> Tensor:
         if self.input_rank == 2:
             x = x[:, :, None, None]
+        y = self.run_records(x)
+        return y if self.output_rank == 4 else y.flatten(1)
+
+    def run_records(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, O, H', W')."""
         try:
-            y: Tensor = _ops.run(x, self.records, self.geometry)
+            return _ops.run(x, self.records, self.geometry)
         except RuntimeError as error:
             fail(error, "run", x=x)
-        return y if self.output_rank == 4 else y.flatten(1)
 
 
 class _Differentiable(torch.autograd.Function):
@@ -108,6 +114,18 @@ class _Differentiable(torch.autograd.Function):
         return tuple(result)
 
 
+class _Forward(nn.Module):
+    """Calls a module's forward without its hooks."""
+
+    def __init__(self, owner: nn.Module) -> None:
+        super().__init__()
+        self.owner = owner
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.owner.forward(x)
+        return y
+
+
 _unfused = contextvars.ContextVar("weebill_unfused", default=False)
 
 
@@ -125,17 +143,6 @@ def unfused() -> Iterator[None]:
         _unfused.reset(token)
 
 
-def _is_transformed() -> bool:
-    """Whether the operations inside the forward are wanted as they are."""
-    return (
-        _unfused.get()
-        or torch.is_autocast_enabled("cpu")
-        or torch._C._are_functorch_transforms_active()
-        or forward_ad._current_level >= 0
-        or torch.compiler.is_compiling()
-    )
-
-
 class Fusion:
     """The fused side of one module. Copies and pickles carry the program, not the records.
 
@@ -147,15 +154,16 @@ class Fusion:
     def __init__(self, program: Program | None = None) -> None:
         self.program = program
         self.reason = ""
-        self._packed: _Packed | None = None
+        self.number = 0  # in graphs, see compiled.py
+        self.packed: _Packed | None = None
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[type[Fusion], tuple[Program | None]]:
         return Fusion, (self.program,)
 
-    def run(self, owner: nn.Module, plain: Forward, x: Tensor) -> Tensor | None:
+    def run(self, owner: FusedModule, plain: Forward, x: Tensor) -> Tensor | None:
         """The forward of `owner` on x, or None where the plain one has to run."""
-        if _is_transformed():
+        if _unfused.get() or compiled.transformed():
             return None
         packed = self._current(owner)
         if packed is None or x.dim() != packed.input_rank:
@@ -169,6 +177,31 @@ class Fusion:
                 return y
         return packed.run(x)
 
+    def run_in_graph(self, owner: FusedModule, x: Tensor, geometry: list[int]) -> Tensor:
+        """The forward as a graph calls it: (N, C, H, W) to (N, O, H', W') as the geometry says."""
+        packed = None if _unfused.get() else self._current(owner)
+        if packed is not None and packed.geometry == geometry:
+            return packed.run_records(x)
+        expected = _fake.run(x, x, geometry)
+        y = self.plain(owner, x) if packed is None else packed.run_records(x)
+        if y.numel() != expected.numel() or y.shape[:2] != expected.shape[:2]:
+            raise RuntimeError(
+                f"run: the module must give a result of shape {tuple(expected.shape)} as it did "
+                f"when the graph was made, got {tuple(y.shape)}; compile it again"
+            )
+        return expected.copy_(y.reshape(expected.shape))
+
+    @staticmethod
+    def plain(owner: FusedModule, x: Tensor, state: dict[str, Tensor] | None = None) -> Tensor:
+        """The plain forward, without hooks of the owner; on other tensors than the owner's."""
+        with unfused():
+            if state is None:
+                y: Tensor = owner.forward(x)
+            else:
+                state = {f"owner.{name}": tensor for name, tensor in state.items()}
+                y = torch.func.functional_call(_Forward(owner), state, (x,))
+        return y
+
     def prepare(self, owner: nn.Module, matched: tuple[Program, Graph] | None = None) -> bool:
         """Whether `owner` runs fused now; matches, checks and packs what has not been yet.
 
@@ -180,12 +213,12 @@ class Fusion:
 
     def records(self) -> list[NDArray[np.uint8]]:
         """The packed records, one per block of the program; empty before `prepare`."""
-        return [] if self._packed is None else self._packed.separate
+        return [] if self.packed is None else self.packed.separate
 
     def _current(
         self, owner: nn.Module, matched: tuple[Program, Graph] | None = None
     ) -> _Packed | None:
-        packed = self._packed
+        packed = self.packed
         if packed is not None and packed.owner is owner:
             state = packed.guard.state()
             if state == FRESH:
@@ -213,12 +246,12 @@ class Fusion:
             self.reason = str(error)
             logger.debug("%s runs plain: %s", type(owner).__name__, error)
             return None
-        self._packed = packed
+        self.packed = packed
         return packed
 
     def forget(self, structure: bool = False) -> None:
         """Drops the records, and what was found out about the structure."""
-        self._packed = None
+        self.packed = None
         self.reason = ""
         if structure:
             self.program = None
@@ -255,7 +288,8 @@ def _check(packed: _Packed, graph: Graph) -> None:
     if _distance(fused, plain) <= TOLERANCE * scale:
         return
     # a network that amplifies rounding errors: the truth is what both have to be near
-    exact = copy.deepcopy(packed.owner).double()(graph.trial_input.double())
+    with unfused():
+        exact = copy.deepcopy(packed.owner).double()(graph.trial_input.double())
     distance, own_distance = _distance(fused, exact), _distance(plain, exact)
     if not distance <= max(TOLERANCE * scale, 4 * own_distance):
         raise NotFusable(
@@ -324,7 +358,10 @@ def _switching(plain: Forward) -> Forward:
             and isinstance(args[0], Tensor)
             and type(self).forward is forward  # else: super().forward() of a subclass
         ):
-            y = self.fusion.run(self, plain, args[0])
+            if torch.compiler.is_dynamo_compiling():
+                y = compiled.call(self, args[0])
+            else:
+                y = self.fusion.run(self, plain, args[0])
             if y is not None:
                 return y
         return plain(self, *args, **kwargs)

@@ -1,0 +1,177 @@
+"""The fused call inside graphs: torch.compile and torch.export.
+
+torch.compile. A graph that outlives the weights it was made with must not hold them packed. So it
+holds `weebill::run.module`: the fused op on the records of a module, which it asks, at every call,
+for those that are right now. That is what the module does in eager mode: the guard looks, records
+of changed weights are packed again, and while a module inside trains or has hooks, the plain
+forward runs (in eager torch). The module is named by a number; the graph is guarded by its
+identity.
+
+Where a gradient is wanted when the graph is made, it holds `weebill::run.differentiable`, whose
+forward is the same and whose backward is that of the plain forward, compiled.
+
+torch.export. A program is a snapshot: `weebill::run` on the records as a constant.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from weebill import _fake
+
+if TYPE_CHECKING:
+    from weebill.fusion.module import FusedModule
+
+_T = TypeVar("_T")
+
+#: Modules that graphs call, by their number. A number is never used again.
+_modules: weakref.WeakValueDictionary[int, FusedModule] = weakref.WeakValueDictionary()
+_numbers = itertools.count(1)
+
+_library = torch.library.Library("weebill", "FRAGMENT")  # type: ignore[no-untyped-call]
+for _schema in (
+    "run.module(Tensor x, int module, int[] geometry) -> Tensor",
+    "run.differentiable(Tensor x, Tensor[] weights, int module, int[] geometry) -> Tensor",
+):
+    _library.define(_schema)  # type: ignore[no-untyped-call]
+
+
+def transformed() -> bool:
+    """Whether the operations inside the forward are wanted as they are."""
+    return (
+        torch.is_autocast_enabled("cpu")
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+    )
+
+
+def call(owner: FusedModule, x: Tensor) -> Tensor | None:
+    """Traced by torch.compile: the owner's forward on x as one op; None if it must run plain."""
+    prepared = _prepare(owner)
+    if prepared is None:
+        return None
+    module, geometry, output_rank = prepared
+    if x.dim() != 4:
+        return None
+    weights = _wanted(owner, x) if torch.is_grad_enabled() else []
+    if weights:
+        y = torch.ops.weebill.run.differentiable(x, weights, module, geometry)
+    else:
+        y = torch.ops.weebill.run.module(x, module, geometry)
+    result: Tensor = y if output_rank == 4 else y.flatten(1)
+    return result
+
+
+def _wanted(owner: FusedModule, x: Tensor) -> list[Tensor]:
+    """All tensors of the module if a gradient to any of them, or to x, is wanted."""
+    parameters = list(owner.parameters())
+    if not x.requires_grad and not any(parameter.requires_grad for parameter in parameters):
+        return []
+    return [*parameters, *owner.buffers()]
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _prepare(owner: FusedModule) -> tuple[int, list[int], int] | None:
+    """Number, geometry and rank of the result of a module of images that runs fused now."""
+    if transformed() or not apart(lambda: owner.fusion.prepare(owner)):
+        return None
+    packed = owner.fusion.packed
+    if packed is None or packed.input_rank != 4:  # linear layers alone
+        return None
+    return number(owner), packed.geometry, packed.output_rank
+
+
+def number(owner: FusedModule) -> int:
+    """The module's number in graphs."""
+    fusion = owner.fusion
+    if _modules.get(fusion.number) is not owner:
+        fusion.number = next(_numbers)
+        _modules[fusion.number] = owner
+    return fusion.number
+
+
+def apart(function: Callable[[], _T]) -> _T:
+    """The function's result, in a thread without the modes of the trace that is under way."""
+    results: list[_T] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(function())
+        except BaseException as error:  # raised again where it belongs
+            errors.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+def _owner(module: int) -> FusedModule:
+    owner = _modules.get(module)
+    if owner is None:
+        raise RuntimeError(
+            f"run: module must be the number of a living module, got {module}; compile again"
+        )
+    return owner
+
+
+def _run_module(x: Tensor, module: int, geometry: list[int]) -> Tensor:
+    return _owner(module).fusion.run_in_graph(_owner(module), x, geometry)
+
+
+def _run_differentiable(
+    x: Tensor, weights: Sequence[Tensor], module: int, geometry: list[int]
+) -> Tensor:
+    return _run_module(x, module, geometry)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, weights, ctx.module, _ = inputs
+    ctx.save_for_backward(x, *weights)
+
+
+def _backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+    """Of the plain forward, computed again on the weights that the graph was given."""
+    owner = _owner(ctx.module)
+    names = [name for name, _ in (*owner.named_parameters(), *owner.named_buffers())]
+    sources = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in ctx.saved_tensors]
+    x, weights = sources[0], dict(zip(names, sources[1:], strict=True))
+    with torch.enable_grad():
+        y = owner.fusion.plain(owner, x, weights).reshape(gradient.shape)
+    wanted = [tensor for tensor in sources if tensor.requires_grad]
+    found = iter(torch.autograd.grad(y, wanted, gradient, allow_unused=True))
+    gradients = [next(found) if tensor.requires_grad else None for tensor in sources]
+    return gradients[0], gradients[1:], None, None
+
+
+def _register() -> None:
+    run = _fake.KERNELS["run"]
+    for overload, function in (("module", _run_module), ("differentiable", _run_differentiable)):
+        op = f"weebill::run.{overload}"
+        torch.library.impl(op, "CPU", function, lib=_library)
+        torch.library.register_autocast(op, "cpu", torch.float32, lib=_library)
+    torch.library.register_fake(
+        "weebill::run.module", lambda x, module, geometry: run(x, x, geometry), lib=_library
+    )
+    torch.library.register_fake(
+        "weebill::run.differentiable",
+        lambda x, weights, module, geometry: run(x, x, geometry),
+        lib=_library,
+    )
+    torch.library.register_autograd(
+        "weebill::run.differentiable", _backward, setup_context=_save, lib=_library
+    )
+
+
+_register()
