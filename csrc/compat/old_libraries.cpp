@@ -1,7 +1,6 @@
 // What lets libraries built with a recent gcc load where the C library is glibc 2.28 and the C++
 // library is gcc 8's: local definitions of the few symbols that gcc's newer headers refer to and
 // the older libraries lack. Linked with WEEBILL_OLD_LIBRARIES=ON; nothing of it is exported.
-#include <exception>
 #include <new>
 #include <sstream>
 
@@ -15,26 +14,25 @@ namespace std {
 // gcc 11 (GLIBCXX_3.4.29).
 void __throw_bad_array_new_length() { throw bad_array_new_length(); }
 
-namespace __exception_ptr {
-
-// gcc 11 (CXXABI_1.3.13) inlines exception_ptr's copies and destructor into calls of these two. Its
-// assignment is still the library's own, has been there since gcc 4.4, and counts references.
-void exception_ptr::_M_addref() noexcept {
-  union Leaked {
-    Leaked() noexcept : copy() {}
-    ~Leaked() {}
-    exception_ptr copy;
-  } leaked;
-  leaked.copy = *this;
-}
-
-void exception_ptr::_M_release() noexcept {
-  const exception_ptr none;
-  *this = none;
-}
-
-}  // namespace __exception_ptr
 }  // namespace std
+
+// gcc 11 (CXXABI_1.3.13) inlines exception_ptr's copies and destructor into calls of two functions
+// that count references. Assignment counts too, and the library has exported it since gcc 4.4. By
+// name, since in C++ it would be the inlined one; an optimised build emits no copy of that.
+extern "C" void weebill_assign_exception(void** self, void* const* other) noexcept
+    __asm__("_ZNSt15__exception_ptr13exception_ptraSERKS0_");
+extern "C" void weebill_add_reference(void** self) noexcept
+    __asm__("_ZNSt15__exception_ptr13exception_ptr9_M_addrefEv");
+extern "C" void weebill_release(void** self) noexcept
+    __asm__("_ZNSt15__exception_ptr13exception_ptr10_M_releaseEv");
+void weebill_add_reference(void** self) noexcept {
+  void* copy = nullptr;  // never destroyed
+  weebill_assign_exception(&copy, self);
+}
+void weebill_release(void** self) noexcept {
+  void* const none = nullptr;
+  weebill_assign_exception(self, &none);
+}
 
 // gcc 9 (GLIBCXX_3.4.26): the default constructor apart from the one that takes a mode.
 extern "C" void weebill_construct_stringstream(void* self) __asm__(
