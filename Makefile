@@ -19,10 +19,10 @@ SOURCES := pyproject.toml CMakeLists.txt README.md $(shell find cmake csrc pytho
              -not -name '*.pyc' -not -name '*.so')
 CXX_SOURCES = $(shell find csrc tests/csrc bench/csrc -name '*.h' -o -name '*.inl' -o -name '*.cpp')
 
-.PHONY: help demo test test-cpp test-python lint format dev clean
+.PHONY: help demo test test-cpp test-python lint format dev wheel-x86_64 wheel-aarch64 clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z0-9_ -]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 demo: $(VENV)/.demo  ## classify a photo with trained weights, fused against torch eager
 	weebill classify --compare --threads 1 "$$(python -c 'import skimage; print(skimage.__path__[0])')/data/coffee.png"
@@ -52,6 +52,9 @@ format: $(VENV)/.dev-tools  ## rewrite the sources in the project's format
 dev: $(VENV)/.dev-tools  ## install editable: Python edits count at once, native ones after `make dev`
 	$(PIP) install --no-build-isolation -e '.[all]'
 	touch $(VENV)/.package
+
+wheel-x86_64 wheel-aarch64: wheel-%: $(VENV)/.build-tools  ## a manylinux wheel in dist/ for that architecture
+	scripts/build_wheel.sh $*
 
 clean:  ## remove builds and the environment
 	rm -rf build dist $(VENV)
