@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from weebill._C import __version__
 
 if TYPE_CHECKING:
-    from weebill import config, data, models, nn, ops, runtime
+    from weebill import config, data, models, nn, ops, runtime, train
     from weebill.convert.convert import convert
     from weebill.convert.report import Report, report
     from weebill.convert.save import save
@@ -30,9 +30,10 @@ __all__ = [
     "report",
     "runtime",
     "save",
+    "train",
 ]
 
-_SUBMODULES = frozenset({"config", "data", "models", "nn", "ops", "runtime"})
+_SUBMODULES = frozenset({"config", "data", "models", "nn", "ops", "runtime", "train"})
 _FROM_CONVERT = frozenset({"Report", "convert", "report", "save"})
 
 

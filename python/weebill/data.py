@@ -149,6 +149,23 @@ class ImageClassification:
             ImageError: the array has another shape, no pixels, or is far too elongated.
             TypeError: it is neither an image nor an integer array.
         """
+        x = self.pixels(image).transpose(2, 0, 1).astype(np.float32) / np.float32(255)
+        x -= np.asarray(self.mean, np.float32).reshape(-1, 1, 1)
+        x /= np.asarray(self.std, np.float32).reshape(-1, 1, 1)
+        return np.ascontiguousarray(x)
+
+    def pixels(self, image: PIL.Image.Image | npt.NDArray[Any]) -> Pixels:
+        """Resizes and crops one image, without normalising it.
+
+        Args:
+            image: As `numpy` takes it.
+
+        Returns:
+            (crop_size, crop_size, C), uint8; C is the length of `mean`.
+
+        Raises:
+            ImageError, TypeError: as `numpy`.
+        """
         _need_pillow("ImageClassification")
         from PIL import Image
 
@@ -162,11 +179,7 @@ class ImageClassification:
         pixels = np.asarray(picture, dtype=np.uint8).reshape(height, width, -1)
         top, left, before, after = self._crop(height, width)
         pixels = np.pad(pixels, (*zip(before, after, strict=True), (0, 0)))
-        pixels = pixels[top : top + self.crop_size, left : left + self.crop_size]
-        x = pixels.transpose(2, 0, 1).astype(np.float32) / np.float32(255)
-        x -= np.asarray(self.mean, np.float32).reshape(-1, 1, 1)
-        x /= np.asarray(self.std, np.float32).reshape(-1, 1, 1)
-        return np.ascontiguousarray(x)
+        return pixels[top : top + self.crop_size, left : left + self.crop_size]
 
     def __call__(self, image: PIL.Image.Image | npt.NDArray[Any] | torch.Tensor) -> torch.Tensor:
         """Prepares an image as a tensor.

@@ -13,6 +13,8 @@ _EXTRAS = {
     "PIL": "cli",
     "safetensors": "cli",
     "torch": "torch",
+    "kornia": "train",
+    "tensorboard": "train",
 }
 
 

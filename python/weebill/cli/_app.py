@@ -11,6 +11,7 @@ import typer
 from weebill.cli.classify import classify
 from weebill.cli.info import info
 from weebill.cli.models import models
+from weebill.cli.train import train
 
 __all__ = ["app", "run"]
 
@@ -25,6 +26,7 @@ app = typer.Typer(
 app.command()(info)
 app.command()(models)
 app.command()(classify)
+app.command()(train)
 
 # ClickException, the base of all usage errors, by way of its one public subclass: where typer keeps
 # it differs between versions.

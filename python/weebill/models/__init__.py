@@ -4,6 +4,7 @@ from weebill.models._base import Classifier, FeatureExtractor, FeatureInfo
 from weebill.models._build import load_weights
 from weebill.models._download import DownloadError, cache_dir
 from weebill.models._keras import load_keras_weights
+from weebill.models._metadata import save_weights
 from weebill.models._registry import (
     ModelEntry,
     create_model,
@@ -70,5 +71,6 @@ __all__ = [
     "mobilenet_v3_small_simplified",
     "model_entry",
     "register_model",
+    "save_weights",
     "summary",
 ]

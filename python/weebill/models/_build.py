@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -47,6 +47,31 @@ def build(
     model = make(num_classes if num_classes is not None else known or _classes(state_dict) or 1000)
     _load(model, state_dict, chosen.name)
     return model
+
+
+def merge_arguments(
+    weights: Weights | None, given: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a model's arguments are: the caller's, or else the weights', or else the defaults.
+
+    Args:
+        weights: What will be loaded.
+        given: The caller's; None is not given.
+        defaults: Of each.
+
+    Raises:
+        ValueError: the caller's differs from the weights'. Shapes alone would not show all of it: a
+            stride leaves no trace in them.
+    """
+    wanted = weights.arguments if weights else {}
+    merged = {}
+    for name, default in defaults.items():
+        merged[name] = wanted.get(name, default) if given[name] is None else given[name]
+        if name in wanted and merged[name] != wanted[name]:
+            raise ValueError(
+                f"weights: {name} must be {wanted[name]} for {weights}, got {merged[name]}"
+            )
+    return merged
 
 
 def load_weights(

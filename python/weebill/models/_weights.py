@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 from weebill.data import ImageClassification
 from weebill.models._base import StateDict
 from weebill.models._download import DownloadError, cache_dir, download, file_name, has_hash
+from weebill.models._metadata import read_description
 from weebill.models._state_dict import read_state_dict
 
 _SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors", ".tar")
@@ -62,6 +63,8 @@ class Weights:
         url, package, file: The place.
         sha256: All or the first of the hash's hex digits; needed with a URL.
         preset: How to prepare the input.
+        arguments: Of the model's function, which takes them where the caller gives none:
+            width_mult, in_channels, stem_stride ...
         meta: categories, num_params, multiply_adds, acc@1, acc@5, license, recipe ... - what is
             known.
     """
@@ -71,6 +74,7 @@ class Weights:
     file: Path | None = None
     sha256: str | None = None
     preset: ImageClassification = field(default_factory=ImageClassification)
+    arguments: Mapping[str, Any] = field(default_factory=dict)
     # The names of 1000 classes would fill the screen.
     meta: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
@@ -195,8 +199,9 @@ def resolve_weights(
 ) -> Weights:
     """What the `weights` argument of a model means.
 
-    A file that is one of the model's published ones (by its hash) gets that one's metadata; of
-    any other only the preprocessing of DEFAULT is assumed.
+    A file that is one of the model's published ones (by its hash) gets that one's metadata; one
+    that `save_weights` wrote has its own; of any other only the preprocessing of DEFAULT is
+    assumed.
 
     Args:
         members: The model's published weights, if there are any.
@@ -232,7 +237,11 @@ def resolve_weights(
         known = member.weights
         if known.sha256 and file.is_file() and has_hash(file, known.sha256):
             return dataclasses.replace(known, url=None, package=None, file=file)
-    return chosen
+    described = read_description(file) if file.is_file() else None
+    if described is None:
+        return chosen
+    arguments, preset, meta = described
+    return Weights(file=file, preset=preset, arguments=arguments, meta=meta)
 
 
 def _member_list(members: type[WeightsEnum] | None) -> str:

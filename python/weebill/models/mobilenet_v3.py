@@ -13,9 +13,9 @@ from torch import nn
 
 from weebill.data import ImageClassification, imagenet_categories
 from weebill.models._base import Classifier, FeatureInfo, check_sizes, make_divisible
-from weebill.models._build import build
+from weebill.models._build import build, merge_arguments
 from weebill.models._registry import register_model
-from weebill.models._weights import Weights, WeightsEnum, WeightsLike
+from weebill.models._weights import Weights, WeightsEnum, WeightsLike, resolve_weights
 from weebill.nn import Conv2dNormActivation, InvertedResidual
 
 __all__ = [
@@ -119,6 +119,7 @@ class MobileNetV3(Classifier):
         blocks: The inverted residuals, widths as they are.
         last_channel: Width of the head between its two linear layers.
         stem_channels: Width of the first convolution.
+        stem_stride: Its stride; 1 for small images.
         num_classes, in_channels: Of the output and the input.
         dropout: Probability, before the last layer.
         norm_layer: Called with the number of channels. Default: BatchNorm, eps 1e-3.
@@ -134,12 +135,18 @@ class MobileNetV3(Classifier):
         last_channel: int,
         *,
         stem_channels: int = 16,
+        stem_stride: int = 2,
         num_classes: int = 1000,
         in_channels: int = 3,
         dropout: float = 0.2,
         norm_layer: Callable[..., nn.Module] | None = None,
     ) -> None:
-        check_sizes("MobileNetV3", num_classes=num_classes, in_channels=in_channels)
+        check_sizes(
+            "MobileNetV3",
+            stem_stride=stem_stride,
+            num_classes=num_classes,
+            in_channels=in_channels,
+        )
         if not blocks:
             raise ValueError("MobileNetV3: blocks must not be empty")
         norm = norm_layer or _norm_layer
@@ -147,13 +154,13 @@ class MobileNetV3(Classifier):
             Conv2dNormActivation(
                 in_channels,
                 stem_channels,
-                stride=2,
+                stride=stem_stride,
                 norm_layer=norm,
                 activation_layer=nn.Hardswish,
             )
         ]
         info: list[FeatureInfo] = []
-        channels, reduction = stem_channels, 2
+        channels, reduction = stem_channels, stem_stride
         for block in blocks:
             stride = 1 if block.dilation > 1 else block.stride
             if stride > 1:
@@ -198,6 +205,8 @@ class MobileNetV3(Classifier):
             nn.init.zeros_(module.bias)
 
 
+_DEFAULTS = {"width_mult": 1.0, "stem_stride": 2, "in_channels": 3}
+
 # What `weights of another model` errors try besides the default.
 _VARIANTS = (
     {"width_mult": 0.75},
@@ -214,10 +223,11 @@ def mobilenet_v3_large(
     weights: WeightsLike = None,
     progress: bool = True,
     num_classes: int | None = None,
-    width_mult: float = 1.0,
+    width_mult: float | None = None,
     reduced_tail: bool = False,
     dilated: bool = False,
-    in_channels: int = 3,
+    stem_stride: int | None = None,
+    in_channels: int | None = None,
     dropout: float = 0.2,
     norm_layer: Callable[..., nn.Module] | None = None,
 ) -> MobileNetV3:
@@ -228,10 +238,13 @@ def mobilenet_v3_large(
             path of a file. Default: random.
         progress: Show a bar while downloading.
         num_classes: Default: what the weights have, or 1000.
-        width_mult: Multiplies every width; results are rounded to multiples of 8.
+        width_mult: Multiplies every width; results are rounded to multiples of 8. Default: what the
+            weights have, or 1.
         reduced_tail: Halves the last three blocks and the head (for dense heads).
         dilated: Keeps 1/16 resolution in the last three blocks (for dense heads).
-        in_channels: Channels of the input.
+        stem_stride: Of the first convolution; 1 for small images. Default: what the weights have,
+            or 2.
+        in_channels: Channels of the input. Default: what the weights have, or 3.
         dropout: Probability, before the last layer.
         norm_layer: Called with the number of channels. Default: BatchNorm, eps 1e-3.
 
@@ -260,8 +273,14 @@ def mobilenet_v3_large(
         MobileNetV3Block(5, 960 // half, 160 // half, True, "hardswish", dilation=dilation),
         MobileNetV3Block(5, 960 // half, 160 // half, True, "hardswish", dilation=dilation),
     ]
-    make = _scaled(blocks, 1280 // half, width_mult, in_channels, dropout, norm_layer)
-    return build(make, MobileNet_V3_Large_Weights, weights, num_classes, progress)
+    chosen = None if weights is None else resolve_weights(MobileNet_V3_Large_Weights, weights)
+    arguments = merge_arguments(
+        chosen,
+        {"width_mult": width_mult, "stem_stride": stem_stride, "in_channels": in_channels},
+        _DEFAULTS,
+    )
+    make = _scaled(blocks, 1280 // half, **arguments, dropout=dropout, norm_layer=norm_layer)
+    return build(make, MobileNet_V3_Large_Weights, chosen, num_classes, progress)
 
 
 @register_model(weights=MobileNet_V3_Small_Weights, variants=_VARIANTS)
@@ -270,10 +289,11 @@ def mobilenet_v3_small(
     weights: WeightsLike = None,
     progress: bool = True,
     num_classes: int | None = None,
-    width_mult: float = 1.0,
+    width_mult: float | None = None,
     reduced_tail: bool = False,
     dilated: bool = False,
-    in_channels: int = 3,
+    stem_stride: int | None = None,
+    in_channels: int | None = None,
     dropout: float = 0.2,
     norm_layer: Callable[..., nn.Module] | None = None,
 ) -> MobileNetV3:
@@ -282,8 +302,8 @@ def mobilenet_v3_small(
     Args:
         weights: A member of `MobileNet_V3_Small_Weights` or its name, "DEFAULT", `Weights`, or the
             path of a file. Default: random.
-        progress, num_classes, width_mult, reduced_tail, dilated, in_channels, dropout, norm_layer:
-            As in `mobilenet_v3_large`.
+        progress, num_classes, width_mult, reduced_tail, dilated, stem_stride, in_channels, dropout,
+            norm_layer: As in `mobilenet_v3_large`.
 
     Raises:
         ValueError: a size is out of range, or the weights are not of this network.
@@ -306,14 +326,22 @@ def mobilenet_v3_small(
         MobileNetV3Block(5, 576 // half, 96 // half, True, "hardswish", dilation=dilation),
         MobileNetV3Block(5, 576 // half, 96 // half, True, "hardswish", dilation=dilation),
     ]
-    make = _scaled(blocks, 1024 // half, width_mult, in_channels, dropout, norm_layer)
-    return build(make, MobileNet_V3_Small_Weights, weights, num_classes, progress)
+    chosen = None if weights is None else resolve_weights(MobileNet_V3_Small_Weights, weights)
+    arguments = merge_arguments(
+        chosen,
+        {"width_mult": width_mult, "stem_stride": stem_stride, "in_channels": in_channels},
+        _DEFAULTS,
+    )
+    make = _scaled(blocks, 1024 // half, **arguments, dropout=dropout, norm_layer=norm_layer)
+    return build(make, MobileNet_V3_Small_Weights, chosen, num_classes, progress)
 
 
 def _scaled(
     blocks: Sequence[MobileNetV3Block],
     last_channel: int,
+    *,
     width_mult: float,
+    stem_stride: int,
     in_channels: int,
     dropout: float,
     norm_layer: Callable[..., nn.Module] | None,
@@ -332,6 +360,7 @@ def _scaled(
         scaled,
         width(last_channel),
         stem_channels=width(16),
+        stem_stride=stem_stride,
         num_classes=num_classes,
         in_channels=in_channels,
         dropout=dropout,

@@ -1,0 +1,58 @@
+"""Several processes, as `torchrun` starts them; one process without it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import distributed
+
+__all__ = ["World", "process_group", "sum_over_processes"]
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of this training.
+
+    Attributes:
+        rank: Of this process, from 0.
+        size: How many there are.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes files and prints."""
+        return self.rank == 0
+
+
+@contextlib.contextmanager
+def process_group() -> Iterator[World]:
+    """Joins the processes that `torchrun` started (by its environment variables), over gloo."""
+    if distributed.is_available() and distributed.is_initialized():
+        # The caller's own, who also ends it.
+        yield World(distributed.get_rank(), distributed.get_world_size())
+        return
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield World()
+        return
+    distributed.init_process_group("gloo")
+    try:
+        yield World(distributed.get_rank(), distributed.get_world_size())
+    finally:
+        distributed.destroy_process_group()
+
+
+def sum_over_processes(values: Sequence[float], world: World) -> list[float]:
+    """The sums of every process's values."""
+    if world.size == 1:
+        return list(values)
+    total = torch.tensor(values, dtype=torch.float64)
+    distributed.all_reduce(total)
+    sums: list[float] = total.tolist()
+    return sums
