@@ -4,7 +4,7 @@
 //   --isa NAME            instead of the best of this machine
 //   --filter TEXT         rows whose "group/name" contains it
 //   --min-time SECONDS    per row (0.1)
-//   --shapes FOLDER       block shapes (bench/shapes)
+//   --shapes FOLDER       block shapes (python/weebill/bench/suites)
 //   --json                one JSON object instead of a table
 //   --benchmark-once N    run every row exactly N times and measure nothing: for callgrind, where
 //                         the difference between N = 1 and N = 2 is one iteration's instructions
@@ -20,7 +20,7 @@
 
 #include "core/cpu.h"
 #include "core/dispatch.h"
-#include "machine.h"
+#include "core/roofline.h"
 #include "timing.h"
 
 namespace weebill::bench {

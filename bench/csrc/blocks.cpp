@@ -1,4 +1,4 @@
-// Whole blocks of networks, as bench/shapes/*.txt lists them, through the core.
+// Whole blocks of networks, as the suites of python/weebill/bench list them, through the core.
 #include <algorithm>
 #include <cstdlib>
 #include <filesystem>
@@ -14,10 +14,10 @@ namespace weebill::bench {
 namespace {
 
 struct BlockShape {
-  std::string kind, name, activation;
-  std::int64_t n, c_in, h, w, c_mid, c_out;
-  std::int32_t k, s;
-  std::int64_t expand, c_se, count;
+  std::string kind, name, activation, project;
+  std::int64_t c_in, h, w, c_mid, c_out;
+  std::int32_t k, s, pad;
+  std::int64_t expand, c_se, residual, count;
 };
 
 std::vector<BlockShape> read_shapes(const std::filesystem::path& file) {
@@ -27,8 +27,8 @@ std::vector<BlockShape> read_shapes(const std::filesystem::path& file) {
     if (line.empty() || line[0] == '#') continue;
     std::istringstream words(line);
     BlockShape b;
-    words >> b.kind >> b.name >> b.n >> b.c_in >> b.h >> b.w >> b.c_mid >> b.c_out >> b.k >> b.s >>
-        b.expand >> b.c_se >> b.activation >> b.count;
+    words >> b.kind >> b.name >> b.c_in >> b.h >> b.w >> b.c_mid >> b.c_out >> b.k >> b.s >>
+        b.pad >> b.expand >> b.c_se >> b.activation >> b.project >> b.residual >> b.count;
     if (!words) throw std::runtime_error(file.string() + ": can't read this line: " + line);
     shapes.push_back(b);
   }
@@ -52,7 +52,7 @@ class Weights {
 Window window_of(const BlockShape& b) {
   Window w;
   w.stride_h = w.stride_w = b.s;
-  w.pad_top = w.pad_left = w.pad_bottom = w.pad_right = b.k / 2;
+  w.pad_top = w.pad_left = w.pad_bottom = w.pad_right = b.pad;
   return w;
 }
 
@@ -90,8 +90,9 @@ std::vector<std::byte> pack_block(const BlockShape& b) {
   }
   spec.project_weight = weights.make({b.c_out, b.c_mid, 1, 1});
   spec.project_bias = weights.make({b.c_out});
+  spec.project_activation = parse_activation("bench", "project", b.project);
   spec.window = window_of(b);
-  spec.residual = b.s == 1 && b.c_in == b.c_out;
+  spec.residual = b.residual != 0;
   return pack(spec);
 }
 
@@ -102,18 +103,18 @@ float* align64(std::vector<float>& values) {
 
 void bench_block(Bench& bench, const std::string& group, const BlockShape& b) {
   Case what{group, b.name, 0, 0, b.count};
-  if (!bench.wants(what)) return;
+  // The core has no record for these.
+  if (b.kind == "shuffle_unit" || b.kind == "max_pool" || !bench.wants(what)) return;
   const std::vector<std::byte> record = pack_block(b);
   std::vector<float> storage(record.size() / sizeof(float) + 16);
   float* const aligned = align64(storage);
   std::copy(record.begin(), record.end(), reinterpret_cast<std::byte*>(aligned));
   const Packed packed{reinterpret_cast<const std::byte*>(aligned), record.size()};
-  const Shape x_shape{b.n, b.c_in, b.h, b.w};
+  const Shape x_shape{1, b.c_in, b.h, b.w};
   const Shape y_shape = output_shape("bench", x_shape, packed);
-  const std::vector<float> x = numbers(b.n * b.c_in * b.h * b.w);
+  const std::vector<float> x = numbers(b.c_in * b.h * b.w);
   std::vector<float> y(static_cast<std::size_t>(y_shape.n * y_shape.c * y_shape.h * y_shape.w));
-  const TensorView view{x.data(),           b.n, b.c_in,       b.h,   b.w,
-                        b.h * b.w * b.c_in, 1,   b.w * b.c_in, b.c_in};
+  const TensorView view{x.data(), 1, b.c_in, b.h, b.w, b.h * b.w * b.c_in, 1, b.w * b.c_in, b.c_in};
   what.flops = 2.0 * static_cast<double>(multiply_adds(x_shape, packed));
   what.bytes = static_cast<double>((x.size() + y.size()) * sizeof(float) + record.size());
   bench.run(what, [&] { run("bench", view, packed, y.data()); });
@@ -123,7 +124,7 @@ void bench_block(Bench& bench, const std::string& group, const BlockShape& b) {
 
 void bench_blocks(Bench& bench) {
   std::vector<std::filesystem::path> files;
-  for (const auto& entry : std::filesystem::directory_iterator(bench.options().shapes)) {
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(bench.options().shapes)) {
     if (entry.path().extension() == ".txt") files.push_back(entry.path());
   }
   std::sort(files.begin(), files.end());

@@ -9,6 +9,7 @@
 #include "core/cpu.h"
 #include "core/dispatch.h"
 #include "core/parallel.h"
+#include "core/roofline.h"
 
 namespace weebill::bindings {
 namespace {
@@ -218,6 +219,15 @@ py::dict cpu_info_dict() {
   return info;
 }
 
+std::vector<std::pair<std::string, double>> read_bandwidths(const std::string& isa,
+                                                            double seconds) {
+  std::vector<std::pair<std::string, double>> levels;
+  for (const Bandwidth& level : read_bandwidth(isa, seconds)) {
+    levels.emplace_back(level.level, level.gbps);
+  }
+  return levels;
+}
+
 // weebill::ValueError is a std::invalid_argument, which pybind11 maps to ValueError by itself.
 void translate(std::exception_ptr pointer) {
   try {
@@ -238,6 +248,10 @@ void define_machine(py::module_& m) {
   m.def("cpu_info", &cpu_info_dict, "What the machine is: model, ISAs, cache sizes in bytes.");
   m.def("activation_names", &activation_names, "The names that activation arguments take.");
   m.def("max_threads", &max_threads, "Threads that the next call may use.");
+  m.def("peak_gflops", &peak_gflops, py::arg("isa"), py::arg("seconds"),
+        "Measured multiply-adds of one core from registers, 1e9 operations per second.");
+  m.def("read_bandwidth", &read_bandwidths, py::arg("isa"), py::arg("seconds"),
+        "Measured read bandwidth of one core: pairs (L1, L2, L3 or DRAM, 1e9 bytes per second).");
 }
 
 void define_packing(py::module_& m) {

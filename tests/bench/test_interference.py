@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.interference import (
+from weebill.bench.interference import (
     Counters,
     Interference,
     interference,

@@ -1,82 +1,90 @@
-"""The command line: values, refusals, and what has to be set before an import."""
+"""The command line's values: what they mean, and what is refused."""
 
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-from pathlib import Path
+from typing import Any
 
 import pytest
 
-from bench.options import (
-    ISA_ENVIRONMENT,
-    native_isa,
-    parse_cpus,
-    parse_options,
-    parse_size,
-    thread_environment,
-)
+from weebill import config
+from weebill.bench.options import ISA_ENVIRONMENT, parse_cpus, parse_size, worker_environment
+from weebill.bench.session import list_choices, make_options
 
-ROOT = Path(__file__).resolve().parents[2]
+
+def given(**changes: Any) -> dict[str, Any]:
+    """What the command line passes on by default."""
+    defaults = {
+        "select": None,
+        "size": "224",
+        "batch": "1",
+        "threads": "1",
+        "backend": None,
+        "isa": None,
+        "cpu": None,
+        "min_time": 0.3,
+        "turn_ms": 10.0,
+        "wait_policy": "default",
+        "tolerance": 1e-4,
+        "cache": None,
+        "cold": False,
+        "single_stream": False,
+        "format_": "table",
+    }
+    return defaults | changes
 
 
 def test_sizes_and_cores() -> None:
     assert parse_size("224") == (224, 224)
     assert parse_size("320x256") == (320, 256)
-    assert parse_cpus("0-2,5,5") == (0, 1, 2, 5)
+    core = max(os.sched_getaffinity(0))
+    assert parse_cpus(f"{core},{core}") == (core,)
     for wrong in ("0", "12x0", "axb", ""):
-        with pytest.raises(ValueError, match=r"positive|invalid literal"):
+        with pytest.raises(ValueError, match="--size must be positive integers"):
             parse_size(wrong)
 
 
 def test_options_with_lists() -> None:
-    options = parse_options(
-        "bench", "", "network", ["a", "--size", "96,320x256", "--batch", "1,8", "--threads", "1,2"]
-    )
-    assert options.select == ("a",)
+    options = make_options("models", given(size="96,320x256", batch="1,8", min_time=1.0))
     assert options.sizes == ((96, 96), (320, 256))
     assert options.batches == (1, 8)
-    assert options.threads == (1, 2)
+    assert options.rounds == 100
     assert set(options.cpus) <= os.sched_getaffinity(0)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("changes", "message"),
     [
-        (["--size", "none"], "--size"),
-        (["--batch", "0"], "--batch"),
-        (["--engine", "torch,tensorrt"], "got 'tensorrt'"),
-        (["--cpu", "4096"], "cores must be among"),
-        (["--rounds", "0"], "at least 1"),
-        (["--isa", "sse2"], "--isa"),
+        ({"size": "none"}, "--size"),
+        ({"batch": "0"}, "--batch must be positive integers, such as 1,2, got '0'"),
+        ({"threads": "9999"}, "--threads must be at most the number of cores"),
+        ({"backend": "caffe"}, "--backend must be one of weebill, .*, got 'caffe'"),
+        ({"isa": "mmx"}, "--isa must be one of .*, got 'mmx'"),
+        ({"cpu": "4096"}, "--cpu must be among the cores"),
+        ({"cpu": "a"}, "--cpu must be cores"),
+        ({"wait_policy": "eager"}, "--wait-policy must be one of default, passive"),
+        ({"format_": "xml"}, "--format must be one of table, csv, markdown"),
+        ({"select": ["vgg16"]}, "network must be one of .*, got 'vgg16'"),
+        ({"cold": True, "single_stream": True}, "give one of them"),
     ],
 )
-def test_wrong_options_end_in_one_sentence(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as stop:
-        parse_options("bench", "", "network", arguments)
-    assert stop.value.code == 2
-    assert message in capsys.readouterr().err
+def test_wrong_options_are_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_options("models", given(**changes))
 
 
-def test_native_tier_is_one_that_can_be_forced() -> None:
-    assert native_isa() in ISA_ENVIRONMENT
+def test_environment_of_a_worker() -> None:
+    assert worker_environment(None, 2, "default") == {"OMP_NUM_THREADS": "2"}
+    limited = worker_environment("scalar", 1, "passive")
+    assert limited["WEEBILL_ISA"] == "scalar"
+    assert limited["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert set(ISA_ENVIRONMENT) >= set(config.isas())
 
 
-def test_passive_waiting_is_only_set_when_asked_for() -> None:
-    assert thread_environment(2, "default") == {"OMP_NUM_THREADS": "2"}
-    assert thread_environment(2, "passive")["OMP_WAIT_POLICY"] == "PASSIVE"
-
-
-def test_the_command_imports_no_engine_before_the_environment_is_set() -> None:
-    program = (
-        "import sys, bench.models, bench.blocks\n"
-        "loaded = {'torch', 'openvino', 'onnxruntime'} & set(sys.modules)\n"
-        "assert not loaded, loaded"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+@pytest.mark.parametrize("kind", ["models", "blocks", "ops"])
+def test_the_list_names_cases_and_engines(kind: str) -> None:
+    columns, rows = list_choices(make_options(kind, given()))
+    assert all(len(row) == len(columns) for row in rows)
+    kinds = {row[0] for row in rows}
+    assert "back end" in kinds
+    assert {"models": "network", "blocks": "block", "ops": "op"}[kind] in kinds

@@ -1,95 +1,44 @@
-"""Cases, folding, and the whole path of one case through torch's own engines."""
+"""The whole path of a case through engines in processes of their own, and engines that fail."""
 
 from __future__ import annotations
 
-import math
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-import bench.run
-from bench.case import Case, count_macs, make_case, read_case, relative_error
-from bench.contenders import make_contender
-from bench.engines import ENGINES, make_engine
-from bench.engines.base import Engine, FloatArray, Session
-from bench.engines.fold import fold_batch_norm
-from bench.engines.torch_eager import TorchEager
-from bench.options import Options, parse_options
-from bench.run import FAILED, OK, SKIPPED, WRONG, Row, measure_case, set_peak_shares
+from tests.bench.small import small_case
+from weebill.bench.case import Case, make_case
+from weebill.bench.engines import ENGINES, make_engine
+from weebill.bench.engines.fold import fold_batch_norm
+from weebill.bench.options import Options
+from weebill.bench.reference import relative_error
+from weebill.bench.results import FAILED, OK, SKIPPED, WRONG, Row
+from weebill.bench.roofline import Level, Peaks
+from weebill.bench.run import Runner, check_output, evaluate, make_cases
+from weebill.bench.timing import Record
+from weebill.bench.worker import Worker
+
+PEAKS = Peaks("scalar", 10.0, (Level("L1", 32 << 10, 40.0), Level("DRAM", 0, 4.0)))
 
 
-def small_network() -> nn.Module:
-    """Two convolutions with BatchNorm, statistics far from the neutral ones."""
-    torch.manual_seed(0)
-    network = nn.Sequential(
-        nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False),
-        nn.BatchNorm2d(8),
-        nn.ReLU(),
-        nn.Conv2d(8, 8, 3, padding=1, groups=8),
-        nn.BatchNorm2d(8),
-    )
-    network.train()
-    network(3.0 + 2.0 * torch.randn(16, 3, 12, 12))
-    return network.eval()
+def options(tmp_path: Path, **changes: Any) -> Options:
+    """A run that takes as little time as a run can."""
+    defaults: dict[str, Any] = {
+        "kind": "models",
+        "min_time": 0.003,
+        "turn_ms": 1.0,
+        "cache": tmp_path,
+    }
+    return Options(**(defaults | changes))
 
 
-@pytest.fixture
-def case(tmp_path: Path) -> Case:
-    """A case small enough to run in microseconds."""
-    return make_case("small net/1", small_network(), torch.randn(1, 3, 12, 10), tmp_path)
-
-
-def options(*arguments: str) -> Options:
-    """Parsed options of a short run."""
-    return parse_options("bench", "", "network", ["--rounds", "3", "--turn-ms", "1", *arguments])
-
-
-def quiet(_stage: str, _done: int) -> None:
+def quiet(_what: str, _share: float) -> None:
     """No progress."""
-
-
-def test_macs_of_dense_depthwise_and_linear_layers() -> None:
-    network = nn.Sequential(
-        nn.Conv2d(3, 8, 3, stride=2, padding=1),  # 8 x 6 x 5 outputs of 27
-        nn.Conv2d(8, 8, 3, padding=1, groups=8),  # of 9
-        nn.Flatten(),
-        nn.Linear(240, 7),
-    )
-    assert count_macs(network, torch.zeros(2, 3, 12, 10)) == 2 * (240 * 27 + 240 * 9 + 240 * 7)
-
-
-def test_relative_error_sees_shape_and_nan() -> None:
-    reference = np.array([1.0, -4.0])
-    assert relative_error(np.array([1.0, -4.0]), reference) == 0.0
-    assert relative_error(np.array([1.5, -4.0]), reference) == pytest.approx(0.125)
-    assert relative_error(np.array([[1.0, -4.0]]), reference) == math.inf
-    assert relative_error(np.array([1.0, np.nan]), reference) == math.inf
-
-
-def test_a_case_is_found_again_and_weights_make_another(tmp_path: Path) -> None:
-    network, x = small_network(), torch.randn(1, 3, 12, 10)
-    first = make_case("net", network, x, tmp_path)
-    assert make_case("net", network, x, tmp_path) == first == read_case(first.folder)
-    with torch.no_grad():
-        next(network.parameters()).add_(1.0)
-    assert make_case("net", network, x, tmp_path).folder != first.folder
-
-
-def test_folding_keeps_the_function_and_removes_every_norm() -> None:
-    network, x = small_network(), torch.randn(1, 3, 12, 10)
-    folded = fold_batch_norm(network)
-    assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
-    assert any(isinstance(m, nn.BatchNorm2d) for m in network.modules())
-    with torch.no_grad():
-        torch.testing.assert_close(folded(x), network(x), rtol=1e-4, atol=1e-5)
-
-
-def test_a_norm_of_other_width_is_not_folded() -> None:
-    network = nn.ModuleDict({"conv": nn.Conv2d(3, 8, 1), "norm": nn.BatchNorm2d(4)})
-    assert isinstance(fold_batch_norm(network).get_submodule("norm"), nn.BatchNorm2d)
 
 
 def test_every_engine_is_described_without_being_installed() -> None:
@@ -103,88 +52,167 @@ def test_every_engine_is_described_without_being_installed() -> None:
         make_engine("caffe")
 
 
-def test_measured_rows_of_torch(case: Case) -> None:
-    rows = measure_case(case, 1, options("--engine", "torch,torch_folded"), quiet)
-    assert [row.engine for row in rows] == ["torch", "torch_folded"]
-    for row in rows:
+def test_folding_keeps_the_function_and_removes_every_norm(tmp_path: Path) -> None:
+    case = small_case(tmp_path)
+    module, x = case.module(), torch.from_numpy(case.input())
+    folded = fold_batch_norm(module)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
+    assert any(isinstance(m, nn.BatchNorm2d) for m in module.modules())
+    with torch.no_grad():
+        torch.testing.assert_close(folded(x), module(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_norm_of_other_width_is_not_folded() -> None:
+    network = nn.ModuleDict({"conv": nn.Conv2d(3, 8, 1), "norm": nn.BatchNorm2d(4)})
+    assert isinstance(fold_batch_norm(network).get_submodule("norm"), nn.BatchNorm2d)
+
+
+def test_measured_rows(tmp_path: Path) -> None:
+    case = small_case(tmp_path)
+    backends = ("weebill", "weebill_native")
+    saved: list[int] = []
+    runner = Runner(
+        options(tmp_path, backends=backends),
+        [case],
+        {None: PEAKS},
+        quiet,
+        lambda rows: saved.append(len(rows)),
+    )
+    runner.run()
+    assert [row.engine for row in runner.rows] == list(backends)
+    assert saved == [2]
+    for row in runner.rows:
         assert row.status == OK, row.reason
         assert row.error is not None
         assert row.error < 1e-5
-        assert row.time_ms is not None
-        assert 0 < row.time_ms.minimum <= row.time_ms.median <= row.time_ms.p90
-        assert row.gflops == pytest.approx(2 * case.macs / (row.time_ms.minimum * 1e6))
-        set_peak_shares([row], 100.0)
-        assert row.peak_share == pytest.approx(row.gflops / 100.0)
-        stored = row.as_json()
-        assert stored["name"] == f"small net/1/threads:1/{row.engine}"
-        assert stored["real_time"] == row.time_ms.median
+        assert row.wall_ms is not None
+        assert 0 < row.wall_ms.minimum <= row.wall_ms.median <= row.wall_ms.p90
+        assert row.gflops == pytest.approx(2 * case.macs / (row.wall_ms.minimum * 1e6))
+        assert row.peak_share == pytest.approx(row.gflops / 10.0)
+        assert (row.ratio is None) == (row.engine == "weebill")
+        assert row.as_json()["name"] == f"small net/1/threads:1/{row.engine}"
+        assert row.as_json()["real_time"] == row.wall_ms.median
 
 
-def test_several_threads_run_in_workers(case: Case) -> None:
-    engine = make_engine("torch")
-    contender = make_contender("torch", case.exported(engine), case.input(), 2, "passive", [0])
+def test_the_native_engine_needs_no_torch(tmp_path: Path) -> None:
+    case = small_case(tmp_path)
+    without = tmp_path / "without"
+    (without / "torch").mkdir(parents=True)
+    (without / "torch" / "__init__.py").write_text("raise ImportError('no torch here')")
+    path = os.pathsep.join([str(without), os.environ.get("PYTHONPATH", "")])
+    worker = Worker("weebill_native", {"PYTHONPATH": path})
     try:
-        turn = contender.turn(1, 4)
-        assert turn.samples.shape == (4,)
-        assert relative_error(contender.output(), case.reference()) < 1e-5
+        folder = worker.call("export", "weebill_native", str(case.folder))
+        x_path = str(case.folder / "input.npy")
+        output = worker.call("load", "weebill_native", folder, x_path, 1)
     finally:
-        contender.close()
+        worker.close()
+    assert relative_error(output, case.reference()) < 1e-5
 
 
-def test_a_worker_that_cannot_load_says_why(case: Case, tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="FileNotFoundError"):
-        make_contender("torch", tmp_path / "absent", case.input(), 2, "passive", [0])
+def test_a_worker_that_cannot_load_says_why_and_goes_on(tmp_path: Path) -> None:
+    case = small_case(tmp_path)
+    worker = Worker("weebill_native", {})
+    try:
+        with pytest.raises(RuntimeError, match="FileNotFoundError"):
+            worker.call("load", "weebill_native", "absent", str(case.folder / "input.npy"), 1)
+        assert worker.call("describe", "weebill_native")["missing"] is None
+        assert worker.call("describe", "mnn")["missing"] == make_engine("mnn").missing()
+    finally:
+        worker.close()
 
 
-class _Fake(TorchEager):
-    """torch with one thing wrong."""
-
-    def __init__(self, fault: str) -> None:
-        self.fault = fault
-        self.name = "torch"  # type: ignore[misc]
-
-    def missing(self) -> str | None:
-        """The reason, where being absent is the fault."""
-        return "not installed" if self.fault == "absent" else None
-
-    def load(self, folder: Path, x: FloatArray, threads: int) -> Session:
-        """A session that computes on another input, or none."""
-        if self.fault == "broken":
-            raise RuntimeError("no such operator")
-        return super().load(folder, x + 0.01 if self.fault == "wrong" else x, threads)
+def test_a_worker_that_dies_says_how(tmp_path: Path) -> None:
+    worker = Worker("weebill_native", {"WEEBILL_ISA": "none"})
+    try:
+        with pytest.raises(RuntimeError, match="ValueError.*WEEBILL_ISA must be one of"):
+            worker.call("peaks", 0.0)
+        worker.kill()
+        with pytest.raises(RuntimeError, match="signal SIGKILL"):
+            worker.call("peaks", 0.0)
+    finally:
+        worker.close()
 
 
-@pytest.mark.parametrize(
-    ("fault", "status", "reason"),
-    [
-        ("wrong", WRONG, "relative error"),
-        ("broken", FAILED, "RuntimeError: no such operator"),
-        ("absent", SKIPPED, "not installed"),
-    ],
-)
-def test_a_faulty_engine_is_shown_and_not_timed(
-    case: Case, monkeypatch: pytest.MonkeyPatch, fault: str, status: str, reason: str
+def row(case: Case, engine: str = "torch") -> Row:
+    """A row of `case` before it is measured."""
+    return Row(case.name, "", engine, 1, "native", case.shape, case.macs, case.bytes)
+
+
+def test_an_engine_with_another_answer_is_wrong(tmp_path: Path) -> None:
+    case = small_case(tmp_path)
+    wrong = row(case)
+    check_output(wrong, case.reference() * 1.001, case, 1e-4)
+    assert (wrong.status, wrong.wall_ms) == (WRONG, None)
+    assert "relative error" in wrong.reason
+    evaluate({"torch": wrong}, {}, 5)
+    assert wrong.wall_ms is None
+    right = row(case)
+    check_output(right, case.reference(), case, 1e-4)
+    assert (right.status, right.error) == (OK, 0.0)
+
+
+def test_failed_and_missing_engines_have_rows_with_reasons(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fake(name: str) -> Engine:
-        return _Fake(fault) if name == "torch" else make_engine(name)
+    case = small_case(tmp_path)
+    sound = make_case("sound", case.blocks, tmp_path)
+    monkeypatch.setenv("WEEBILL_BENCH_PYTHON_NCNN", "/bin/false")
+    bad = case.folder / f"weebill_native-{make_engine('weebill_native').version()}"
+    bad.mkdir()  # an export without its file
+    runner = Runner(
+        options(tmp_path, backends=("ncnn", "weebill_native")), [case, sound], {}, quiet
+    )
+    runner.run()
+    absent, native, _, good = runner.rows
+    assert (absent.status, native.status, good.status) == (SKIPPED, FAILED, OK)
+    assert "process ended with code 1" in absent.reason
+    assert "FileNotFoundError" in native.reason
+    assert (native.wall_ms, native.ratio) == (None, None)
+    assert good.wall_ms is not None
 
-    monkeypatch.setattr(bench.run, "make_engine", fake)
-    monkeypatch.setattr("bench.contenders.make_engine", fake)
-    faulty, sound = measure_case(case, 1, options("--engine", "torch,torch_folded"), quiet)
-    assert (faulty.status, sound.status) == (status, OK)
-    assert reason in faulty.reason
-    assert faulty.time_ms is None
-    assert sound.time_ms is not None
+
+def test_ratios_and_rounds_that_count(tmp_path: Path) -> None:
+    case = small_case(tmp_path)
+    rows = {name: row(case, name) for name in ("weebill", "torch")}
+    ours = [np.array([1e6, 1.2e6]), np.array([9e6, 9e6]), np.array([1e6, 1e6])]
+    peer = [np.array([2e6, 2.4e6]), np.array([2e6, 2e6]), np.array([3e6, 3e6])]
+    records = {
+        "weebill": Record(ours, ours, [False, True, False]),
+        "torch": Record(peer, peer, [False, False, False], retried=2),
+    }
+    evaluate(rows, records, min_clean=2)
+    assert rows["torch"].ratio is not None
+    assert rows["torch"].ratio.value == pytest.approx(2.5)
+    assert (rows["torch"].dropped, rows["torch"].retried, rows["torch"].tainted) == (1, 2, False)
+    assert rows["weebill"].wall_ms is not None
+    assert rows["weebill"].wall_ms.count == 4
+    assert rows["weebill"].ratio is None
 
 
-def test_ratios_are_taken_to_ours(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench.run, "OURS", "torch_folded")
-    rows = measure_case(case, 1, options("--engine", "torch,torch_folded"), quiet)
-    by_engine: dict[str, Row] = {row.engine: row for row in rows}
-    assert by_engine["torch_folded"].ratio_median is None
-    plain, ours = by_engine["torch"], by_engine["torch_folded"]
-    assert plain.ratio_minimum is not None
-    assert plain.time_ms is not None
-    assert ours.time_ms is not None
-    expected = plain.time_ms.minimum / ours.time_ms.minimum
-    assert plain.ratio_minimum.value == pytest.approx(expected)
+def test_an_interrupted_run_keeps_what_was_measured(tmp_path: Path) -> None:
+    case = small_case(tmp_path)
+
+    def interrupt(what: str, share: float) -> None:
+        if "timing" in what and share > 0.4:
+            raise KeyboardInterrupt
+
+    chosen = options(tmp_path, backends=("weebill_native",), min_time=0.008)
+    runner = Runner(chosen, [case, case], {}, interrupt)
+    runner.run()
+    assert runner.interrupted
+    assert len(runner.rows) == 1
+    assert runner.rows[0].status == OK, runner.rows[0].reason
+    assert 1 <= len(runner.rows[0].turn_ms) <= 8
+
+
+def test_cases_are_crossed_and_selected(tmp_path: Path) -> None:
+    chosen = options(
+        tmp_path, kind="blocks", select=("published", "se"), batches=(1, 2), sizes=((64, 64),)
+    )
+    names = ["published.14_672_112_k5_se", "published.14_672_112_k5_se/batch:2"]
+    assert [case.name for case in make_cases(chosen)] == names
+    chosen = options(tmp_path, kind="models", select=("mobilenet_v1",), sizes=((32, 32), (32, 48)))
+    assert [case.shape for case in make_cases(chosen)] == [(1, 3, 32, 32), (1, 3, 32, 48)]
+    with pytest.raises(ValueError, match="no ops match published, nothing"):
+        make_cases(options(tmp_path, kind="ops", select=("published", "nothing")))

@@ -7,10 +7,9 @@ from collections import Counter
 from itertools import pairwise
 
 import numpy as np
-import pytest
 
-from bench.interference import Interference
-from bench.timing import (
+from weebill.bench.interference import Interference
+from weebill.bench.timing import (
     Plan,
     Record,
     Turn,
@@ -79,7 +78,7 @@ def test_time_calls_times_each_call() -> None:
     pauses = iter([0.002, 0.010, 0.002])
     wall, cpu = time_calls(lambda: time.sleep(next(pauses)), 3)
     assert wall.shape == cpu.shape == (3,)
-    assert wall.argmax() == 1
+    assert wall[1] >= 10e6
     assert wall.min() >= 2e6
     assert cpu.sum() < 0.5 * wall.sum()  # sleeping takes no processor time
 
@@ -96,7 +95,7 @@ def test_measure_interleaves_with_a_refill_before_each_turn() -> None:
     contenders = {name: Scripted(name, log) for name in ("a", "b")}
     plan = Plan(rounds=4, turn_ns=5e6, refill=2)
     seen: list[int] = []
-    records = measure(contenders, plan, seen.append)
+    records = measure(contenders, plan, seen.append).records
     assert seen == [1, 2, 3, 4]
     # Warm-up and calibration, then a round forwards, rotated, and both backwards.
     assert log == ["a", "a", "b", "b", "a", "b", "b", "a", "b", "a", "a", "b"]
@@ -109,7 +108,7 @@ def test_measure_interleaves_with_a_refill_before_each_turn() -> None:
 def test_a_tainted_turn_is_repeated_at_once_and_then_accepted() -> None:
     log: list[str] = []
     contenders = {"a": Scripted("a", log, taints=[True, False, True, True, True])}
-    records = measure(contenders, Plan(rounds=3, repeats=2))
+    records = measure(contenders, Plan(rounds=3, repeats=2)).records
     # Round 0: tainted, clean.  Round 1: tainted three times.  Round 2: clean.
     assert records["a"].tainted == [False, True, False]
     assert records["a"].retried == 3
@@ -138,16 +137,20 @@ def test_interruption_keeps_complete_rounds() -> None:
 
     log: list[str] = []
     contenders = {name: Scripted(name, log) for name in ("a", "b")}
-    records = measure(contenders, Plan(rounds=10), stop)
-    assert [len(record.rounds) for record in records.values()] == [2, 2]
+    measured = measure(contenders, Plan(rounds=10), stop)
+    assert measured.interrupted
+    assert [len(record.rounds) for record in measured.records.values()] == [2, 2]
 
 
-def test_interruption_before_the_first_round_is_passed_on() -> None:
-    class Interrupted(Scripted):
+def test_a_contender_that_dies_leaves_the_others() -> None:
+    class Dying(Scripted):
         def turn(self, refill: int, calls: int) -> Turn:
-            if refill and len(self.calls) >= 2:
-                raise KeyboardInterrupt
+            if len(self.calls) == 4:
+                raise RuntimeError("process ended")
             return super().turn(refill, calls)
 
-    with pytest.raises(KeyboardInterrupt):
-        measure({"a": Interrupted("a", [])}, Plan(rounds=2))
+    log: list[str] = []
+    contenders = {"a": Scripted("a", log), "b": Dying("b", log)}
+    measured = measure(contenders, Plan(rounds=5))
+    assert measured.broken == {"b": "process ended"}
+    assert [len(record.rounds) for record in measured.records.values()] == [5]

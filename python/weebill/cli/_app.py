@@ -8,7 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
+from weebill.cli.bench import bench
 from weebill.cli.classify import classify
+from weebill.cli.compare import compare
 from weebill.cli.info import info
 from weebill.cli.models import models
 from weebill.cli.train import train
@@ -27,6 +29,8 @@ app.command()(info)
 app.command()(models)
 app.command()(classify)
 app.command()(train)
+app.add_typer(bench, name="bench")
+app.command()(compare)
 
 # ClickException, the base of all usage errors, by way of its one public subclass: where typer keeps
 # it differs between versions.

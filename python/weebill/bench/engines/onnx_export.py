@@ -1,0 +1,32 @@
+"""The ONNX file that ONNX Runtime, OpenVINO and MNN start from."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from weebill.bench.case import Case
+
+
+INPUT = "x"
+OUTPUT = "y"
+OPSET = 17  # the newest that every consumer below reads
+
+
+def export_onnx(case: Case, path: Path) -> None:
+    """Write the case's module as ONNX with a static shape; BatchNorm is folded by torch."""
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the TorchScript exporter announces its retirement
+        torch.onnx.export(
+            case.module(),
+            (torch.from_numpy(case.input()),),
+            str(path),
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+        )

@@ -1,0 +1,357 @@
+"""A run: make the cases, convert them, check every engine's answer, time, check again."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from weebill.bench.case import Case, make_case
+from weebill.bench.engines import make_engine
+from weebill.bench.options import Options, worker_environment
+from weebill.bench.reference import relative_error
+from weebill.bench.results import FAILED, OK, SKIPPED, WRONG, Row, ours
+from weebill.bench.roofline import Peaks, set_shares
+from weebill.bench.stats import paired_ratio, summarize, turn_figures
+from weebill.bench.suites import Block, load_suite, operators, resize, unrolled
+from weebill.bench.timing import Plan, Record, clean_rounds, measure
+from weebill.bench.worker import Worker
+
+__all__ = ["DEFAULT_NETWORKS", "Progress", "Runner", "case_blocks", "make_cases"]
+
+DEFAULT_NETWORKS = (
+    "mobilenet_v3_large",
+    "mobilenet_v3_small",
+    "mobilenet_v2",
+    "efficientnet_lite0",
+)
+# Threads that spin keep doing so for a few milliseconds after a call.
+THREADS_PAUSE_S = 0.02
+
+# Called with what is being done, and the share of the run that is done.
+Progress = Callable[[str, float], None]
+
+
+def case_blocks(options: Options) -> list[tuple[str, str, tuple[Block, ...]]]:
+    """Name, suite and blocks of every case that the selection means, sizes and batches aside.
+
+    Raises:
+        ValueError: The selection matches nothing.
+    """
+    if options.kind == "models":
+        return [
+            (name, name, unrolled(load_suite(name).blocks))
+            for name in options.select or DEFAULT_NETWORKS
+        ]
+    names = [name for name in options.select if _is_suite(name)]
+    parts = [name for name in options.select if not _is_suite(name)]
+    default = (*DEFAULT_NETWORKS[:2], "published") if options.kind == "blocks" else names
+    found: dict[str, tuple[str, str, tuple[Block, ...]]] = {}
+    for suite in names or default or DEFAULT_NETWORKS[:1]:
+        for blocks in _pieces(suite, options):
+            name = blocks[0].name if options.kind == "ops" else f"{suite}.{blocks[0].name}"
+            if not parts or any(part in name for part in parts):
+                found.setdefault(name, (name, suite, blocks))
+    if not found:
+        raise ValueError(f"no {options.kind} match {', '.join(options.select)}; see --list")
+    return list(found.values())
+
+
+def _is_suite(name: str) -> bool:
+    try:
+        load_suite(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _pieces(name: str, options: Options) -> Iterable[tuple[Block, ...]]:
+    """The cases of a suite: its distinct blocks, or their operators.
+
+    What follows a network's pool works on vectors and is one piece with it, the head.
+    """
+    suite = load_suite(name)
+    blocks = list(unrolled(suite.blocks))
+    if suite.network and options.sizes:
+        blocks = list(resize(suite.blocks, *options.sizes[0]))
+    seen: set[Block] = set()
+    for index, block in enumerate(blocks):
+        if block.kind == "pool" and options.kind == "blocks":
+            yield (replace(block, name="head"), *blocks[index + 1 :])
+            return
+        parts = operators(block) if options.kind == "ops" else (block,)
+        for part in parts:
+            if part not in seen:
+                seen.add(part)
+                yield (_operator_name(part),) if options.kind == "ops" else (part,)
+
+
+def _operator_name(block: Block) -> Block:
+    """Blocks that are one operator already are named by their shape too."""
+    if block.kind not in ("conv2d", "pool", "max_pool") or block.name.startswith("pointwise_"):
+        return block
+    size = f"{block.h}x{block.w}"
+    tail = "" if block.activation == "none" else f"_{block.activation}"
+    label = f"conv_k{block.k}s{block.s}" if block.kind == "conv2d" else block.kind
+    if block.kind == "conv2d" and block.k == 1:
+        label = "pointwise"
+    channels = f"{block.c_in}-{block.c_out}" if block.kind == "conv2d" else f"{block.c_in}"
+    return replace(block, name=f"{label}_{size}_{channels}{tail}")
+
+
+def make_cases(options: Options, progress: Progress = lambda _what, _share: None) -> list[Case]:
+    """The cases of a run, made or found in the cache."""
+    cases: list[Case] = []
+    for size in options.sizes:
+        sized = replace(options, sizes=(size,))
+        for name, suite, blocks in case_blocks(sized):
+            for batch in options.batches:
+                label = name + (f"/batch:{batch}" if options.kind != "models" else "")
+                if options.kind == "models":
+                    blocks = resize(load_suite(name).blocks, *size)
+                    label = f"{name}/{size[0]}x{size[1]}/batch:{batch}"
+                elif batch == 1:
+                    label = name
+                progress(f"preparing {label}", 0.0)
+                case = make_case(
+                    label,
+                    blocks,
+                    options.cache,
+                    suite=suite,
+                    batch=batch,
+                    norm=options.kind != "ops",
+                )
+                if case not in cases:
+                    cases.append(case)
+    return cases
+
+
+class Runner:
+    """Runs the cases of `options` and collects rows; Ctrl-C leaves what is there.
+
+    Args:
+        options: What to run.
+        cases: From `make_cases`.
+        peaks: Of the machine by instruction set, for the rows' shares.
+        progress: Told what is going on.
+        save: Called after every case with all rows so far.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        cases: Sequence[Case],
+        peaks: Mapping[str | None, Peaks],
+        progress: Progress,
+        save: Callable[[list[Row]], None] = lambda _rows: None,
+    ) -> None:
+        self.rows: list[Row] = []
+        self.interrupted = False
+        self._options = options
+        self._cases = cases
+        self._peaks = peaks
+        self._progress = progress
+        self._save = save
+        self._facts: dict[str, dict[str, str | None]] = {}
+        self._failed: dict[tuple[str, Path], str] = {}  # exports
+
+    def run(self) -> None:
+        """Convert, then measure every case with every instruction set and thread count.
+
+        Ctrl-C while timing ends the run and keeps what was measured; `interrupted` tells.
+        """
+        options = self._options
+        self._describe()
+        self._export()
+        units = [(isa, n) for isa in options.isas for n in options.threads]
+        for index, (isa, threads) in enumerate(units):
+            environment = worker_environment(isa, threads, options.wait_policy)
+            usable = [name for name in options.backends if not self._facts[name]["missing"]]
+            cpus = options.cpus[-threads:]
+            workers = {name: Worker(name, environment, cpus) for name in usable}
+            try:
+                for number, case in enumerate(self._cases):
+                    done = (index + number / len(self._cases)) / len(units)
+                    step = 1.0 / (len(self._cases) * len(units))
+                    self.rows += self._measure(case, isa, threads, workers, done, step)
+                    self._save(self.rows)
+                    if self.interrupted:
+                        return
+            finally:
+                for worker in workers.values():
+                    worker.kill()
+                    worker.close()
+
+    def _describe(self) -> None:
+        """Versions, and why an engine is missing; asked of each engine's own Python."""
+        workers = {name: Worker(name, {}) for name in self._options.backends}
+        try:
+            for name, worker in workers.items():
+                worker.send("describe", name)
+            for name, worker in workers.items():
+                try:
+                    self._facts[name] = worker.receive()
+                except RuntimeError as error:
+                    self._facts[name] = {"missing": str(error), "version": ""}
+        finally:
+            for worker in workers.values():
+                worker.close()
+
+    def _export(self) -> None:
+        """Convert every case for every engine where that has not been done, on all cores."""
+        jobs: dict[str, list[Case]] = {}
+        for name in self._options.backends:
+            engine = make_engine(name)
+            if self._facts[name]["missing"]:
+                continue
+            version = self._facts[name]["version"]
+            for case in self._cases:
+                refused = all(engine.refuses(case, n) for n in self._options.threads)
+                if not refused and not (case.folder / f"{name}-{version}").exists():
+                    jobs.setdefault(name, []).append(case)
+        total = sum(map(len, jobs.values()))
+        if not jobs:
+            return
+        done = itertools.count(1)
+
+        def export(name: str) -> None:
+            for case, problem in _export_all(name, jobs[name]):
+                if problem is not None:
+                    self._failed[name, case.folder] = problem
+                self._progress(f"converted {next(done)} of {total}: {name}, {case.name}", 0.0)
+
+        self._progress(f"converting for {', '.join(jobs)}", 0.0)
+        pool = ThreadPoolExecutor(max_workers=os.cpu_count() or 1)
+        try:
+            for future in as_completed([pool.submit(export, name) for name in jobs]):
+                future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _measure(
+        self,
+        case: Case,
+        isa: str | None,
+        threads: int,
+        workers: dict[str, Worker],
+        done: float,
+        step: float,
+    ) -> list[Row]:
+        options = self._options
+        self._progress(f"{case.name}, threads {threads}: loading", done)
+        rows = [self._row(case, name, isa, threads) for name in options.backends]
+        by_engine = {row.engine: row for row in rows}
+        self._load(case, threads, [row for row in rows if row.status == OK], workers)
+        contenders = {row.engine: workers[row.engine] for row in rows if row.status == OK}
+        plan = Plan(
+            rounds=options.rounds,
+            turn_ns=options.turn_ms * 1e6,
+            pause_s=THREADS_PAUSE_S if threads > 1 else 0.0,
+        )
+
+        def show(finished: int) -> None:
+            share = done + step * finished / plan.rounds
+            self._progress(f"{case.name}, threads {threads}: timing", share)
+
+        measured = measure(contenders, plan, show)
+        for name, problem in measured.broken.items():
+            by_engine[name].status, by_engine[name].reason = FAILED, problem
+            workers[name].close()
+            workers[name] = Worker(
+                name, worker_environment(isa, threads, options.wait_policy), options.cpus[-threads:]
+            )
+        for name in () if measured.interrupted else measured.records:
+            # Catches an engine whose later runs read what the first one overwrote.
+            check_output(by_engine[name], workers[name].output(), case, options.tolerance)
+        evaluate(by_engine, measured.records, plan.min_clean)
+        self.interrupted = measured.interrupted
+        if isa in self._peaks:
+            set_shares(rows, self._peaks[isa])
+        return rows
+
+    def _row(self, case: Case, name: str, isa: str | None, threads: int) -> Row:
+        engine = make_engine(name)
+        row = Row(
+            case.name,
+            case.suite,
+            name,
+            threads,
+            isa or "native",
+            case.shape,
+            case.macs,
+            case.bytes,
+            version=self._facts[name]["version"] or "",
+            settings=engine.settings,
+        )
+        if reason := self._facts[name]["missing"] or engine.refuses(case, threads):
+            row.status, row.reason = SKIPPED, reason
+        elif problem := self._failed.get((name, case.folder)):
+            row.status, row.reason = FAILED, problem
+        return row
+
+    def _load(
+        self, case: Case, threads: int, rows: Sequence[Row], workers: dict[str, Worker]
+    ) -> None:
+        """Load all engines at the same time, then compare their answers."""
+        for row in rows:
+            folder = case.folder / f"{row.engine}-{row.version}"
+            x_path = str(case.folder / "input.npy")
+            workers[row.engine].send("load", row.engine, str(folder), x_path, threads)
+        for row in rows:
+            try:
+                output = workers[row.engine].receive()
+            except RuntimeError as error:
+                row.status, row.reason = FAILED, str(error)
+            else:
+                check_output(row, output, case, self._options.tolerance)
+
+
+def _export_all(name: str, cases: Sequence[Case]) -> Iterator[tuple[Case, str | None]]:
+    """Convert in a process of the engine's own; each case with what went wrong, or None."""
+    worker = Worker(name, {"OMP_NUM_THREADS": "1"})
+    try:
+        for case in cases:
+            try:
+                worker.call("export", name, str(case.folder))
+            except RuntimeError as error:
+                worker.close()
+                worker = Worker(name, {"OMP_NUM_THREADS": "1"})
+                yield case, str(error)
+            else:
+                yield case, None
+    finally:
+        worker.close()
+
+
+def check_output(row: Row, output: npt.NDArray[Any], case: Case, tolerance: float) -> None:
+    """Set the row's error, and its status where that is too large."""
+    row.error = relative_error(output, case.reference())
+    if row.error > tolerance:
+        row.status = WRONG
+        row.reason = f"relative error {row.error:.1e} to float64, more than {tolerance:.0e}"
+
+
+def evaluate(rows: dict[str, Row], records: dict[str, Record], min_clean: int) -> None:
+    """Fill in times and ratios from the rounds that nobody disturbed."""
+    kept, tainted = clean_rounds(records, min_clean)
+    for name, record in records.items():
+        row = rows[name]
+        row.tainted, row.retried = tainted, record.retried
+        row.dropped = len(record.rounds) - len(kept)
+        if row.status != OK or not kept:
+            continue
+        wall = [record.rounds[k] / 1e6 for k in kept]
+        row.wall_ms = summarize(wall)
+        row.cpu_ms = summarize([record.cpu[k] / 1e6 for k in kept])
+        row.turn_ms = [float(t) for t in turn_figures(wall)]
+        row.gflops = 2.0 * row.macs / (row.wall_ms.minimum * 1e6)
+    base = ours(list(rows.values()))
+    for row in rows.values():
+        if base is not None and row is not base and row.turn_ms:
+            row.ratio = paired_ratio(row.turn_ms, base.turn_ms)

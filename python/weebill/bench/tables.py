@@ -1,0 +1,188 @@
+"""Results as tables: for a terminal, as Markdown, as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from weebill.bench.results import OURS, Result, Row, fastest_peer, grouped, ours
+from weebill.bench.stats import Ratio, geometric_mean
+
+__all__ = ["Table", "cold_table", "detail_table", "summary_table", "to_csv", "to_markdown"]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of text; the columns named in `right` are numbers."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    right: tuple[str, ...] = ()
+
+
+def to_markdown(table: Table) -> str:
+    """As GitHub's Markdown."""
+    ends = ["---:" if name in table.right else "---" for name in table.columns]
+    lines = [table.columns, ends, *table.rows]
+    return "".join("| " + " | ".join(cells) + " |\n" for cells in lines)
+
+
+def to_csv(result: Result) -> str:
+    """All rows with all scalar figures, one a line."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(
+        [
+            "case",
+            "engine",
+            "version",
+            "threads",
+            "isa",
+            "status",
+            "reason",
+            "median_ms",
+            "p10_ms",
+            "p90_ms",
+            "min_ms",
+            "gflops",
+            "peak_share",
+            "roof_share",
+            "error",
+            "tainted",
+            "ratio",
+            "ratio_low",
+            "ratio_high",
+            "precision",
+            "layout",
+            "note",
+        ]
+    )
+    for row in result.rows:
+        time, ratio, settings = row.wall_ms, row.ratio, row.settings
+        times = (time.median, time.p10, time.p90, time.minimum) if time else ("",) * 4
+        ratios = (ratio.value, ratio.low, ratio.high) if ratio else ("",) * 3
+        shares = (row.gflops, row.peak_share, row.roof_share, row.error)
+        names = (row.case, row.engine, row.version, row.threads, row.isa, row.status, row.reason)
+        figures = (*times, *("" if value is None else value for value in shares))
+        how = (settings.precision, settings.layout, settings.note)
+        writer.writerow((*names, *figures, int(row.tainted), *ratios, *how))
+    return stream.getvalue()
+
+
+def format_ratio(ratio: Ratio | None) -> str:
+    """Value and interval."""
+    return "" if ratio is None else f"{ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"
+
+
+def _time(row: Row | None) -> str:
+    if row is None:
+        return ""
+    if row.wall_ms is None:
+        return row.status
+    return f"{row.wall_ms.median:.3f}" + ("*" if row.tainted else "")
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.0%}"
+
+
+def summary_table(result: Result) -> Table:
+    """Medians of all engines in ms, one line per case, and the fastest peer against ours."""
+    engines = list(dict.fromkeys(row.engine for row in result.rows if row.wall_ms is not None))
+    right = ("threads", *engines, "of peak", "of roof", "fastest peer / ours")
+    columns = ("case", "threads", "isa", *engines, "of peak", "of roof", "fastest peer")
+    lines: list[tuple[str, ...]] = []
+    ratios: list[float] = []
+    for rows in grouped(result.rows):
+        by_engine = {row.engine: row for row in rows}
+        base, peer = ours(rows), fastest_peer(rows)
+        lines.append(
+            (
+                rows[0].case,
+                str(rows[0].threads),
+                rows[0].isa,
+                *(_time(by_engine.get(engine)) for engine in engines),
+                _percent(base.peak_share) if base else "",
+                _percent(base.roof_share) if base else "",
+                peer.engine if peer else "",
+                format_ratio(peer.ratio) if peer else "",
+            )
+        )
+        if peer is not None and peer.ratio is not None:
+            ratios.append(peer.ratio.value)
+    if len(ratios) > 1:
+        blanks = ("",) * (len(engines) + 5)
+        lines.append(("geometric mean", *blanks, f"{geometric_mean(ratios):.2f}"))
+    return Table("median, ms", (*columns, "fastest peer / ours"), tuple(lines), right)
+
+
+def detail_table(rows: Sequence[Row]) -> Table:
+    """All figures of one group."""
+    first = rows[0]
+    shape = "x".join(str(n) for n in first.shape)
+    right = ("median ms", "p10", "p90", "min", "GFLOP/s", "of peak", "of roof", "error")
+    columns = ("engine", "version", "layout", *right, "time / ours", "remarks")
+    lines = []
+    for row in rows:
+        time = row.wall_ms
+        remarks = [row.status] if row.status != "ok" else []
+        remarks += [row.reason] if row.reason else []
+        remarks += ["tainted"] if row.tainted else []
+        remarks += [row.settings.note]
+        figures: tuple[str, ...] = ("",) * 4
+        if time is not None:
+            figures = tuple(f"{t:.3f}" for t in (time.median, time.p10, time.p90, time.minimum))
+        lines.append(
+            (
+                row.engine,
+                row.version,
+                row.settings.layout,
+                *figures,
+                f"{row.gflops:.1f}" if row.gflops else "",
+                _percent(row.peak_share),
+                _percent(row.roof_share),
+                "" if row.error is None else f"{row.error:.0e}",
+                format_ratio(row.ratio),
+                "; ".join(remarks),
+            )
+        )
+    title = f"{first.case}, input {shape}, threads {first.threads}, isa {first.isa}"
+    return Table(title, columns, tuple(lines), (*right, "time / ours"))
+
+
+def remarks(result: Result) -> list[str]:
+    """Why rows have no time, and what the marks mean."""
+    lines = {
+        f"{row.engine}: {row.status}: {row.reason}": None
+        for row in result.rows
+        if row.status != "ok"
+    }
+    if any(row.tainted for row in result.rows):
+        lines["* other work had the cores in too many rounds; measure again"] = None
+    if any(row.ratio is not None for row in result.rows):
+        base = " or ".join(OURS)
+        lines[f"ratios: time / time of {base}, median over rounds, 95 % interval"] = None
+    return list(lines)
+
+
+def cold_table(result: Result) -> Table:
+    """Cold start and memory."""
+    keys = ("import_ms", "load_ms", "first_ms", "steady_ms")
+    memory = ("library_mib", "model_mib", "peak_mib")
+    right = ("threads", *(key.replace("_", " ") for key in (*keys, *memory)))
+    lines = [
+        (
+            str(row["case"]),
+            str(row["engine"]),
+            str(row["threads"]),
+            *("" if row["reason"] else f"{row[key]:.2f}" for key in keys),
+            *("" if row["reason"] else f"{row[key]:.0f}" for key in memory),
+            str(row["reason"]),
+        )
+        for row in result.cold
+    ]
+    columns = ("case", "engine", *right, "remarks")
+    return Table("cold start: one process per engine", columns, tuple(lines), right)

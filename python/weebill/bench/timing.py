@@ -1,0 +1,187 @@
+"""Interleaved timing: rounds in which every contender gets one turn, in rotating order.
+
+A turn is a few untimed calls, which bring the contender's weights and code back into the
+caches that the others just filled, and then timed calls, each with its own time stamp.  A
+turn in which the core was shared is repeated at once, a few times at most; a round that
+stays tainted is left out of the statistics as long as enough clean rounds remain.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from weebill.bench.interference import Interference, interference, read_counters
+
+Samples = npt.NDArray[np.float64]  # nanoseconds per call
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how carefully to measure."""
+
+    rounds: int = 20
+    turn_ns: float = 25e6  # wall time of the timed calls in one turn
+    min_calls: int = 3
+    max_calls: int = 500
+    refill: int = 1  # untimed calls at the start of a turn
+    repeats: int = 2  # further tries of a tainted turn
+    min_clean: int = 5  # below that many clean rounds the tainted ones count too
+    pause_s: float = 0.0  # before each turn: lets other processes' pools fall asleep
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Result of one turn: wall and processor time of each call."""
+
+    samples: Samples
+    cpu: Samples
+    disturbed: Interference
+
+
+class Contender(Protocol):
+    """Something that can be given a turn, here or in another process."""
+
+    def turn(self, refill: int, calls: int) -> Turn:
+        """Run `refill` untimed and `calls` timed inferences."""
+
+
+def time_calls(run: Callable[[], None], calls: int) -> tuple[Samples, Samples]:
+    """Wall and processor time of each of `calls` calls, in nanoseconds.
+
+    Processor time is the whole process's.  It leaves out the time in which others had the
+    core, so with one thread it still tells something on a busy machine.  Its clock is a
+    system call, hence read outside the wall time's stamps.
+    """
+    clock, cpu_clock = time.perf_counter_ns, time.process_time_ns
+    wall = [0] * calls
+    cpu = [0] * (calls + 1)
+    cpu[0] = cpu_clock()
+    for i in range(calls):
+        start = clock()
+        run()
+        wall[i] = clock() - start
+        cpu[i + 1] = cpu_clock()
+    return np.asarray(wall, dtype=np.float64), np.diff(np.asarray(cpu, dtype=np.float64))
+
+
+def take_turn(run: Callable[[], None], cpus: Sequence[int], refill: int, calls: int) -> Turn:
+    """One turn in this process."""
+    for _ in range(refill):
+        run()
+    before = read_counters(cpus)
+    start = time.perf_counter_ns()
+    samples, cpu = time_calls(run, calls)
+    elapsed = time.perf_counter_ns() - start
+    return Turn(samples, cpu, interference(before, read_counters(cpus), elapsed))
+
+
+def rotated(names: Sequence[str], round_index: int) -> list[str]:
+    """Order of turns in a round: every contender follows each of the others equally often.
+
+    Plain rotation alone would keep each contender behind the same one for ever, so every
+    second cycle runs backwards.
+    """
+    if not names:
+        return []
+    cycle, shift = divmod(round_index, len(names))
+    order = [*names[shift:], *names[:shift]]
+    return order[::-1] if cycle % 2 else order
+
+
+def calls_per_turn(first: Samples, plan: Plan) -> int:
+    """How many calls fill a turn, judged by the fastest of a few first calls."""
+    fastest = max(1.0, float(first.min()))
+    return int(np.clip(plan.turn_ns / fastest, plan.min_calls, plan.max_calls))
+
+
+@dataclass
+class Record:
+    """All turns of one contender, by round."""
+
+    rounds: list[Samples] = field(default_factory=list)
+    cpu: list[Samples] = field(default_factory=list)
+    tainted: list[bool] = field(default_factory=list)
+    retried: int = 0  # turns thrown away and repeated
+
+
+@dataclass
+class Measured:
+    """What `measure` returns: records by name, and what went wrong with the others."""
+
+    records: dict[str, Record]
+    broken: dict[str, str]
+    interrupted: bool = False
+
+
+def clean_rounds(records: Mapping[str, Record], min_clean: int) -> tuple[list[int], bool]:
+    """Rounds to evaluate, and whether tainted ones had to be kept among them.
+
+    A round is clean when no contender's turn in it was tainted: ratios need both sides.
+    """
+    count = min((len(r.rounds) for r in records.values()), default=0)
+    clean = [k for k in range(count) if not any(r.tainted[k] for r in records.values())]
+    if len(clean) >= min(min_clean, count):
+        return clean, False
+    return list(range(count)), True
+
+
+def measure(
+    contenders: Mapping[str, Contender],
+    plan: Plan,
+    progress: Callable[[int], None] = lambda _round: None,
+) -> Measured:
+    """Measure all contenders against each other.
+
+    One that raises RuntimeError (its process died) leaves the measurement, the others go on.
+    Ctrl-C ends the measurement early and keeps every complete round.
+
+    Args:
+        contenders: By name.
+        plan: How long.
+        progress: Called after each round with the number of rounds done.
+    """
+    calls: dict[str, int] = {}
+    broken: dict[str, str] = {}
+    for name, contender in contenders.items():
+        try:
+            contender.turn(0, plan.min_calls)  # warm-up
+            calls[name] = calls_per_turn(contender.turn(1, plan.min_calls).samples, plan)
+        except RuntimeError as error:
+            broken[name] = str(error)
+    records = {name: Record() for name in calls}
+    try:
+        for index in range(plan.rounds):
+            turns: dict[str, tuple[Turn, int]] = {}
+            for name in rotated(list(records), index):
+                try:
+                    turns[name] = _undisturbed(contenders[name], plan, calls[name])
+                except RuntimeError as error:
+                    broken[name] = str(error)
+                    del records[name]
+            for name, (turn, retried) in turns.items():
+                records[name].retried += retried
+                records[name].rounds.append(turn.samples)
+                records[name].cpu.append(turn.cpu)
+                records[name].tainted.append(turn.disturbed.tainted)
+            progress(index + 1)
+    except KeyboardInterrupt:
+        return Measured(records, broken, interrupted=True)
+    return Measured(records, broken)
+
+
+def _undisturbed(contender: Contender, plan: Plan, calls: int) -> tuple[Turn, int]:
+    """A turn and how often it was repeated because it was tainted."""
+    retried = 0
+    while True:
+        if plan.pause_s > 0.0:
+            time.sleep(plan.pause_s)
+        turn = contender.turn(plan.refill, calls)
+        if not turn.disturbed.tainted or retried == plan.repeats:
+            return turn, retried
+        retried += 1

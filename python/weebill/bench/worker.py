@@ -1,0 +1,189 @@
+"""Every engine has a process of its own, which converts, loads, and runs when it is told to.
+
+So engines cannot disturb each other (idle workers of one thread pool spin on the cores that the
+next engine needs, an allocator or a denormal flag set by one holds for all), a crash is a row and
+not the end, and an engine may run in another Python environment. The process sleeps between its
+turns. Run as a program this module is that process: ``python -m weebill.bench.worker FD``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from weebill.bench.engines.base import FloatArray, Session
+from weebill.bench.timing import Turn, take_turn
+
+__all__ = ["Worker"]
+
+LOAD_TIMEOUT_S = 600.0  # converters and compilers are slow
+TURN_TIMEOUT_S = 120.0
+
+
+class Worker:
+    """The parent's end of an engine's process.
+
+    Args:
+        engine: Its name.
+        environment: Variables that the process has besides ours: engines read them at import.
+        cpus: Cores that the process is pinned to; empty: not pinned.
+    """
+
+    def __init__(
+        self, engine: str, environment: Mapping[str, str], cpus: Sequence[int] = ()
+    ) -> None:
+        self.engine = engine
+        python = os.environ.get(f"WEEBILL_BENCH_PYTHON_{engine.upper()}", sys.executable)
+        ours, theirs = socket.socketpair()
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed in close)
+        with theirs:
+            command = [python, "-m", "weebill.bench.worker", str(theirs.fileno())]
+            self._process = subprocess.Popen(
+                [*command, ",".join(map(str, cpus))],
+                env={**os.environ, **environment},
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=self._log,
+                start_new_session=True,  # Ctrl-C is the parent's business
+            )
+        self._pipe = Connection(ours.detach())
+
+    def send(self, request: str, *arguments: object) -> None:
+        """Send a request; every request has one answer."""
+        with contextlib.suppress(BrokenPipeError):  # `receive` tells why
+            self._pipe.send((request, arguments))
+
+    def receive(self, timeout: float = LOAD_TIMEOUT_S) -> Any:
+        """The answer to the oldest open request.
+
+        Raises:
+            RuntimeError: The engine failed, its process ended, or it took too long.
+        """
+        if not self._pipe.poll(timeout):
+            self.kill()
+            raise RuntimeError(f"no answer within {timeout:.0f} s")
+        try:
+            failed, value = self._pipe.recv()
+        except (EOFError, ConnectionResetError):
+            raise RuntimeError(self._last_words()) from None
+        if failed:
+            raise RuntimeError(value)
+        return value
+
+    def call(self, request: str, *arguments: object, timeout: float = LOAD_TIMEOUT_S) -> Any:
+        """Send a request and wait for its answer."""
+        self.send(request, *arguments)
+        return self.receive(timeout)
+
+    def turn(self, refill: int, calls: int) -> Turn:
+        """See `weebill.bench.timing.Contender`."""
+        turn: Turn = self.call("turn", refill, calls, timeout=TURN_TIMEOUT_S)
+        return turn
+
+    def output(self) -> FloatArray:
+        """Output of the last call."""
+        y: FloatArray = self.call("output", timeout=TURN_TIMEOUT_S)
+        return y
+
+    def _last_words(self) -> str:
+        code = self._process.wait()
+        self._log.seek(0)
+        lines = self._log.read().strip().splitlines()
+        end = f"signal {signal.Signals(-code).name}" if code < 0 else f"code {code}"
+        return f"process ended with {end}" + (f": {lines[-1][:300]}" if lines else "")
+
+    def kill(self) -> None:
+        """End the process at once, what it started too."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def close(self) -> None:
+        """End the process."""
+        self._pipe.close()
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        self._log.close()
+
+
+class _Server:
+    """The process's end: one method per request."""
+
+    def __init__(self, cpus: Sequence[int]) -> None:
+        self._cpus = cpus
+        self._session: Session | None = None
+
+    def describe(self, engine: str) -> dict[str, Any]:
+        """Whether the engine can be used here, and its version."""
+        from weebill.bench.engines import make_engine
+
+        adapter = make_engine(engine)
+        reason = adapter.missing()
+        return {"missing": reason, "version": "" if reason else adapter.version()}
+
+    def export(self, engine: str, case_folder: str) -> str:
+        """Convert the case; the folder of the result."""
+        from weebill.bench.case import read_case
+        from weebill.bench.engines import make_engine
+
+        return str(read_case(Path(case_folder)).exported(make_engine(engine)))
+
+    def load(self, engine: str, folder: str, x_path: str, threads: int) -> FloatArray:
+        """Load what `export` made and run once; the output."""
+        from weebill.bench.engines import make_engine
+
+        self._session = None  # the one before goes first
+        x = np.load(x_path)
+        self._session = make_engine(engine).load(Path(folder), x, threads)
+        self._session.run()
+        return self.output()
+
+    def turn(self, refill: int, calls: int) -> Turn:
+        """A turn of the loaded session."""
+        assert self._session is not None
+        return take_turn(self._session.run, self._cpus, refill, calls)
+
+    def output(self) -> FloatArray:
+        """The loaded session's last output."""
+        assert self._session is not None
+        return np.array(self._session.output())
+
+    def peaks(self, seconds: float) -> dict[str, Any]:
+        """What the core under us can do at most; see `weebill.bench.roofline`."""
+        from weebill.bench.roofline import measure_peaks
+
+        return measure_peaks(seconds)
+
+
+def _serve(pipe: Connection, cpus: Sequence[int]) -> None:
+    if cpus:
+        os.sched_setaffinity(0, cpus)
+    server = _Server(cpus)
+    while True:
+        try:
+            request, arguments = pipe.recv()
+        except EOFError:
+            return
+        try:
+            answer = (False, getattr(server, request)(*arguments))
+        except Exception as error:  # engines raise anything
+            answer = (True, f"{type(error).__name__}: {error}"[:500])
+        pipe.send(answer)
+
+
+if __name__ == "__main__":
+    _serve(Connection(int(sys.argv[1])), [int(cpu) for cpu in sys.argv[2].split(",") if cpu])

@@ -1,0 +1,188 @@
+"""`weebill bench`: this library against other engines, on this machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from weebill.cli._output import print_json, print_line, print_table
+
+if TYPE_CHECKING:
+    from weebill.bench.results import Result
+
+__all__ = ["bench"]
+
+bench = typer.Typer(
+    help="Measure operators, blocks and networks in all installed engines.",
+    rich_markup_mode=None,
+    no_args_is_help=True,
+)
+
+Select = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", show_default=False)]
+ListOption = Annotated[bool, typer.Option("--list", help="List what there is, and stop.")]
+SizeOption = Annotated[str, typer.Option(help="Image sizes: 96,224,320x256 (height x width).")]
+BatchOption = Annotated[str, typer.Option(help="Batch sizes: 1,8.")]
+ThreadsOption = Annotated[
+    str | None, typer.Option(help="Thread counts: 1,2. Default: one; models: one and all.")
+]
+BackendOption = Annotated[str | None, typer.Option(help="Engines, comma separated. Default: all.")]
+IsaOption = Annotated[
+    str | None, typer.Option(help="Limit engines that can be limited: avx2,scalar.")
+]
+CpuOption = Annotated[
+    str | None, typer.Option(help="Cores to pin to: 1 or 0-1. Default: the last.")
+]
+MinTimeOption = Annotated[
+    float, typer.Option(min=0.01, help="Seconds of timed calls per row and engine.")
+]
+TurnOption = Annotated[float, typer.Option(min=0.1, help="Timed calls per turn, milliseconds.")]
+WaitOption = Annotated[
+    str, typer.Option(help="OMP_WAIT_POLICY of the engines: default (each its own) or passive.")
+]
+ToleranceOption = Annotated[
+    float, typer.Option(min=0.0, help="Relative error to float64 that makes an engine wrong.")
+]
+CacheOption = Annotated[
+    Path | None, typer.Option(help="Folder of converted models. Default: ~/.cache/weebill/bench.")
+]
+OutOption = Annotated[Path | None, typer.Option(help="Write the result to this file, as JSON.")]
+DetailOption = Annotated[bool, typer.Option("--detail", help="All figures of every case.")]
+ColdOption = Annotated[
+    bool, typer.Option("--cold", help="Import, load, first call and memory instead of speed.")
+]
+StreamOption = Annotated[
+    bool,
+    typer.Option(
+        "--single-stream", help="One query after another: at least 1024 and 60 s, 90th percentile."
+    ),
+]
+FormatOption = Annotated[
+    str, typer.Option("--format", help="Of what is printed: table, csv or markdown.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@bench.command()
+def models(
+    select: Select = None,
+    list_: ListOption = False,
+    size: SizeOption = "224",
+    batch: BatchOption = "1",
+    threads: ThreadsOption = None,
+    backend: BackendOption = None,
+    isa: IsaOption = None,
+    cpu: CpuOption = None,
+    min_time: MinTimeOption = 0.3,
+    turn_ms: TurnOption = 10.0,
+    wait_policy: WaitOption = "default",
+    tolerance: ToleranceOption = 1e-4,
+    cache: CacheOption = None,
+    out: OutOption = None,
+    detail: DetailOption = False,
+    cold: ColdOption = False,
+    single_stream: StreamOption = False,
+    format_: FormatOption = "table",
+    json: JsonOption = False,
+) -> None:
+    """Measure whole networks; NAMEs are networks."""
+    cores = len(os.sched_getaffinity(0))
+    everything = "1" if cores == 1 else f"1,{cores}"
+    _run("models", {**locals(), "threads": threads or everything})
+
+
+@bench.command()
+def blocks(
+    select: Select = None,
+    list_: ListOption = False,
+    size: SizeOption = "224",
+    batch: BatchOption = "1",
+    threads: ThreadsOption = None,
+    backend: BackendOption = None,
+    isa: IsaOption = None,
+    cpu: CpuOption = None,
+    min_time: MinTimeOption = 0.3,
+    turn_ms: TurnOption = 5.0,
+    wait_policy: WaitOption = "default",
+    tolerance: ToleranceOption = 1e-4,
+    cache: CacheOption = None,
+    out: OutOption = None,
+    detail: DetailOption = False,
+    cold: ColdOption = False,
+    single_stream: StreamOption = False,
+    format_: FormatOption = "table",
+    json: JsonOption = False,
+) -> None:
+    """Measure blocks; NAMEs are suites or parts of block names."""
+    _run("blocks", {**locals(), "threads": threads or "1"})
+
+
+@bench.command()
+def ops(
+    select: Select = None,
+    list_: ListOption = False,
+    size: SizeOption = "224",
+    batch: BatchOption = "1",
+    threads: ThreadsOption = None,
+    backend: BackendOption = None,
+    isa: IsaOption = None,
+    cpu: CpuOption = None,
+    min_time: MinTimeOption = 0.3,
+    turn_ms: TurnOption = 5.0,
+    wait_policy: WaitOption = "default",
+    tolerance: ToleranceOption = 1e-4,
+    cache: CacheOption = None,
+    out: OutOption = None,
+    detail: DetailOption = False,
+    cold: ColdOption = False,
+    single_stream: StreamOption = False,
+    format_: FormatOption = "table",
+    json: JsonOption = False,
+) -> None:
+    """Measure single operators of a suite's blocks; NAMEs are suites or parts of names."""
+    _run("ops", {**locals(), "threads": threads or "1"})
+
+
+def _run(kind: str, given: dict[str, object]) -> None:
+    from weebill.bench.session import list_choices, make_options, measure
+
+    options = make_options(kind, given)
+    if given["list_"]:
+        columns, rows = list_choices(options)
+        if given["json"]:
+            print_json([dict(zip(columns, row, strict=True)) for row in rows])
+        else:
+            print_table(columns, rows)
+        return
+    out = given["out"]
+    result = measure(options, out if isinstance(out, Path) else None)
+    _show(result, given)
+    failed = any(row.status in ("wrong", "failed") for row in result.rows)
+    raise typer.Exit(130 if result.context["interrupted"] else int(failed))
+
+
+def _show(result: Result, given: dict[str, object]) -> None:
+    from weebill.bench import tables
+    from weebill.bench.results import as_document, grouped
+
+    if given["json"]:
+        print_json(as_document(result))
+        return
+    if given["format_"] == "csv":
+        typer.echo(tables.to_csv(result), nl=False)
+        return
+    shown = [tables.cold_table(result)] if result.cold else []
+    if result.rows:
+        shown += [tables.detail_table(rows) for rows in grouped(result.rows) if given["detail"]]
+        shown.append(tables.summary_table(result))
+    for table in shown:
+        if given["format_"] == "markdown":
+            typer.echo(tables.to_markdown(table))
+            continue
+        print_line(table.title, style="bold")
+        print_table(table.columns, table.rows, right=table.right)
+        print_line()
+    for line in tables.remarks(result):
+        print_line(line)
