@@ -2,8 +2,8 @@
 
 A row is compared when both results have it. The ratio is of medians over rounds, with a bootstrap
 interval; the p-value is a permutation test's on the rounds' figures, and its limit is divided among
-the rows by Holm's procedure, so that a hundred unchanged rows raise no alarm. A row counts as slower
-(faster) when the test says so and the ratio differs from 1 by more than the threshold.
+the rows by Holm's procedure, so that a hundred unchanged rows raise no alarm. A row counts as
+slower (faster) when the test says so and the ratio differs from 1 by more than the threshold.
 
 Whole machines change speed between two runs, which makes every engine faster or slower. With
 `relative` the figures are ratios to our own time in the same round of the same run, which is what
