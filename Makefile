@@ -19,7 +19,7 @@ SOURCES := pyproject.toml CMakeLists.txt README.md $(shell find cmake csrc pytho
              -not -name '*.pyc' -not -name '*.so')
 CXX_SOURCES = $(shell find csrc tests/csrc bench/csrc -name '*.h' -o -name '*.inl' -o -name '*.cpp')
 
-.PHONY: help demo test test-cpp test-python lint format dev wheel-x86_64 wheel-aarch64 clean
+.PHONY: help demo test test-cpp test-python lint format docs dev wheel-x86_64 wheel-aarch64 clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z0-9_ -]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -56,6 +56,9 @@ dev: $(VENV)/.dev-tools  ## install editable: Python edits count at once, native
 wheel-x86_64 wheel-aarch64: wheel-%: $(VENV)/.build-tools  ## a manylinux wheel in dist/ for that architecture
 	scripts/build_wheel.sh $*
 
+docs: $(VENV)/.docs-tools  ## the documentation as a site, build/site
+	mkdocs build --quiet
+
 clean:  ## remove builds and the environment
 	rm -rf build dist $(VENV)
 
@@ -73,6 +76,10 @@ $(VENV)/.package: $(VENV)/.build-tools $(SOURCES)
 
 $(VENV)/.demo: $(VENV)/.package
 	$(PIP) install --quiet --group demo
+	touch $@
+
+$(VENV)/.docs-tools: $(VENV)/.build-tools
+	$(PIP) install --quiet --group docs
 	touch $@
 
 $(VENV)/.dev-tools: $(VENV)/.build-tools
