@@ -57,7 +57,7 @@ wheel-x86_64 wheel-aarch64: wheel-%: $(VENV)/.build-tools  ## a manylinux wheel 
 	scripts/build_wheel.sh $*
 
 docs: $(VENV)/.docs-tools  ## the documentation as a site, build/site
-	mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 mkdocs build --quiet
 
 clean:  ## remove builds and the environment
 	rm -rf build dist $(VENV)
