@@ -225,7 +225,7 @@ ERRORS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "records address": (
         run(X, _C.join([np.zeros(256, np.uint8)])[8:]),
         ValueError,
-        "run: records must start at a multiple of 64 bytes, got a remainder of 8; .*join",
+        "run: records must start at a multiple of 16 bytes, got a remainder of 8; .*join",
     ),
     "weight dtype": (
         pack(weight=np.ones((4, 3, 3, 3))),

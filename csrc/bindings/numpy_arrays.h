@@ -23,6 +23,7 @@ namespace weebill::bindings {
 namespace py = pybind11;
 
 /// What the core asks of packed records, and a cache line.
+/// Of results and of records that are made here; given ones need less (kRecordAlignment).
 constexpr std::size_t kAlignment = 64;
 
 inline std::string text_of(const py::handle& value) { return py::str(value).cast<std::string>(); }
@@ -113,8 +114,8 @@ inline Packed packed_view(const std::string& op, const py::array& array) {
     throw ValueError(
         concat(op, ": records must be contiguous, got strides ", text_of(array.attr("strides"))));
   }
-  const auto offset = reinterpret_cast<std::uintptr_t>(array.data()) % kAlignment;
-  check(offset == 0, op, ": records must start at a multiple of ", kAlignment,
+  const auto offset = reinterpret_cast<std::uintptr_t>(array.data()) % kRecordAlignment;
+  check(offset == 0, op, ": records must start at a multiple of ", kRecordAlignment,
         " bytes, got a remainder of ", offset, "; weebill._C.join([records]) copies them");
   return {static_cast<const std::byte*>(array.data()), static_cast<std::size_t>(array.size())};
 }

@@ -177,8 +177,8 @@ TensorHandle run_kernel(Arguments arguments) {
   check(info.dim == 1, op, ": records must have 1 dimension, got ", info.dim);
   check(info.sizes[0] < 2 || info.strides[0] == 1, op,
         ": records must be contiguous, got a stride of ", info.strides[0]);
-  const auto offset = reinterpret_cast<std::uintptr_t>(info.data) % kAlignment;
-  check(offset == 0, op, ": records must start at a multiple of ", kAlignment,
+  const auto offset = reinterpret_cast<std::uintptr_t>(info.data) % kRecordAlignment;
+  check(offset == 0, op, ": records must start at a multiple of ", kRecordAlignment,
         " bytes, got a remainder of ", offset, "; records.clone() does");
   return run_on(
       op, input_view(op, x),

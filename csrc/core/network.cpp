@@ -112,8 +112,9 @@ Window resolve(const Window& window, std::int64_t h, std::int64_t w) {
 
 std::vector<Record> parse(const std::string& op, Packed packed) {
   check(packed.data != nullptr && packed.bytes > 0, op, ": records must not be empty");
-  check(reinterpret_cast<std::uintptr_t>(packed.data) % 64 == 0, op,
-        ": records must lie on a multiple of 64 bytes; copy them to a new array");
+  check(reinterpret_cast<std::uintptr_t>(packed.data) % kRecordAlignment == 0, op,
+        ": records must lie on a multiple of ", kRecordAlignment,
+        " bytes; copy them to a new array");
   std::vector<Record> records;
   std::size_t at = 0;
   while (at < packed.bytes) {

@@ -118,8 +118,12 @@ WEEBILL_API std::vector<std::byte> pack(const SeparableSpec& spec);
 WEEBILL_API std::vector<std::byte> pack(const SqueezeExciteSpec& spec);
 WEEBILL_API std::vector<std::byte> pack(const GlobalPoolSpec& spec);
 
+/// What the address of records must be a multiple of: what malloc gives, and compiled packages of
+/// torch their constants. At multiples of 64, as pack() and torch's tensors have it, no load of
+/// weights crosses a cache line.
+constexpr std::size_t kRecordAlignment = 16;
+
 /// One or more records, concatenated; each record's size is a multiple of 64 bytes.
-/// The address must be a multiple of 64 (torch's and our allocators give that).
 struct Packed {
   const std::byte* data = nullptr;
   std::size_t bytes = 0;

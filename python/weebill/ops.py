@@ -440,7 +440,8 @@ def run(x: Tensor, records: Tensor, geometry: Sequence[int]) -> Tensor:
     Args:
         x: (N, C, H, W).
         records: 1-D, uint8: packed blocks (`weebill._C.pack_...`), one or several joined, at an
-            address that is a multiple of 64, as of all tensors that torch allocates.
+            address that is a multiple of 16; loads are fastest at multiples of 64, which is what
+            torch allocates.
         geometry: `weebill._C.geometry(records)`. The shape of a result follows from it, for tracers
             that can't read the records.
 

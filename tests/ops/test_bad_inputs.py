@@ -244,9 +244,9 @@ def records_error(change: Callable[[Tensor], Tensor]) -> Callable[[], Tensor]:
 
 
 def shifted(records: Tensor) -> Tensor:
-    wide = torch.zeros(len(records) + 16, dtype=torch.uint8)
-    wide[16:] = records
-    return wide[16:]
+    wide = torch.zeros(len(records) + 8, dtype=torch.uint8)
+    wide[8:] = records
+    return wide[8:]
 
 
 def patched(records: Tensor, at: int, value: int) -> Tensor:
@@ -264,7 +264,7 @@ def patched(records: Tensor, at: int, value: int) -> Tensor:
         (lambda r: r[64:], "records must"),
         (lambda r: r[None], "records must have 1 dimension, got 2"),
         (lambda r: r[::2], "records must be contiguous, got a stride of 2"),
-        (shifted, r"records must start at a multiple of 64 bytes, got a remainder of 16; "),
+        (shifted, r"records must start at a multiple of 16 bytes, got a remainder of 8; "),
         (lambda r: patched(r, 0, 0), "records must"),
         (lambda r: patched(r, 8, 99), "records must"),
     ],

@@ -82,3 +82,13 @@ def test_record_survives_a_copy_and_a_file(tmp_path: object) -> None:
     torch.save(records, path)
     loaded = torch.load(path, weights_only=True)
     assert torch.equal(ops.run(x, loaded, geometry), want)
+
+
+def test_records_need_not_start_at_a_cache_line(isa: str) -> None:
+    records, geometry = network()
+    x = torch.randn(2, 6, 9, 8)
+    want = ops.run(x, records, geometry)
+    for offset in (16, 32, 48):
+        moved = torch.zeros(len(records) + offset, dtype=torch.uint8)[offset:]
+        moved.copy_(records)
+        assert torch.equal(ops.run(x, moved, geometry), want)

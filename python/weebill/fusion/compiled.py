@@ -10,20 +10,27 @@ identity.
 Where a gradient is wanted when the graph is made, it holds `weebill::run.differentiable`, whose
 forward is the same and whose backward is that of the plain forward, compiled.
 
-torch.export. A program is a snapshot: `weebill::run` on the records as a constant.
+torch.export. A program is a snapshot: `weebill::run` on the records as a constant. A trace that is
+not strict runs the forward on fake tensors, put in the place of the module's own; the own ones are
+found in the memory of the mode that made the fakes, and are put back while the records are made.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
+import warnings
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, maybe_get_fake_mode
+from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import _AttrProxy
 
 from weebill import _fake
 
@@ -59,6 +66,8 @@ def call(owner: FusedModule, x: Tensor) -> Tensor | None:
     if prepared is None:
         return None
     module, geometry, output_rank = prepared
+    if torch.compiler.is_exporting():
+        return _run(x, _records(owner), prepared)
     if x.dim() != 4:
         return None
     weights = _wanted(owner, x) if torch.is_grad_enabled() else []
@@ -68,6 +77,91 @@ def call(owner: FusedModule, x: Tensor) -> Tensor | None:
         y = torch.ops.weebill.run.module(x, module, geometry)
     result: Tensor = y if output_rank == 4 else y.flatten(1)
     return result
+
+
+def exported(owner: FusedModule, x: Tensor) -> Tensor | None:
+    """Run by torch.export on fake tensors: the owner's forward on x; None if it must run plain."""
+    if isinstance(owner, _AttrProxy):  # how the tracer shows a module that has several names
+        owner = owner.get_base()  # type: ignore[attr-defined, operator]
+    with _own_tensors(owner) as found:
+        prepared = _prepare(owner) if found else None
+        records = _records(owner) if prepared else None
+    if not found:
+        warnings.warn(
+            f"weebill: {type(owner).__name__} is exported plain: this torch keeps no trace of the "
+            "tensors behind its fake ones",
+            stacklevel=2,
+        )
+    return None if prepared is None or records is None else _run(x, records, prepared)
+
+
+def is_fake(x: Tensor) -> bool:
+    """Whether x is a fake tensor, as forwards get them that are exported without strictness."""
+    return isinstance(x, (FakeTensor, FunctionalTensor))
+
+
+def _run(x: Tensor, records: Tensor, prepared: tuple[int, list[int], int]) -> Tensor | None:
+    _, geometry, output_rank = prepared
+    if x.dim() != 4:
+        return None
+    y: Tensor = torch.ops.weebill.run.default(x, records, geometry)
+    return y if output_rank == 4 else y.flatten(1)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _records(owner: FusedModule) -> Tensor:
+    packed = owner.fusion.packed
+    assert packed is not None
+    return packed.records
+
+
+@contextlib.contextmanager
+def _own_tensors(owner: FusedModule) -> Iterator[bool]:
+    """Puts the module's own tensors in the place of fake ones. Yields False if one is not known."""
+    places: list[tuple[dict[str, Any], str, Tensor]] = [
+        (table, name, tensor)
+        for module in owner.modules()
+        for table in _tables(module)
+        for name, tensor in table.items()
+        if tensor is not None
+    ]
+    known: dict[int, Tensor] = {}
+    for _, _, tensor in places:
+        mode = maybe_get_fake_mode(tensor)
+        if mode is not None and not known:
+            converter = mode.fake_tensor_converter.meta_converter
+            memory: Any = converter.describer.lookup_tensor
+            own = {number: tensor for tensor, number in memory.items()}
+            known = {
+                id(fake): own[number]
+                for number, fake in converter.tensor_memo.items()
+                if number in own
+            }
+    found = {id(tensor): known.get(id(_inner(tensor))) for _, _, tensor in places}
+    for _, _, tensor in places:
+        if not is_fake(tensor):
+            found[id(tensor)] = tensor
+    if any(tensor is None for tensor in found.values()):
+        yield False
+        return
+    try:
+        for table, name, tensor in places:
+            table[name] = found[id(tensor)]
+        yield True
+    finally:
+        for table, name, tensor in places:
+            table[name] = tensor
+
+
+def _tables(module: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    return module._parameters, module._buffers
+
+
+def _inner(tensor: Tensor) -> Tensor:
+    if isinstance(tensor, FunctionalTensor):
+        inner: Tensor = torch._from_functional_tensor(tensor.elem)
+        return inner
+    return tensor
 
 
 def _wanted(owner: FusedModule, x: Tensor) -> list[Tensor]:

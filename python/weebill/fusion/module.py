@@ -165,6 +165,8 @@ class Fusion:
         """The forward of `owner` on x, or None where the plain one has to run."""
         if _unfused.get() or compiled.transformed():
             return None
+        if torch.compiler.is_exporting() and compiled.is_fake(x):
+            return compiled.exported(owner, x)
         packed = self._current(owner)
         if packed is None or x.dim() != packed.input_rank:
             return None
