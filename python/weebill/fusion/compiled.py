@@ -82,7 +82,7 @@ def call(owner: FusedModule, x: Tensor) -> Tensor | None:
 def exported(owner: FusedModule, x: Tensor) -> Tensor | None:
     """Run by torch.export on fake tensors: the owner's forward on x; None if it must run plain."""
     if isinstance(owner, _AttrProxy):  # how the tracer shows a module that has several names
-        owner = owner.get_base()  # type: ignore[attr-defined, operator]
+        owner = owner.get_base()  # type: ignore[operator]
     with _own_tensors(owner) as found:
         prepared = _prepare(owner) if found else None
         records = _records(owner) if prepared else None
