@@ -33,8 +33,10 @@ def _one_thread() -> Iterator[None]:
 
     before = torch.get_num_threads()
     torch.set_num_threads(1)
+    config.set_threads(1)
     yield
     torch.set_num_threads(before)
+    config.set_threads(None)
 
 
 @pytest.fixture(autouse=True)

@@ -199,7 +199,15 @@ def test_documented_code_runs(name: str, tmp_path: Path, monkeypatch: pytest.Mon
         exec(compile(block, name, "exec"), namespace)
 
 
-IMPORTS = ["weebill", "weebill.config", "weebill.data", "weebill.cli", "weebill._C"]
+IMPORTS = [
+    "weebill",
+    "weebill.config",
+    "weebill.data",
+    "weebill.doctor",
+    "weebill.runtime",
+    "weebill.cli",
+    "weebill._C",
+]
 
 
 @pytest.mark.parametrize("module", IMPORTS)

@@ -10,6 +10,7 @@
 #include "core/dispatch.h"
 #include "core/parallel.h"
 #include "core/roofline.h"
+#include "core/thread_pool.h"
 
 namespace weebill::bindings {
 namespace {
@@ -158,7 +159,10 @@ TensorView input_view(const std::string& op, const py::array& x) {
   return make_view(static_cast<const float*>(x.data()), sizes.data(), strides.data());
 }
 
-py::array run_records(const py::object& x, const py::object& records, const std::string& op) {
+py::array run_records(const py::object& x, const py::object& records, const std::string& op,
+                      int threads) {
+  check(threads >= 0 && threads <= kMaxThreads, op, ": threads must be from 1 to ", kMaxThreads,
+        ", got ", threads);
   const py::array input = checked_array<float>(op, "x", x, "float32");
   const py::array blob = checked_array<std::uint8_t>(op, "records", records, "uint8");
   const TensorView view = input_view(op, input);
@@ -171,6 +175,7 @@ py::array run_records(const py::object& x, const py::object& records, const std:
   auto* data = static_cast<float*>(y.mutable_data());
   {
     const py::gil_scoped_release unlocked;
+    const ThreadsScope scope(threads);
     run(op, view, packed, data);
   }
   return y;
@@ -252,6 +257,9 @@ void define_machine(py::module_& m) {
         "Measured multiply-adds of one core from registers, 1e9 operations per second.");
   m.def("read_bandwidth", &read_bandwidths, py::arg("isa"), py::arg("seconds"),
         "Measured read bandwidth of one core: pairs (L1, L2, L3 or DRAM, 1e9 bytes per second).");
+  m.def("set_threads", &set_pool_threads, py::arg("threads"),
+        "Let calls use so many threads from now on; 0: as many as is the default.");
+  m.def("usable_cores", &usable_cores, "Cores that this process may use at the same time.");
 }
 
 void define_packing(py::module_& m) {
@@ -279,8 +287,10 @@ void define_packing(py::module_& m) {
 
 void define_running(py::module_& m) {
   using namespace py::literals;
-  m.def("run", &run_records, "x"_a, "records"_a, "op"_a = "run",
-        "Runs the records on x (n, c, h, w); the result has the memory layout n, h, w, c.");
+  m.def(
+      "run", &run_records, "x"_a, "records"_a, "op"_a = "run", "threads"_a = 0,
+      "Runs the records on x (n, c, h, w); the result has the memory layout n, h, w, c. `threads` "
+      "is for this call; 0: as set_threads() says.");
   m.def("output_shape", &shape_of_output, "shape"_a, "records"_a,
         "Shape of the result for an input of this shape.");
   m.def("geometry", &geometry_of, "records"_a,

@@ -387,6 +387,8 @@ TensorHandle inverted_residual_kernel(Arguments arguments) {
 /// What torch calls: the kernel between the stack and the error convention of this file.
 template <TensorHandle (*kernel)(Arguments)>
 void boxed(StableIValue* stack, std::uint64_t, std::uint64_t) {
+  static constexpr ParallelHook kTorch = {&torch_parallel_run, &torch_threads};
+  const ParallelScope threads_of_torch(kTorch);
   try {
     stack[0] = torch::stable::detail::from(kernel(Arguments(stack)).release());
   } catch (const TypeError& error) {
@@ -400,8 +402,6 @@ void boxed(StableIValue* stack, std::uint64_t, std::uint64_t) {
 }  // namespace weebill::bindings
 
 STABLE_TORCH_LIBRARY(weebill, m) {
-  weebill::set_parallel_hook(
-      {&weebill::bindings::torch_parallel_run, &weebill::bindings::torch_threads});
   m.def("run(Tensor x, Tensor records, int[] geometry) -> Tensor");
   m.def(
       "conv2d(Tensor x, Tensor weight, Tensor? bias, int[] stride, int[] padding, int[] dilation, "

@@ -1,9 +1,16 @@
 #include "core/cpu.h"
 
+#include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <set>
+
+#if defined(__linux__)
+#include <sched.h>
+#endif
 
 #if defined(__linux__) && defined(__aarch64__)
 #include <asm/hwcap.h>
@@ -55,6 +62,30 @@ std::string read_model() {
   return "unknown";
 }
 
+// Cores of the quota in a control group's cpu.max, "max 100000" or "150000 100000", rounded up; 0
+// if there is none. A group's limit holds for all groups below it: the smallest counts.
+int quota_cores() {
+  std::string path;
+  std::ifstream groups("/proc/self/cgroup");
+  for (std::string line; std::getline(groups, line);) {
+    if (line.rfind("0::", 0) == 0) path = line.substr(3);
+  }
+  int cores = 0;
+  for (;;) {
+    std::ifstream file("/sys/fs/cgroup" + path + "/cpu.max");
+    std::string quota;
+    double period = 0;
+    if (file >> quota >> period && quota != "max" && period > 0) {
+      const double share = std::strtod(quota.c_str(), nullptr) / period;
+      const int found = std::max(1, static_cast<int>(std::min(std::ceil(share), 1e6)));
+      cores = cores == 0 ? found : std::min(cores, found);
+    }
+    const std::size_t slash = path.rfind('/');
+    if (slash == std::string::npos) return cores;
+    path.resize(slash);
+  }
+}
+
 CpuInfo detect() {
   CpuInfo info;
   info.model = read_model();
@@ -83,6 +114,28 @@ CpuInfo detect() {
 const CpuInfo& cpu_info() {
   static const CpuInfo info = detect();
   return info;
+}
+
+int usable_cores() {
+  int cores = 1;
+#if defined(__linux__)
+  cpu_set_t bound;
+  CPU_ZERO(&bound);
+  if (sched_getaffinity(0, sizeof(bound), &bound) == 0) {
+    std::set<std::string> physical;
+    for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+      if (!CPU_ISSET(cpu, &bound)) continue;
+      const std::string name = std::to_string(cpu);
+      const std::string siblings =
+          first_line("/sys/devices/system/cpu/cpu" + name + "/topology/thread_siblings_list");
+      physical.insert(siblings.empty() ? name : siblings);
+    }
+    cores = std::max(1, static_cast<int>(physical.size()));
+  }
+  const int quota = quota_cores();
+  if (quota > 0) cores = std::min(cores, quota);
+#endif
+  return cores;
 }
 
 }  // namespace weebill

@@ -21,4 +21,9 @@ struct CpuInfo {
 /// Read once, at the first call.
 WEEBILL_API const CpuInfo& cpu_info();
 
+/// Cores that this process may use at the same time, at least 1: the physical ones among the
+/// processors that it is bound to, but no more than its control group's quota of CPU time. Read at
+/// every call.
+WEEBILL_API int usable_cores();
+
 }  // namespace weebill

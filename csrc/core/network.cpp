@@ -364,10 +364,10 @@ std::string explain(const Shape& x, Packed packed, int threads) {
     if (h.kind == RecordKind::kSeparable) {
       const SeparableProblem p = separable_problem(record, shape, out);
       const SeparablePlan plan = plan_separable(p, machine_caches(), threads, fusion_policy());
-      text +=
-          concat("separable ", h.c_in, "-", h.c_mid, "-", h.c_out, " ", shape.h, "x", shape.w, " k",
-                 h.window.kernel_h, " s", h.window.stride_h, ": ", plan.reason, "; bands ",
-                 plan.bands, ", strip rows ", plan.strip_rows, ", channels ", plan.chunk, "\n");
+      text += concat("separable ", h.c_in, "-", h.c_mid, "-", h.c_out, " ", shape.h, "x", shape.w,
+                     " k", h.window.kernel_h, " s", h.window.stride_h, ": ", plan.reason,
+                     "; threads ", plan.threads, ", bands ", plan.bands, ", strip rows ",
+                     plan.strip_rows, ", channels ", plan.chunk, "\n");
     } else {
       const char* name = h.kind == RecordKind::kConv2d          ? "conv2d"
                          : h.kind == RecordKind::kPointwise     ? "pointwise"

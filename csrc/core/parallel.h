@@ -1,8 +1,9 @@
-// How the core gets its threads: through one hook that the embedder sets. The default is serial.
-// The torch ops point it at torch's pool, so that torch.set_num_threads holds.
+// How the core gets its threads: through one hook. The default is a pool of the core's own
+// (thread_pool.h); the torch ops point it at torch's, so that torch.set_num_threads holds for them.
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "core/weebill.h"
 
@@ -18,10 +19,35 @@ struct ParallelHook {
   int (*max_threads)();
 };
 
-/// Not thread-safe against running ops; called once, when a binding is loaded.
+/// For all threads of the program. Not thread-safe against running ops.
 WEEBILL_API void set_parallel_hook(const ParallelHook& hook);
 
-/// Threads that the next op may use.
+/// For the calling thread, as long as the scope lives. The hook must outlive it.
+class WEEBILL_API ParallelScope {
+ public:
+  explicit ParallelScope(const ParallelHook& hook);
+  ~ParallelScope();
+  ParallelScope(const ParallelScope&) = delete;
+  ParallelScope& operator=(const ParallelScope&) = delete;
+
+ private:
+  const ParallelHook* before_;
+};
+
+/// The calling thread's ops use the core's pool with at most so many threads, as long as it lives.
+class WEEBILL_API ThreadsScope {
+ public:
+  explicit ThreadsScope(int threads);
+  ~ThreadsScope();
+  ThreadsScope(const ThreadsScope&) = delete;
+  ThreadsScope& operator=(const ThreadsScope&) = delete;
+
+ private:
+  int before_;
+  ParallelScope scope_;
+};
+
+/// Threads that the calling thread's next op may use.
 WEEBILL_API int max_threads();
 
 /// Calls body(task) for every task in [0, tasks).

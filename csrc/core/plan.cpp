@@ -45,9 +45,16 @@ std::int64_t plan_m_block(std::int64_t m, std::int64_t k, std::int64_t n, const 
   return std::max<std::int64_t>(1, ceil_div(m, ceil_div(std::max<std::int64_t>(m, 1), most)));
 }
 
-SeparablePlan plan_separable(const SeparableProblem& p, const Caches& caches, int threads,
+std::int64_t multiply_adds(const SeparableProblem& p) {
+  const std::int64_t taps = std::int64_t{p.window.kernel_h} * p.window.kernel_w;
+  return p.oh * p.ow * p.c_mid * (taps + (p.has_project ? p.c_out : 0)) +
+         (p.has_expand ? p.h * p.w * p.c_in * p.c_mid : 0);
+}
+
+SeparablePlan plan_separable(const SeparableProblem& p, const Caches& caches, int max_threads,
                              FusionPolicy policy) {
   SeparablePlan plan;
+  const int threads = plan.threads = plan_threads(multiply_adds(p), max_threads);
   const Window& w = p.window;
   plan.ring_columns =
       std::max(w.pad_left + p.w, (p.ow - 1) * w.stride_w + (w.kernel_w - 1) * w.dilation_w + 1);

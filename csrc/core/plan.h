@@ -36,6 +36,7 @@ struct SeparableProblem {
 /// Either way the expansion is made and consumed by chunks of channels, small enough that the rows
 /// under one output row stay in the first cache.
 struct SeparablePlan {
+  int threads = 1;  ///< that the block is worth
   bool row_fusion = false;
   std::int64_t bands = 1;       ///< of output rows
   std::int64_t strip_rows = 1;  ///< output rows per strip
@@ -50,6 +51,10 @@ enum class FusionPolicy { kAuto, kRows, kChannels };
 WEEBILL_API void set_fusion_policy(FusionPolicy policy);
 WEEBILL_API FusionPolicy fusion_policy();
 
+/// Multiply-adds of the block.
+WEEBILL_API std::int64_t multiply_adds(const SeparableProblem& problem);
+
+/// `threads` is what there is; the plan takes no more of them than the work pays for.
 WEEBILL_API SeparablePlan plan_separable(const SeparableProblem& problem, const Caches& caches,
                                          int threads, FusionPolicy policy);
 

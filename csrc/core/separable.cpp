@@ -343,14 +343,10 @@ void run_separable(const Run& run, const Record& record, const float* x, const S
                    float* y) {
   const RecordHeader& h = *record.header;
   const SeparableProblem p = separable_problem(record, shape, record_output("run", record, shape));
-  const Window& window = p.window;
-  const std::int64_t work =
-      p.oh * p.ow * p.c_mid * (window.kernel_h * window.kernel_w + (p.has_project ? p.c_out : 0)) +
-      (p.has_expand ? p.h * p.w * p.c_in * p.c_mid : 0);
+  const SeparablePlan plan = plan_separable(p, run.caches, run.threads, fusion_policy());
   Run mine = run;
-  mine.threads = plan_threads(work, run.threads);
-  const Block block = {
-      mine, record, h, window, p, plan_separable(p, run.caches, mine.threads, fusion_policy()), x};
+  mine.threads = plan.threads;
+  const Block block = {mine, record, h, p.window, p, plan, x};
   if (block.plan.row_fusion) {
     run_row_fusion(block, y);
   } else {

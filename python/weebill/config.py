@@ -1,7 +1,11 @@
-"""What runs here, and which instruction set (ISA) it uses. Needs no torch.
+"""What runs here: the instruction set (ISA) and the threads. Needs no torch.
 
 The ISA is chosen when the library loads: the one named by the environment variable `WEEBILL_ISA`,
 otherwise the best that this machine runs. It holds for the whole process.
+
+The torch ops use torch's threads (`torch.set_num_threads`). Without torch, `weebill.runtime` uses a
+pool of the library's own: `set_threads`, or the environment variable `WEEBILL_NUM_THREADS`, or one
+thread for each core that the process may use. The number never changes a result.
 """
 
 from __future__ import annotations
@@ -15,7 +19,19 @@ from typing import TypedDict
 
 from weebill import _C
 
-__all__ = ["CpuInfo", "Info", "KernelInfo", "info", "isa", "isas", "set_isa", "show", "use_isa"]
+__all__ = [
+    "CpuInfo",
+    "Info",
+    "KernelInfo",
+    "info",
+    "isa",
+    "isas",
+    "set_isa",
+    "set_threads",
+    "show",
+    "threads",
+    "use_isa",
+]
 
 
 class CpuInfo(TypedDict):
@@ -94,6 +110,32 @@ def use_isa(name: str) -> Iterator[None]:
         yield
     finally:
         set_isa(before)
+
+
+def threads() -> int:
+    """The threads that a call of `weebill.runtime` may use. Small work takes fewer.
+
+    Raises:
+        ValueError: The environment variable WEEBILL_NUM_THREADS is no number from 1 to 256.
+    """
+    return _C.max_threads()
+
+
+def set_threads(number: int | None) -> None:
+    """How many threads calls of `weebill.runtime` may use from now on, in the whole process.
+
+    Args:
+        number: From 1 to 256; None for the default, see the module.
+
+    Raises:
+        TypeError: No integer.
+        ValueError: Out of range.
+    """
+    if number is not None and (not isinstance(number, int) or isinstance(number, bool)):
+        raise TypeError(f"set_threads: number must be an int or None, got {type(number).__name__}")
+    if number is not None and not 1 <= number <= 256:
+        raise ValueError(f"set_threads: number must be from 1 to 256, got {number}")
+    _C.set_threads(number or 0)
 
 
 def _version(package: str) -> str | None:

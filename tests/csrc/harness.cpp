@@ -14,6 +14,7 @@
 #include <random>
 
 #include "core/dispatch.h"
+#include "core/parallel.h"
 #include "guarded.h"
 
 namespace weebill::testing {
@@ -285,6 +286,10 @@ Registration::Registration(const char* name, TestBody body) { tests().push_back(
 int run_main(int argc, char** argv) {
   parsed = parse(argc, argv);
   install_crash_handler();
+  // One thread unless a test asks for more (ParallelMode, ThreadsScope).
+  set_parallel_hook({[](std::int64_t tasks, void (*body)(void*, std::int64_t, std::int64_t),
+                        void* context) { body(context, 0, tasks); },
+                     [] { return 1; }});
   if (!parsed.list) {
     std::printf("seed %llu\n", static_cast<unsigned long long>(parsed.seed));
     std::fflush(stdout);

@@ -11,8 +11,10 @@ import typer
 from weebill.cli.bench import bench
 from weebill.cli.classify import classify
 from weebill.cli.compare import compare
+from weebill.cli.doctor import doctor
 from weebill.cli.info import info
 from weebill.cli.models import models
+from weebill.cli.save import save
 from weebill.cli.train import train
 
 __all__ = ["app", "run"]
@@ -26,11 +28,13 @@ app = typer.Typer(
     add_completion=False,
 )
 app.command()(info)
+app.command()(doctor)
 app.command()(models)
 app.command()(classify)
 app.command()(train)
 app.add_typer(bench, name="bench")
 app.command()(compare)
+app.command()(save)
 
 # ClickException, the base of all usage errors, by way of its one public subclass: where typer keeps
 # it differs between versions.

@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 
 #: Where the description is in the file's metadata.
 KEY = "weebill"
-
-#: What a network returns: one array, several, or several with names.
-Result: TypeAlias = "Array | tuple[Array, ...] | dict[str, Array]"
 
 
 class Model:
@@ -57,7 +54,7 @@ class Model:
             and description.outputs[0].value == 1
         )
 
-    def __call__(self, x: Array) -> Result:
+    def __call__(self, x: Array) -> Any:
         """The network's output for x.
 
         Args:
@@ -81,10 +78,7 @@ class Model:
             values.append(node.run(inputs, self._programs))  # type: ignore[arg-type]
             for index in dropped:
                 values[index] = None
-        result: Result = self._result(
-            [values[output.value] for output in self._description.outputs]
-        )
-        return result
+        return self._result([values[output.value] for output in self._description.outputs])
 
     def output_shapes(self, shape: Sequence[int] | None = None) -> Any:
         """Shapes of what a call on this input shape returns, in the structure of the result.

@@ -1,0 +1,143 @@
+// The core's own threads: every task once, whatever calls at the same time, errors, forks.
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <mutex>
+#include <set>
+#include <stdexcept>
+#include <thread>
+#include <vector>
+
+#include "core/cpu.h"
+#include "core/parallel.h"
+#include "core/status.h"
+#include "core/thread_pool.h"
+#include "harness.h"
+
+namespace weebill::testing {
+namespace {
+
+// True if a region of so many tasks runs each of them once.
+bool covers(std::int64_t tasks) {
+  std::vector<std::atomic<int>> runs(static_cast<std::size_t>(tasks));
+  parallel_for(tasks, [&](std::int64_t task) { ++runs[static_cast<std::size_t>(task)]; });
+  for (const std::atomic<int>& count : runs) {
+    if (count != 1) return false;
+  }
+  return true;
+}
+
+WEEBILL_TEST(pool_covers_every_task_once) {
+  for (int threads : {1, 2, 3, 8, 2}) {
+    const ThreadsScope scope(threads);
+    WEEBILL_EXPECT(max_threads() == threads);
+    for (std::int64_t tasks : {0, 1, 2, 3, 7, 8, 9, 100, 1000}) {
+      set_case("threads %d tasks %lld", threads, static_cast<long long>(tasks));
+      for (int again = 0; again < 20; ++again) WEEBILL_EXPECT(covers(tasks));
+    }
+  }
+}
+
+WEEBILL_TEST(pool_uses_no_more_threads_than_asked) {
+  {
+    const ThreadsScope many(8);
+    covers(64);
+  }
+  const ThreadsScope scope(2);
+  std::mutex mutex;
+  std::set<std::thread::id> seen;
+  parallel_for(64, [&](std::int64_t) {
+    std::this_thread::yield();
+    const std::lock_guard<std::mutex> lock(mutex);
+    seen.insert(std::this_thread::get_id());
+  });
+  WEEBILL_EXPECT(seen.size() <= 2);
+}
+
+WEEBILL_TEST(pool_runs_nested_regions_serially) {
+  const ThreadsScope scope(3);
+  std::atomic<int> inner{0};
+  parallel_for(9, [&](std::int64_t) {
+    const ThreadsScope nested(3);
+    const std::thread::id here = std::this_thread::get_id();
+    parallel_for(5, [&](std::int64_t) {
+      if (std::this_thread::get_id() == here) ++inner;
+    });
+  });
+  WEEBILL_EXPECT(inner == 45);
+}
+
+WEEBILL_TEST(pool_takes_calls_of_many_threads) {
+  std::atomic<int> failures{0};
+  std::vector<std::thread> callers;
+  for (int caller = 0; caller < 6; ++caller) {
+    callers.emplace_back([&failures] {
+      const ThreadsScope scope(3);
+      for (int again = 0; again < 200; ++again) {
+        if (!covers(7)) ++failures;
+      }
+    });
+  }
+  for (std::thread& caller : callers) caller.join();
+  WEEBILL_EXPECT(failures == 0);
+}
+
+WEEBILL_TEST(pool_rethrows_after_all_have_ended) {
+  const ThreadsScope scope(4);
+  for (int again = 0; again < 50; ++again) {
+    std::atomic<int> ended{0};
+    bool caught = false;
+    try {
+      parallel_for(16, [&](std::int64_t task) {
+        ++ended;
+        if (task % 5 == 0) throw std::runtime_error("task");
+      });
+    } catch (const std::runtime_error&) {
+      caught = true;
+    }
+    WEEBILL_EXPECT(caught);
+    WEEBILL_EXPECT(ended == 16);
+    WEEBILL_EXPECT(covers(16));
+  }
+}
+
+WEEBILL_TEST(pool_starts_again_after_a_fork) {
+  const ThreadsScope scope(4);
+  WEEBILL_EXPECT(covers(16));
+  const pid_t child = fork();
+  if (child == 0) _exit(covers(16) && covers(16) ? 0 : 1);
+  int status = -1;
+  waitpid(child, &status, 0);
+  WEEBILL_EXPECT(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+  WEEBILL_EXPECT(covers(16));
+}
+
+WEEBILL_TEST(pool_threads_are_set) {
+  WEEBILL_EXPECT(usable_cores() >= 1);
+  set_pool_threads(3);
+  WEEBILL_EXPECT(pool_threads() == 3);
+  {
+    const ThreadsScope scope(2);
+    WEEBILL_EXPECT(max_threads() == 2);
+  }
+  for (std::int64_t wrong : {-1, kMaxThreads + 1}) {
+    WEEBILL_EXPECT_THROW(ValueError, "set_threads", set_pool_threads(wrong));
+  }
+  WEEBILL_EXPECT(pool_threads() == 3);
+  set_pool_threads(0);
+  setenv("WEEBILL_NUM_THREADS", "2", 1);
+  WEEBILL_EXPECT(pool_threads() == 2);
+  set_pool_threads(0);
+  for (const char* wrong : {"0", "x", "2x", "-1", "1e3", "99999999999999999999"}) {
+    set_case("WEEBILL_NUM_THREADS=%s", wrong);
+    setenv("WEEBILL_NUM_THREADS", wrong, 1);
+    WEEBILL_EXPECT_THROW(ValueError, "environment", pool_threads());
+  }
+  unsetenv("WEEBILL_NUM_THREADS");
+  WEEBILL_EXPECT(pool_threads() == usable_cores());
+}
+
+}  // namespace
+}  // namespace weebill::testing
