@@ -114,7 +114,9 @@ def test_metadata_agree_with_the_model_and_torchvision(
     name: str, enum: Any, torchvision: Any
 ) -> None:
     theirs = torchvision.models.get_model_weights(name)
-    assert list(enum.__members__) == list(theirs.__members__)
+    # Those without a URL are in the package.
+    downloads = [name for name, member in enum.__members__.items() if member.url]
+    assert downloads == list(theirs.__members__)
     model = on_meta(name).eval()
     with FlopCounterMode(display=False) as counter:
         model(torch.zeros(1, 3, 224, 224, device="meta"))

@@ -51,6 +51,9 @@ def _train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the checkpoint in the output folder.")
     ] = False,
+    half: Annotated[
+        bool, typer.Option("--half", help="Store the weights in float16: half the size.")
+    ] = False,
     workers: Annotated[
         int, typer.Option(min=0, help="Processes that read images; 0: none besides this.")
     ] = 0,
@@ -100,6 +103,7 @@ def _train(
         resume=resume,
         arguments=arguments,
         meta={"model": model},
+        half=half,
         workers=workers,
         callbacks=callbacks,
     )

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from weebill.data import ImageClassification
@@ -27,6 +28,7 @@ def save_weights(
     arguments: Mapping[str, Any] | None = None,
     preset: ImageClassification | None = None,
     meta: Mapping[str, Any] | None = None,
+    half: bool = False,
 ) -> None:
     """Writes weights with what is needed to use them; `weights=path` then takes all of it.
 
@@ -38,6 +40,8 @@ def save_weights(
         arguments: Of the model's function, where they are not its defaults: `width_mult` ...
         preset: How to prepare the input.
         meta: What `Weights.meta` may have: categories, acc@1, license ...; JSON values.
+        half: Store what has more than one dimension in float16, which halves the file. Models
+            load it into float32. Biases and BatchNorm's statistics, whose range is wide, stay.
 
     Raises:
         OSError: the file cannot be written.
@@ -50,7 +54,11 @@ def save_weights(
         "preset": dataclasses.asdict(preset or ImageClassification()),
         "meta": dict(meta or {}),
     }
-    tensors = {key: value.detach().contiguous() for key, value in state_dict.items()}
+    tensors = {
+        key: value.detach().to(torch.float16 if half and value.ndim > 1 else value.dtype)
+        for key, value in state_dict.items()
+    }
+    tensors = {key: value.contiguous() for key, value in tensors.items()}
     content = save(tensors, {_KEY: json.dumps(description, sort_keys=True)})
     replace_file(path, lambda file: file.write(content))
 

@@ -16,7 +16,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from weebill.data import ImageClassification, read_image
+from weebill.data import (
+    FASHION_MNIST,
+    FASHION_MNIST_CATEGORIES,
+    ImageClassification,
+    read_image,
+)
 
 if TYPE_CHECKING:
     import os
@@ -116,25 +121,6 @@ class FashionMNIST(LabelledImages):
     Source: Xiao et al., arXiv:1708.07747; licence MIT.
     """
 
-    NAMES: ClassVar[tuple[str, ...]] = (
-        "T-shirt/top",
-        "trouser",
-        "pullover",
-        "dress",
-        "coat",
-        "sandal",
-        "shirt",
-        "sneaker",
-        "bag",
-        "ankle boot",
-    )
-    PRESET: ClassVar = ImageClassification(
-        # Of the training images.
-        crop_size=28,
-        resize_size=28,
-        mean=(0.2860,),
-        std=(0.3530,),
-    )
     _PREFIXES: ClassVar[dict[str, str]] = {"train": "train", "test": "t10k"}
 
     def __init__(self, root: str | os.PathLike[str], split: Literal["train", "test"]) -> None:
@@ -148,10 +134,10 @@ class FashionMNIST(LabelledImages):
                 "FashionMNIST: files must hold N images of 28 x 28 and N labels, got "
                 f"{images.shape} and {labels.shape}"
             )
-        if labels.size and labels.max() >= len(self.NAMES):
+        if labels.size and labels.max() >= len(FASHION_MNIST_CATEGORIES):
             raise ValueError(f"FashionMNIST: labels must be below 10, got {labels.max()}")
-        self.classes = self.NAMES
-        self.preset = self.PRESET
+        self.classes = FASHION_MNIST_CATEGORIES
+        self.preset = FASHION_MNIST
         self.images = torch.from_numpy(images.copy()).unsqueeze(1)
         self.labels = torch.from_numpy(labels.astype(np.int64))
 

@@ -45,6 +45,7 @@ def fit(
     resume: bool = False,
     arguments: Mapping[str, Any] | None = None,
     meta: Mapping[str, Any] | None = None,
+    half: bool = False,
     workers: int = 0,
     callbacks: Sequence[Callback] = (),
 ) -> list[Epoch]:
@@ -64,6 +65,7 @@ def fit(
         resume: Go on from the folder's checkpoint.
         arguments: Of the model's function, to be stored with the weights.
         meta: To be stored with the weights, besides categories, accuracy and recipe.
+        half: Store the weights in float16; see `weebill.models.save_weights`.
         workers: Processes that read images; 0 reads them in this one.
         callbacks: Called in the main process.
 
@@ -112,7 +114,7 @@ def fit(
                 )
                 if world.is_main:
                     facts = {**(meta or {}), "recipe": dataclasses.asdict(recipe)}
-                    _write(folder, state, history, train, arguments or {}, facts)
+                    _write(folder, state, history, train, arguments or {}, facts, half)
                 for listener in listeners:
                     listener.on_epoch(history[-1])
     return history
@@ -280,6 +282,7 @@ def _write(
     data: LabelledImages,
     arguments: Mapping[str, Any],
     meta: Mapping[str, Any],
+    half: bool,
 ) -> None:
     """The weights, then the checkpoint: a resumed training writes newer weights in any case."""
     last = history[-1]
@@ -297,6 +300,7 @@ def _write(
         arguments=arguments,
         preset=data.preset,
         meta=facts,
+        half=half,
     )
     save_checkpoint(
         folder / CHECKPOINT,
