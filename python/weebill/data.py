@@ -173,17 +173,16 @@ class ImageClassification:
         Raises:
             ImageError, TypeError: as `numpy`.
         """
-        _need_pillow("ImageClassification")
+        photo = picture("ImageClassification", image, "L" if len(self.mean) == 1 else "RGB")
         from PIL import Image
 
-        picture = _picture(image, "L" if len(self.mean) == 1 else "RGB")
-        height, width = self._resized_size(picture.height, picture.width)
+        height, width = self._resized_size(photo.height, photo.width)
         filters = {
             "bilinear": Image.Resampling.BILINEAR,
             "bicubic": Image.Resampling.BICUBIC,
         }
-        picture = picture.resize((width, height), filters[self.interpolation])
-        pixels = np.asarray(picture, dtype=np.uint8).reshape(height, width, -1)
+        photo = photo.resize((width, height), filters[self.interpolation])
+        pixels = np.asarray(photo, dtype=np.uint8).reshape(height, width, -1)
         top, left, before, after = self._crop(height, width)
         pixels = np.pad(pixels, (*zip(before, after, strict=True), (0, 0)))
         return pixels[top : top + self.crop_size, left : left + self.crop_size]
@@ -285,10 +284,11 @@ FASHION_MNIST_CATEGORIES = (
 )
 
 
-def _picture(
-    image: PIL.Image.Image | npt.NDArray[Any], mode: Literal["RGB", "L"]
+def picture(
+    op: str, image: PIL.Image.Image | npt.NDArray[Any], mode: Literal["RGB", "L"]
 ) -> PIL.Image.Image:
-    """A Pillow image of the wanted mode."""
+    """A Pillow image of the wanted mode; `op` is who wants it, for errors."""
+    _need_pillow(op)
     from PIL import Image
 
     if isinstance(image, Image.Image):
@@ -296,20 +296,17 @@ def _picture(
         return Image.fromarray(pixels[:, :, 0] if mode == "L" else pixels)
     if not isinstance(image, np.ndarray):
         raise TypeError(
-            "ImageClassification: image must be a Pillow image, an array or a tensor, "
-            f"got {type(image).__name__}"
+            f"{op}: image must be a Pillow image, an array or a tensor, got {type(image).__name__}"
         )
     if image.dtype not in (np.uint8, np.uint16):
-        raise TypeError(
-            f"ImageClassification: image must be uint8 or uint16 as an array, got {image.dtype}"
-        )
+        raise TypeError(f"{op}: image must be uint8 or uint16 as an array, got {image.dtype}")
     if not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (1, 3, 4))):
         raise ImageError(
-            "ImageClassification: image must be (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) as an "
+            f"{op}: image must be (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) as an "
             f"array, got {image.shape}"
         )
     if image.size == 0:
-        raise ImageError(f"ImageClassification: image must have pixels, got {image.shape}")
+        raise ImageError(f"{op}: image must have pixels, got {image.shape}")
     if image.dtype == np.uint16:
         image = _eight_bits(image)
     if image.ndim == 3 and image.shape[2] == 1:

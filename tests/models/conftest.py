@@ -59,3 +59,25 @@ def randomise() -> Callable[[nn.Module], nn.Module]:
         return model.eval()
 
     return apply
+
+
+@pytest.fixture(scope="session")
+def spread() -> Callable[[nn.Module], nn.Module]:
+    """As `randomise`, and convolutions that keep values near 1 through all layers."""
+
+    def apply(model: nn.Module) -> nn.Module:
+        generator = torch.Generator().manual_seed(0)
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d):
+                deviation = (1.4 / module.weight[0].numel()) ** 0.5
+                module.weight.data.normal_(0, deviation, generator=generator)
+            elif isinstance(module, nn.BatchNorm2d):
+                assert module.running_mean is not None
+                assert module.running_var is not None
+                module.weight.data.uniform_(0.7, 1.3, generator=generator)
+                module.bias.data.uniform_(-0.2, 0.2, generator=generator)
+                module.running_mean.uniform_(-0.2, 0.2, generator=generator)
+                module.running_var.uniform_(0.5, 1.5, generator=generator)
+        return model.eval()
+
+    return apply

@@ -11,10 +11,12 @@ import typer
 from weebill.cli.bench import bench
 from weebill.cli.classify import classify
 from weebill.cli.compare import compare
+from weebill.cli.detect import detect
 from weebill.cli.doctor import doctor
 from weebill.cli.info import info
 from weebill.cli.models import models
 from weebill.cli.save import save
+from weebill.cli.segment import segment
 from weebill.cli.train import train
 
 __all__ = ["app", "run"]
@@ -35,6 +37,8 @@ app.command()(train)
 app.add_typer(bench, name="bench")
 app.command()(compare)
 app.command()(save)
+app.command()(detect)
+app.command()(segment)
 
 # ClickException, the base of all usage errors, by way of its one public subclass: where typer keeps
 # it differs between versions.

@@ -22,16 +22,20 @@ def save(
 ) -> None:
     """Write a network to a file that runs without torch: weebill classify --model FILE."""
     import weebill
+    from weebill.data import ImageClassification
     from weebill.models import create_model, get_weights
 
     if file.suffix != ".weebill":
         raise ValueError(f"save: FILE must end in .weebill, got '{file}'")
     chosen = get_weights(model, weights)
+    preprocessing = chosen.transforms()
+    if not isinstance(preprocessing, ImageClassification):
+        raise NotImplementedError(f"save: MODEL must be a classifier, got {model!r}")
     network = create_model(model, weights=chosen)
     weebill.save(
         network,
         file,
-        preprocessing=chosen.transforms(),
+        preprocessing=preprocessing,
         categories=chosen.meta.get("categories"),
     )
     size = file.stat().st_size

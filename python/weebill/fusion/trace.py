@@ -94,6 +94,8 @@ class Graph:
     def _run(self) -> tuple[Tensor, Tensor, dict[fx.Node, tuple[int, ...]]]:
         channels, spatial = self._input_channels()
         failure = ""
+        if any(_looks_up(node) for node in self._graph.nodes):
+            raise NotTraceable("its forward takes no tensor but a dictionary")
         generator = torch.Generator().manual_seed(0)
         for size in TRIAL_SIZES if spatial else ((),):
             x = torch.randn((TRIAL_BATCH, channels, *size), generator=generator)
@@ -245,6 +247,11 @@ def _reads_shape(node: fx.Node, source: fx.Node) -> bool:
         and node.target is getattr
         and node.args[1] in ("shape", "ndim", "dtype", "device")
     )
+
+
+def _looks_up(node: fx.Node) -> bool:
+    """Whether the node takes a value by its name."""
+    return node.target is operator.getitem and isinstance(node.args[1], str)
 
 
 _POOLS = frozenset({"mean", torch.mean, torch.nn.functional.adaptive_avg_pool2d})

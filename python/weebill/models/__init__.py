@@ -1,10 +1,12 @@
 """Networks for small machines, with torchvision's names, and their trained weights."""
 
+from weebill.models import boxes
 from weebill.models._base import Classifier, FeatureExtractor, FeatureInfo
 from weebill.models._build import load_weights
 from weebill.models._download import DownloadError, cache_dir
 from weebill.models._keras import load_keras_weights
 from weebill.models._metadata import save_weights
+from weebill.models._presets import ObjectDetection, SemanticSegmentation
 from weebill.models._registry import (
     ModelEntry,
     create_model,
@@ -34,15 +36,35 @@ from weebill.models.mobilenet_v3_simplified import (
     MobileNetV3Simplified,
     mobilenet_v3_small_simplified,
 )
+from weebill.models.segmentation import (
+    LRASPP,
+    DeepLabV3,
+    DeepLabV3_MobileNet_V3_Large_Weights,
+    LRASPP_MobileNet_V3_Large_Weights,
+    deeplabv3_mobilenet_v3_large,
+    lraspp_mobilenet_v3_large,
+)
+from weebill.models.ssd import SSD
+from weebill.models.ssdlite import (
+    SSDLite320_MobileNet_V3_Large_Weights,
+    SSDLiteBackbone,
+    ssdlite,
+    ssdlite320_mobilenet_v3_large,
+)
 
 __all__ = [
+    "LRASPP",
+    "SSD",
     "Classifier",
     "Cost",
+    "DeepLabV3",
+    "DeepLabV3_MobileNet_V3_Large_Weights",
     "DownloadError",
     "EfficientNetLite",
     "EfficientNet_Lite0_Weights",
     "FeatureExtractor",
     "FeatureInfo",
+    "LRASPP_MobileNet_V3_Large_Weights",
     "MobileNetV1",
     "MobileNetV2",
     "MobileNetV3",
@@ -51,19 +73,26 @@ __all__ = [
     "MobileNet_V3_Large_Weights",
     "MobileNet_V3_Small_Weights",
     "ModelEntry",
+    "ObjectDetection",
     "PackageFile",
+    "SSDLite320_MobileNet_V3_Large_Weights",
+    "SSDLiteBackbone",
+    "SemanticSegmentation",
     "SeparableComparison",
     "Summary",
     "Weights",
     "WeightsEnum",
+    "boxes",
     "cache_dir",
     "create_model",
+    "deeplabv3_mobilenet_v3_large",
     "efficientnet_lite0",
     "get_model_weights",
     "get_weights",
     "list_models",
     "load_keras_weights",
     "load_weights",
+    "lraspp_mobilenet_v3_large",
     "mobilenet_v1",
     "mobilenet_v2",
     "mobilenet_v3_large",
@@ -72,5 +101,7 @@ __all__ = [
     "model_entry",
     "register_model",
     "save_weights",
+    "ssdlite",
+    "ssdlite320_mobilenet_v3_large",
     "summary",
 ]

@@ -8,12 +8,12 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from weebill.models._base import Classifier, StateDict
+from weebill.models._base import StateDict
 from weebill.models._registry import model_entries
 from weebill.models._state_dict import differences
 from weebill.models._weights import Weights, WeightsEnum, WeightsLike, resolve_weights
 
-Model = TypeVar("Model", bound=Classifier)
+Model = TypeVar("Model", bound=nn.Module)
 
 _SHOWN = 3
 
@@ -24,6 +24,8 @@ def build(
     weights: WeightsLike,
     num_classes: int | None,
     progress: bool,
+    default_classes: int = 1000,
+    classes_of: Callable[[StateDict], int | None] | None = None,
 ) -> Model:
     """A model, random or with trained weights.
 
@@ -31,11 +33,13 @@ def build(
         make: Builds the model for a number of classes.
         members: The model's published weights.
         weights: What the user asked for.
-        num_classes: None means what the weights have, or 1000.
+        num_classes: None means what the weights have, or the default.
         progress: Show a bar while downloading.
+        default_classes: Where neither the user nor the weights tell.
+        classes_of: Finds the number of classes in a state dict. Default: a classifier's.
     """
     if weights is None:
-        return make(1000 if num_classes is None else num_classes)
+        return make(default_classes if num_classes is None else num_classes)
     chosen = resolve_weights(members, weights)
     known = len(chosen.meta["categories"]) if "categories" in chosen.meta else None
     if num_classes is not None and known not in (None, num_classes):
@@ -44,7 +48,9 @@ def build(
             "load with all classes, then call reset_classifier"
         )
     state_dict = chosen.get_state_dict(progress=progress)
-    model = make(num_classes if num_classes is not None else known or _classes(state_dict) or 1000)
+    if num_classes is None:
+        num_classes = known or (classes_of or _classes)(state_dict) or default_classes
+    model = make(num_classes)
     _load(model, state_dict, chosen.name)
     return model
 
@@ -75,7 +81,7 @@ def merge_arguments(
 
 
 def load_weights(
-    model: Classifier, weights: Weights | WeightsEnum, *, progress: bool = True
+    model: nn.Module, weights: Weights | WeightsEnum, *, progress: bool = True
 ) -> None:
     """Loads trained weights into a model, all or nothing.
 
@@ -88,8 +94,14 @@ def load_weights(
     _load(model, chosen.get_state_dict(progress=progress), chosen.name)
 
 
-def _load(model: Classifier, state_dict: StateDict, name: str) -> None:
-    converted = model.convert_state_dict(state_dict)
+def _converted(model: nn.Module, state_dict: StateDict) -> StateDict:
+    """With our keys, where the model knows other files."""
+    convert: Callable[[StateDict], StateDict] = getattr(model, "convert_state_dict", dict)
+    return convert(state_dict)
+
+
+def _load(model: nn.Module, state_dict: StateDict, name: str) -> None:
+    converted = _converted(model, state_dict)
     found = differences(model, converted)
     if found:
         more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
@@ -120,9 +132,7 @@ def _fitting(state_dict: StateDict) -> str | None:
                     model: nn.Module = entry.builder(**arguments, **variant)
             except (TypeError, ValueError):  # a user's builder may take other arguments
                 continue
-            if not isinstance(model, Classifier):
-                continue
-            if not differences(model, model.convert_state_dict(state_dict)):
+            if not differences(model, _converted(model, state_dict)):
                 shown = ", ".join(f"{k}={v}" for k, v in {**arguments, **variant}.items())
                 return f"{entry.name}({shown})"
     return None

@@ -16,6 +16,7 @@ from weebill.data import ImageClassification
 from weebill.models._base import StateDict
 from weebill.models._download import DownloadError, cache_dir, download, file_name, has_hash
 from weebill.models._metadata import read_description
+from weebill.models._presets import Preset
 from weebill.models._state_dict import read_state_dict
 
 _SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors", ".tar")
@@ -73,7 +74,7 @@ class Weights:
     package: PackageFile | None = None
     file: Path | None = None
     sha256: str | None = None
-    preset: ImageClassification = field(default_factory=ImageClassification)
+    preset: Preset = field(default_factory=ImageClassification)
     arguments: Mapping[str, Any] = field(default_factory=dict)
     # The names of 1000 classes would fill the screen.
     meta: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -94,7 +95,7 @@ class Weights:
         cls,
         path: str | os.PathLike[str],
         *,
-        preset: ImageClassification | None = None,
+        preset: Preset | None = None,
         meta: Mapping[str, Any] | None = None,
     ) -> Weights:
         """Weights in a safetensors or torch file; it is read when the weights are loaded.
@@ -117,7 +118,7 @@ class Weights:
             return file_name(self.url)
         return Path(self.package.path).name if self.package else str(self.file)
 
-    def transforms(self, **changes: Any) -> ImageClassification:
+    def transforms(self, **changes: Any) -> Preset:
         """The preprocessing, with some of its settings changed if wanted."""
         return dataclasses.replace(self.preset, **changes)
 
@@ -177,7 +178,7 @@ class WeightsEnum(Enum):
     def meta(self) -> Mapping[str, Any]:
         return self.weights.meta
 
-    def transforms(self, **changes: Any) -> ImageClassification:
+    def transforms(self, **changes: Any) -> Preset:
         """See `Weights.transforms`."""
         return self.weights.transforms(**changes)
 
