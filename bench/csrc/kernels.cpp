@@ -181,6 +181,42 @@ void bench_kernel(Bench& bench, const std::string& name, void (*kernel)(const In
   }
 }
 
+void bench_kernel(Bench& bench, const std::string& name, void (*kernel)(const ActivateArgs&)) {
+  for (const Pixels& p : kPixels) {
+    std::vector<float> x = numbers(p.pixels * p.channels);
+    const ActivateArgs args{x.data(), p.channels, p.pixels, p.channels, kActRelu};
+    bench.run(pixels_case(name, p, 2), [&] { kernel(args); });
+  }
+}
+
+void bench_kernel(Bench& bench, const std::string& name, void (*kernel)(const MaxPoolArgs&)) {
+  // A row of the stem of ShuffleNetV2, and a window that shares nothing.
+  for (const std::int64_t taps : {3, 2}) {
+    const Pixels p{56, 24};
+    const std::vector<float> x = numbers(3 * (2 * p.pixels + 1) * p.channels);
+    std::vector<float> y(static_cast<std::size_t>(p.pixels * p.channels));
+    const float* rows[3];
+    for (int u = 0; u < 3; ++u) rows[u] = x.data() + u * (2 * p.pixels + 1) * p.channels;
+    const MaxPoolArgs args{rows, p.channels, y.data(), p.channels, taps,
+                           taps, 2,          1,        p.pixels,   p.channels};
+    bench.run(pixels_case(name + "/k" + text(taps), p, 5), [&] { kernel(args); });
+  }
+}
+
+void bench_kernel(Bench& bench, const std::string& name, void (*kernel)(const ShuffleArgs&)) {
+  for (const std::int64_t groups : {2, 3, 4, 8}) {
+    const Pixels p{784, 120};
+    const std::vector<float> x = numbers(p.pixels * p.channels);
+    std::vector<float> y(x.size());
+    std::vector<const float*> starts;
+    for (std::int64_t j = 0; j < groups; ++j) starts.push_back(&x[j * (p.channels / groups)]);
+    const std::vector<std::int64_t> strides(starts.size(), p.channels);
+    const ShuffleArgs args{starts.data(), strides.data(), y.data(),  p.channels,
+                           p.pixels,      groups,         p.channels};
+    bench.run(pixels_case(name + "/g" + text(groups), p, 2), [&] { kernel(args); });
+  }
+}
+
 }  // namespace
 
 void bench_kernels(Bench& bench) {

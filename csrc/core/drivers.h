@@ -31,8 +31,16 @@ struct Run {
 /// x of any layout; y dense NHWC. All images of x.
 void run_conv2d(const Run& run, const Record& record, const TensorView& x, float* y);
 
+/// The input of a block whose channels need not lie together: channel c of pixel p is at
+/// x + p * pixel_stride + (offsets ? offsets[c] : c).
+struct Pixels {
+  const float* x;
+  std::int64_t pixel_stride;
+  const std::int64_t* offsets = nullptr;  ///< only where the block begins with an expansion
+};
+
 /// The rest: x and y dense NHWC. `shape` is one image's, its n is ignored.
-void run_separable(const Run& run, const Record& record, const float* x, const Shape& shape,
+void run_separable(const Run& run, const Record& record, const Pixels& x, const Shape& shape,
                    float* y);
 /// The block as plan_separable() wants it, for an input x and the output that record_output()
 /// gives.
@@ -42,6 +50,16 @@ void run_squeeze_excite(const Run& run, const Record& record, const float* x, co
 void run_pointwise(const Run& run, const Record& record, const float* x, std::int64_t pixels,
                    float* y);
 void run_global_pool(const Run& run, const float* x, const Shape& shape, float* y);
+void run_max_pool(const Run& run, const Record& record, const float* x, const Shape& shape,
+                  float* y);
+/// `count` consecutive units of ShuffleNetV2 at once; all but the first without a shortcut.
+void run_shuffle_units(const Run& run, const Record* units, std::size_t count, const float* x,
+                       const Shape& shape, float* y);
+void run_shuffle_unit_v1(const Run& run, const Record& record, const float* x, const Shape& shape,
+                         float* y);
+/// y = channel_shuffle(x), `images` of them.
+void run_channel_shuffle(const Run& run, const Record& record, const float* x, const Shape& shape,
+                         float* y);
 
 /// A product of all its pixels, split over threads; m_block and scratch are filled in here.
 void run_product(const Run& run, PointwiseArgs args);

@@ -1,6 +1,5 @@
-// Lists of records: validation, shapes, and the run from record to record.
+// Lists of records: shapes, and the run from record to record.
 #include <algorithm>
-#include <cstring>
 
 #include "core/cpu.h"
 #include "core/drivers.h"
@@ -12,68 +11,6 @@ namespace {
 
 constexpr std::int64_t kMaxElements = std::int64_t{1} << 40;
 constexpr std::int64_t kMaxSize = std::int64_t{1} << 31;
-
-bool in_range(std::int64_t value, std::int64_t low, std::int64_t high) {
-  return value >= low && value <= high;
-}
-
-bool valid_window(const Window& w) {
-  constexpr std::int64_t kMost = kMaxWindow;
-  return in_range(w.kernel_h, 1, kMost) && in_range(w.kernel_w, 1, kMost) &&
-         in_range(w.stride_h, 1, kMost) && in_range(w.stride_w, 1, kMost) &&
-         in_range(w.dilation_h, 1, kMost) && in_range(w.dilation_w, 1, kMost) &&
-         in_range(w.pad_top, 0, kMost) && in_range(w.pad_left, 0, kMost) &&
-         in_range(w.pad_bottom, 0, kMost) && in_range(w.pad_right, 0, kMost) &&
-         in_range(w.same, 0, 1);
-}
-
-bool valid_activation(Activation a) {
-  return in_range(static_cast<std::int32_t>(a), 0,
-                  static_cast<std::int32_t>(activation_names().size()) - 1);
-}
-
-bool valid_flag(std::int32_t flag) { return flag == 0 || flag == 1; }
-
-// Weights of at most 2^36 elements: no size computed from the header wraps round.
-bool valid_sizes(const RecordHeader& h) {
-  const double taps = static_cast<double>(h.window.kernel_h) * h.window.kernel_w;
-  const double widest = std::max({h.c_in, h.c_mid, h.c_out, h.c_se}) + 2.0 * kBlock;
-  return taps * widest * widest <= static_cast<double>(std::int64_t{1} << 36);
-}
-
-bool valid_header(const RecordHeader& h) {
-  constexpr std::int64_t kMost = kMaxChannels;
-  const bool numbers = in_range(h.c_in, 1, kMost) && in_range(h.c_out, 1, kMost) &&
-                       in_range(h.c_mid, 0, kMost) && in_range(h.c_se, 0, kMost) &&
-                       in_range(h.groups, 1, kMost) && valid_flag(h.has_expand) &&
-                       valid_flag(h.has_se) && valid_flag(h.has_project) &&
-                       valid_flag(h.residual) && valid_window(h.window);
-  const bool activations = valid_activation(h.expand_activation) &&
-                           valid_activation(h.depthwise_activation) &&
-                           valid_activation(h.se_activation) && valid_activation(h.se_gate) &&
-                           valid_activation(h.activation);
-  if (!numbers || !activations || !valid_sizes(h)) return false;
-  if ((h.has_se != 0) != (h.c_se > 0)) return false;
-  const bool plain = h.has_expand == 0 && h.has_se == 0 && h.residual == 0;
-  switch (h.kind) {
-    case RecordKind::kConv2d:
-      return plain && h.has_project == 1 && h.c_in % h.groups == 0 && h.c_out % h.groups == 0;
-    case RecordKind::kPointwise:
-      return plain && h.has_project == 1 && h.groups == 1;
-    case RecordKind::kSeparable:
-      if (h.c_mid < 1 || h.groups != 1) return false;
-      if (h.has_expand == 0 && h.c_in != h.c_mid) return false;
-      if (h.has_project == 0 && h.c_out != h.c_mid) return false;
-      return h.residual == 0 || (h.has_project == 1 && h.c_in == h.c_out &&
-                                 h.window.stride_h == 1 && h.window.stride_w == 1);
-    case RecordKind::kSqueezeExcite:
-      return h.has_expand == 0 && h.has_project == 0 && h.residual == 0 && h.has_se == 1 &&
-             h.c_in == h.c_mid && h.c_mid == h.c_out && h.groups == 1;
-    case RecordKind::kGlobalPool:
-      return plain && h.has_project == 0 && h.c_in == h.c_out && h.groups == 1;
-  }
-  return false;
-}
 
 std::int64_t span(std::int64_t kernel, std::int64_t dilation) { return (kernel - 1) * dilation; }
 
@@ -88,7 +25,15 @@ std::string shape_text(const Shape& s) {
 }
 
 bool has_window(const RecordHeader& h) {
-  return h.kind == RecordKind::kConv2d || h.kind == RecordKind::kSeparable;
+  return h.kind == RecordKind::kConv2d || h.kind == RecordKind::kSeparable ||
+         h.kind == RecordKind::kMaxPool;
+}
+
+// The header that holds the window from which a record's output size follows.
+const RecordHeader& window_header(const Record& record) {
+  if (record.header->kind == RecordKind::kShuffleUnit) return *record.parts[0].header;
+  if (record.header->kind == RecordKind::kShuffleUnitV1) return *record.parts[1].header;
+  return *record.header;
 }
 
 }  // namespace
@@ -110,41 +55,31 @@ Window resolve(const Window& window, std::int64_t h, std::int64_t w) {
   return out;
 }
 
-std::vector<Record> parse(const std::string& op, Packed packed) {
-  check(packed.data != nullptr && packed.bytes > 0, op, ": records must not be empty");
-  check(reinterpret_cast<std::uintptr_t>(packed.data) % kRecordAlignment == 0, op,
-        ": records must lie on a multiple of ", kRecordAlignment,
-        " bytes; copy them to a new array");
-  std::vector<Record> records;
-  std::size_t at = 0;
-  while (at < packed.bytes) {
-    const std::size_t left = packed.bytes - at;
-    check(left >= sizeof(RecordHeader), op, ": records must be whole, got ", left,
-          " bytes where a header takes ", sizeof(RecordHeader));
-    const std::byte* base = packed.data + at;
-    const auto* header = reinterpret_cast<const RecordHeader*>(base);
-    check(std::memcmp(header->magic, kRecordMagic, sizeof(header->magic)) == 0, op,
-          ": records must be packed by this library, got other bytes at offset ", at);
-    check(header->version == kRecordVersion, op, ": records must have version ", kRecordVersion,
-          ", got ", header->version, "; pack the weights again");
-    check(valid_header(*header), op,
-          ": records must have a valid header, got a damaged one at offset ", at);
-    const RecordLayout offsets = layout(*header);
-    check(offsets.bytes == header->bytes && header->bytes <= left, op, ": records must hold ",
-          offsets.bytes, " bytes at offset ", at, ", got ",
-          std::min<std::uint64_t>(header->bytes, left));
-    auto section = [base](std::uint64_t offset) {
-      return reinterpret_cast<const float*>(base + offset);
-    };
-    records.push_back({header, section(offsets.expand_w), section(offsets.expand_b),
-                       section(offsets.depthwise_w), section(offsets.depthwise_b),
-                       section(offsets.se_reduce_w), section(offsets.se_reduce_b),
-                       section(offsets.se_expand_w), section(offsets.se_expand_b),
-                       section(offsets.project_w), section(offsets.project_b)});
-    at += header->bytes;
+namespace {
+
+// The output of a unit: that of its branches, which must agree.
+void unit_output(const std::string& op, const Record& unit, const Shape& x, Shape* out) {
+  const RecordHeader& h = *unit.header;
+  const bool v1 = h.kind == RecordKind::kShuffleUnitV1;
+  // The parts that see the image: in V1's unit the depthwise convolution and the pooling.
+  const std::size_t first = v1 ? 1 : 0;
+  for (std::size_t i = first; i < unit.parts.size(); i += v1 ? 2 : 1) {
+    Shape in = x;
+    in.c = unit.parts[i].header->c_in;
+    const Shape size = record_output(op, unit.parts[i], in);
+    check(i == first || (size.h == out->h && size.w == out->w), op,
+          ": both branches must give the same size, got ", out->h, " x ", out->w, " and ", size.h,
+          " x ", size.w, " for ", shape_text(x));
+    out->h = size.h;
+    out->w = size.w;
   }
-  return records;
+  const bool keeps = v1 ? h.residual != 0 : unit.parts.size() == 1;
+  check(!keeps || (out->h == x.h && out->w == x.w), op,
+        ": padding and stride must keep the size of x in a unit without a shortcut branch, got ",
+        shape_text(x), " and an output of ", out->h, " x ", out->w);
 }
+
+}  // namespace
 
 Shape record_output(const std::string& op, const Record& record, const Shape& x) {
   const RecordHeader& h = *record.header;
@@ -156,6 +91,8 @@ Shape record_output(const std::string& op, const Record& record, const Shape& x)
   Shape out = {x.n, h.c_out, x.h, x.w};
   if (h.kind == RecordKind::kGlobalPool) {
     out.h = out.w = 1;
+  } else if (is_unit(h)) {
+    unit_output(op, record, x, &out);
   } else if (has_window(h)) {
     const Window w = resolve(h.window, x.h, x.w);
     out.h = output_size(x.h, std::int64_t{w.pad_top} + w.pad_bottom, w.kernel_h, w.dilation_h,
@@ -188,7 +125,8 @@ std::vector<std::int64_t> geometry(Packed packed) {
   std::vector<std::int64_t> numbers;
   for (const Record& record : parse("geometry", packed)) {
     const RecordHeader& h = *record.header;
-    const Window w = has_window(h) ? h.window : Window();
+    const RecordHeader& sized = window_header(record);
+    const Window w = has_window(sized) ? sized.window : Window();
     const bool pool = h.kind == RecordKind::kGlobalPool;
     const std::int64_t mode = pool ? 2 : (w.same != 0 ? 1 : 0);
     numbers.insert(
@@ -200,21 +138,39 @@ std::vector<std::int64_t> geometry(Packed packed) {
   return numbers;
 }
 
+namespace {
+
+std::int64_t multiply_adds_of(const Record& record, const Shape& x, const Shape& out) {
+  const RecordHeader& h = *record.header;
+  std::int64_t total = 0;
+  if (is_unit(h)) {
+    // V1's first product works on the pixels of x; its fourth part, a pooling, only adds.
+    const bool v1 = h.kind == RecordKind::kShuffleUnitV1;
+    for (std::size_t i = 0; i < (v1 ? 3 : record.parts.size()); ++i) {
+      total += multiply_adds_of(record.parts[i], x, v1 && i == 0 ? x : out);
+    }
+    return total;
+  }
+  const std::int64_t taps = std::int64_t{h.window.kernel_h} * h.window.kernel_w;
+  const std::int64_t pixels = out.n * out.h * out.w;
+  if (h.kind == RecordKind::kConv2d) total += pixels * taps * (h.c_in / h.groups) * h.c_out;
+  if (h.kind == RecordKind::kPointwise) total += pixels * h.c_in * h.c_out;
+  if (h.kind == RecordKind::kSeparable) {
+    total += pixels * h.c_mid * (taps + (h.has_project != 0 ? h.c_out : 0));
+    if (h.has_expand != 0) total += x.n * x.h * x.w * h.c_in * h.c_mid;
+  }
+  if (h.has_se != 0) total += 2 * out.n * h.c_mid * h.c_se;
+  return total;
+}
+
+}  // namespace
+
 std::int64_t multiply_adds(const Shape& x, Packed packed) {
   std::int64_t total = 0;
   Shape shape = x;
   for (const Record& record : parse("multiply_adds", packed)) {
-    const RecordHeader& h = *record.header;
     const Shape out = record_output("multiply_adds", record, shape);
-    const std::int64_t taps = std::int64_t{h.window.kernel_h} * h.window.kernel_w;
-    const std::int64_t pixels = out.n * out.h * out.w;
-    if (h.kind == RecordKind::kConv2d) total += pixels * taps * (h.c_in / h.groups) * h.c_out;
-    if (h.kind == RecordKind::kPointwise) total += pixels * h.c_in * h.c_out;
-    if (h.kind == RecordKind::kSeparable) {
-      total += pixels * h.c_mid * (taps + (h.has_project != 0 ? h.c_out : 0));
-      if (h.has_expand != 0) total += shape.n * shape.h * shape.w * h.c_in * h.c_mid;
-    }
-    if (h.has_se != 0) total += 2 * out.n * h.c_mid * h.c_se;
+    total += multiply_adds_of(record, shape, out);
     shape = out;
   }
   return total;
@@ -271,14 +227,41 @@ void run_record(const Run& run, const Record& record, const float* x, const Shap
   for (std::int64_t n = 0; n < shape.n; ++n) {
     const float* from = x + n * x_image;
     float* to = y + n * y_image;
-    if (record.header->kind == RecordKind::kSeparable) {
-      run_separable(run, record, from, shape, to);
-    } else if (record.header->kind == RecordKind::kSqueezeExcite) {
-      run_squeeze_excite(run, record, from, shape, to);
-    } else {
-      run_global_pool(run, from, shape, to);
+    switch (record.header->kind) {
+      case RecordKind::kSeparable:
+        run_separable(run, record, {from, shape.c}, shape, to);
+        break;
+      case RecordKind::kSqueezeExcite:
+        run_squeeze_excite(run, record, from, shape, to);
+        break;
+      case RecordKind::kMaxPool:
+        run_max_pool(run, record, from, shape, to);
+        break;
+      case RecordKind::kChannelShuffle:
+        run_channel_shuffle(run, record, from, shape, to);
+        break;
+      case RecordKind::kShuffleUnitV1:
+        run_shuffle_unit_v1(run, record, from, shape, to);
+        break;
+      default:
+        run_global_pool(run, from, shape, to);
     }
   }
+}
+
+// How many of the records from the front run as one: units of ShuffleNetV2, between which nothing
+// is shuffled. Only the first may have a shortcut branch; the others read their input through a
+// table, which only an expansion can.
+std::size_t units_in_front(const Record* records, std::size_t count) {
+  if (records->header->kind != RecordKind::kShuffleUnit) return 0;
+  std::size_t units = 1;
+  auto goes_on = [](const Record& record) {
+    if (record.header->kind != RecordKind::kShuffleUnit || record.parts.size() != 1) return false;
+    const RecordHeader& branch = *record.parts[0].header;
+    return branch.has_expand != 0 && branch.residual == 0;
+  };
+  while (units < count && goes_on(records[units])) ++units;
+  return units;
 }
 
 // Records [first, last) from x to y; what lies between two of them stays in two buffers that take
@@ -287,15 +270,13 @@ void run_list(const Run& run, const std::vector<Record>& records, const std::vec
               std::size_t first, std::size_t last, std::int64_t images, TensorView x, float* y) {
   auto elements = [&](std::size_t i) { return images * shapes[i].c * shapes[i].h * shapes[i].w; };
   Workspace::Scope scope(Workspace::of_this_thread());
-  std::int64_t largest[2] = {0, 0};
-  for (std::size_t i = first + 1; i < last; ++i) {
-    largest[i % 2] = std::max(largest[i % 2], elements(i));
-  }
-  float* buffers[2] = {scope.take(largest[0]), scope.take(largest[1])};
+  std::int64_t largest = 0;
+  for (std::size_t i = first + 1; i < last; ++i) largest = std::max(largest, elements(i));
+  float* buffers[2] = {scope.take(largest), scope.take(largest)};
   const float* from = x.data;
   if (!dense_nhwc(x)) {
     if (records[first].header->kind == RecordKind::kConv2d) {
-      float* to = first + 1 == last ? y : buffers[(first + 1) % 2];
+      float* to = first + 1 == last ? y : buffers[0];
       run_conv2d(run, records[first], x, to);
       from = to;
       ++first;
@@ -305,12 +286,24 @@ void run_list(const Run& run, const std::vector<Record>& records, const std::vec
       from = copy;
     }
   }
-  for (std::size_t i = first; i < last; ++i) {
-    float* to = i + 1 == last ? y : buffers[(i + 1) % 2];
+  for (std::size_t i = first; i < last;) {
     Shape shape = shapes[i];
     shape.n = images;
-    run_record(run, records[i], from, shape, to);
+    const std::size_t units = units_in_front(&records[i], last - i);
+    const std::size_t next = i + std::max<std::size_t>(units, 1);
+    // The buffer that `from` does not lie in.
+    float* to = next == last ? y : (from == buffers[0] ? buffers[1] : buffers[0]);
+    if (units == 0) {
+      run_record(run, records[i], from, shape, to);
+    } else {
+      const Shape& out = shapes[next];
+      for (std::int64_t n = 0; n < images; ++n) {
+        run_shuffle_units(run, &records[i], units, from + n * shape.c * shape.h * shape.w, shape,
+                          to + n * out.c * out.h * out.w);
+      }
+    }
     from = to;
+    i = next;
   }
 }
 
@@ -355,6 +348,34 @@ void run(const std::string& op, const TensorView& x, Packed packed, float* y) {
   }
 }
 
+namespace {
+
+const char* kind_name(RecordKind kind) {
+  switch (kind) {
+    case RecordKind::kConv2d:
+      return "conv2d";
+    case RecordKind::kPointwise:
+      return "pointwise";
+    case RecordKind::kSeparable:
+      return "separable";
+    case RecordKind::kSqueezeExcite:
+      return "squeeze_excite";
+    case RecordKind::kGlobalPool:
+      return "global_avg_pool2d";
+    case RecordKind::kMaxPool:
+      return "max_pool2d";
+    case RecordKind::kChannelShuffle:
+      return "channel_shuffle";
+    case RecordKind::kShuffleUnit:
+      return "shuffle_unit";
+    case RecordKind::kShuffleUnitV1:
+      return "shuffle_unit_v1";
+  }
+  return "";
+}
+
+}  // namespace
+
 std::string explain(const Shape& x, Packed packed, int threads) {
   std::string text;
   Shape shape = x;
@@ -369,11 +390,15 @@ std::string explain(const Shape& x, Packed packed, int threads) {
                      "; threads ", plan.threads, ", bands ", plan.bands, ", strip rows ",
                      plan.strip_rows, ", channels ", plan.chunk, "\n");
     } else {
-      const char* name = h.kind == RecordKind::kConv2d          ? "conv2d"
-                         : h.kind == RecordKind::kPointwise     ? "pointwise"
-                         : h.kind == RecordKind::kSqueezeExcite ? "squeeze_excite"
-                                                                : "global_avg_pool2d";
-      text += concat(name, " ", h.c_in, "-", h.c_out, " ", shape.h, "x", shape.w, "\n");
+      text += concat(kind_name(h.kind), " ", h.c_in, "-", h.c_out, " ", shape.h, "x", shape.w);
+      for (const Record& part : record.parts) {
+        if (part.header->kind != RecordKind::kSeparable) continue;
+        Shape in = shape;
+        in.c = part.header->c_in;
+        const SeparableProblem p = separable_problem(part, in, record_output("explain", part, in));
+        text += concat("; ", plan_separable(p, machine_caches(), threads, fusion_policy()).reason);
+      }
+      text += "\n";
     }
     shape = out;
   }

@@ -1,4 +1,5 @@
 // Weights to records, and records back to pointers. The layouts are described in kernels/args.h.
+#include <algorithm>
 #include <cstring>
 
 #include "core/record.h"
@@ -102,17 +103,6 @@ void pack_bias(const Weight& bias, std::int64_t n, float* out) {
   if (bias) std::memcpy(out, bias.data, static_cast<std::size_t>(n) * sizeof(float));
 }
 
-RecordHeader new_header(RecordKind kind) {
-  RecordHeader header;
-  std::memset(static_cast<void*>(&header), 0, sizeof(header));  // the padding too
-  std::memcpy(header.magic, kRecordMagic, sizeof(header.magic));
-  header.version = kRecordVersion;
-  header.kind = kind;
-  header.groups = 1;
-  header.window = Window();
-  return header;
-}
-
 struct Writer {
   Writer(const std::string& op, RecordHeader header) : at(layout(header)) {
     check(at.bytes <= kMaxBytes, op, ": weights must take at most 2^38 bytes, got ", at.bytes);
@@ -143,6 +133,17 @@ void check_squeeze_excite(const std::string& op, const std::string& prefix, cons
 
 }  // namespace
 
+RecordHeader new_header(RecordKind kind) {
+  RecordHeader header;
+  std::memset(static_cast<void*>(&header), 0, sizeof(header));  // the padding too
+  std::memcpy(header.magic, kRecordMagic, sizeof(header.magic));
+  header.version = kRecordVersion;
+  header.kind = kind;
+  header.groups = 1;
+  header.window = Window();
+  return header;
+}
+
 std::int64_t product_elements(std::int64_t k, std::int64_t n) {
   const std::int64_t rest = n % kBlock;
   const std::int64_t tail = rest == 0 ? 0 : (rest <= kHalfBlock ? kHalfBlock : kBlock);
@@ -151,7 +152,7 @@ std::int64_t product_elements(std::int64_t k, std::int64_t n) {
 
 RecordLayout layout(const RecordHeader& h) {
   RecordLayout at;
-  std::uint64_t offset = (sizeof(RecordHeader) + kAlign - 1) / kAlign * kAlign;
+  std::uint64_t offset = kHeaderBytes;
   auto section = [&offset](bool present, std::int64_t elements) {
     const std::uint64_t start = offset;
     if (present) {
@@ -183,7 +184,9 @@ RecordLayout layout(const RecordHeader& h) {
   return at;
 }
 
-std::vector<std::byte> pack(const Conv2dSpec& spec) {
+namespace {
+
+std::vector<std::byte> pack_conv2d(const Conv2dSpec& spec, bool depthwise_apart) {
   check_rank4(spec.op, "weight", spec.weight);
   const std::vector<std::int64_t>& shape = spec.weight.shape;
   const std::int64_t c_out = shape[0];
@@ -200,7 +203,7 @@ std::vector<std::byte> pack(const Conv2dSpec& spec) {
   window.kernel_w = as_int(shape[3]);
   check_window(spec.op, window);
 
-  if (groups == c_in && groups == c_out && groups > 1) {
+  if (depthwise_apart && groups == c_in && groups == c_out && groups > 1) {
     SeparableSpec depthwise;
     depthwise.op = spec.op;
     depthwise.depthwise_weight = spec.weight;
@@ -240,6 +243,12 @@ std::vector<std::byte> pack(const Conv2dSpec& spec) {
   }
   return std::move(writer.bytes);
 }
+
+}  // namespace
+
+std::vector<std::byte> pack(const Conv2dSpec& spec) { return pack_conv2d(spec, true); }
+
+std::vector<std::byte> pack_grouped(const Conv2dSpec& spec) { return pack_conv2d(spec, false); }
 
 std::vector<std::byte> pack(const SeparableSpec& spec) {
   const std::string& op = spec.op;
@@ -357,6 +366,33 @@ std::vector<std::byte> pack(const GlobalPoolSpec& spec) {
         ": channels must be from 1 to ", kMaxChannels, ", got ", spec.channels);
   RecordHeader header = new_header(RecordKind::kGlobalPool);
   header.c_in = header.c_mid = header.c_out = as_int(spec.channels);
+  return std::move(Writer(spec.op, header).bytes);
+}
+
+std::vector<std::byte> pack(const MaxPoolSpec& spec) {
+  check(spec.channels >= 1 && spec.channels <= kMaxChannels, spec.op,
+        ": channels must be from 1 to ", kMaxChannels, ", got ", spec.channels);
+  const Window& w = spec.window;
+  check_window(spec.op, w);
+  const bool covered = w.same != 0 || (std::max(w.pad_top, w.pad_bottom) <= w.kernel_h / 2 &&
+                                       std::max(w.pad_left, w.pad_right) <= w.kernel_w / 2);
+  check(covered, spec.op, ": padding must be at most half of the kernel, got (", w.pad_top, ", ",
+        w.pad_left, ", ", w.pad_bottom, ", ", w.pad_right, ") for a kernel of ", w.kernel_h, " x ",
+        w.kernel_w);
+  RecordHeader header = new_header(RecordKind::kMaxPool);
+  header.c_in = header.c_mid = header.c_out = as_int(spec.channels);
+  header.window = w;
+  return std::move(Writer(spec.op, header).bytes);
+}
+
+std::vector<std::byte> pack(const ChannelShuffleSpec& spec) {
+  check(spec.channels >= 1 && spec.channels <= kMaxChannels, spec.op,
+        ": channels must be from 1 to ", kMaxChannels, ", got ", spec.channels);
+  check(spec.groups >= 1 && spec.channels % spec.groups == 0, spec.op, ": groups must divide the ",
+        spec.channels, " channels, got ", spec.groups);
+  RecordHeader header = new_header(RecordKind::kChannelShuffle);
+  header.c_in = header.c_mid = header.c_out = as_int(spec.channels);
+  header.groups = as_int(spec.groups);
   return std::move(Writer(spec.op, header).bytes);
 }
 

@@ -2,6 +2,8 @@
 //
 //   [RecordHeader, padded to 64 bytes][section]...[section], each section on a multiple of 64 bytes
 //
+// A unit of several blocks holds their records in place of sections, one level deep.
+//
 // Where the sections lie follows from the header alone (layout()), so a header that was tampered
 // with can't point outside the record: its size would not agree.
 #pragma once
@@ -26,6 +28,10 @@ enum class RecordKind : std::uint32_t {
   kSeparable = 3,      ///< depthwise with optional expansion, SE, projection, residual
   kSqueezeExcite = 4,  ///< on its own
   kGlobalPool = 5,
+  kMaxPool = 6,
+  kChannelShuffle = 7,
+  kShuffleUnit = 8,    ///< ShuffleNetV2's unit. Parts: the branch, and the shortcut if there is one
+  kShuffleUnitV1 = 9,  ///< Parts: 1 x 1, depthwise, 1 x 1, and the pooled shortcut if there is one
 };
 
 struct RecordHeader {
@@ -38,7 +44,18 @@ struct RecordHeader {
   std::int32_t has_expand, has_se, has_project, residual;
   Window window;
   Activation expand_activation, depthwise_activation, se_activation, se_gate, activation;
+  std::int32_t parts;  ///< records inside this one, in place of sections
 };
+
+/// Where the sections, or the first record inside, begin.
+constexpr std::uint64_t kHeaderBytes = (sizeof(RecordHeader) + 63) / 64 * 64;
+
+inline bool is_unit(const RecordHeader& header) {
+  return header.kind == RecordKind::kShuffleUnit || header.kind == RecordKind::kShuffleUnitV1;
+}
+
+/// Zeros but for what every record has.
+RecordHeader new_header(RecordKind kind);
 
 /// Offsets in bytes from the record's start; sections that a record lacks are empty.
 struct RecordLayout {
@@ -51,13 +68,17 @@ struct RecordLayout {
 /// The header's fields must be in range (see parse()).
 RecordLayout layout(const RecordHeader& header);
 
-/// A validated record: the header and where its sections are.
+/// A validated record: the header and where its sections are, or the records inside.
 struct Record {
   const RecordHeader* header;
   const float *expand_w, *expand_b, *depthwise_w, *depthwise_b;
   const float *se_reduce_w, *se_reduce_b, *se_expand_w, *se_expand_b;
   const float *project_w, *project_b;
+  std::vector<Record> parts;
 };
+
+/// As pack(), but always a kConv2d or kPointwise record, where each group has one channel too.
+std::vector<std::byte> pack_grouped(const Conv2dSpec& spec);
 
 /// Throws ValueError for anything that pack() can't have written.
 std::vector<Record> parse(const std::string& op, Packed packed);

@@ -17,7 +17,9 @@ struct Block {
   Window window;
   SeparableProblem problem;
   SeparablePlan plan;
-  const float* x;
+  Pixels input;
+
+  const float* pixel(std::int64_t p) const { return input.x + p * input.pixel_stride; }
 };
 
 // The rows of the depthwise input that one task holds: of the image itself, or of the expansion.
@@ -139,8 +141,9 @@ void expand_rows(const Block& b, float* ring, const Rows& rows, std::int64_t fir
     const std::int64_t slot = first % rows.slots;
     const std::int64_t count = std::min(last - first, rows.slots - slot);
     PointwiseArgs a{};
-    a.x = b.x + first * p.w * p.c_in;
-    a.x_stride = p.c_in;
+    a.x = b.pixel(first * p.w);
+    a.x_stride = b.input.pixel_stride;
+    a.offsets = b.input.offsets;
     a.w = b.record.expand_w + first_channel * p.c_in;
     a.w_block_stride = p.c_in * kBlock;
     a.bias = b.record.expand_b + first_channel;
@@ -153,7 +156,7 @@ void expand_rows(const Block& b, float* ring, const Rows& rows, std::int64_t fir
     a.n = channels;
     a.m_block = plan_m_block(a.m, a.k, a.n, b.run.caches);
     a.activation = static_cast<std::int32_t>(b.h.expand_activation);
-    b.run.kernels.pointwise_f32(a);
+    (a.offsets == nullptr ? b.run.kernels.pointwise_f32 : b.run.kernels.conv2d_f32)(a);
     first += count;
   }
 }
@@ -194,7 +197,10 @@ void for_strips(const Block& b, float* ring, std::int64_t first, std::int64_t la
   const std::int64_t sum_stride = round_up(p.c_mid, kBlock);
   const std::int64_t ring_pixels = b.plan.ring_rows * b.plan.ring_columns;
   auto rows_of = [&](std::int64_t channel, std::int64_t channels) {
-    if (!p.has_expand) return Rows{b.x + channel, p.w * p.c_mid, p.c_mid, p.h, false};
+    if (!p.has_expand) {
+      const std::int64_t stride = b.input.pixel_stride;
+      return Rows{b.input.x + channel, p.w * stride, stride, p.h, false};
+    }
     return Rows{ring + ring_pixels * (channel - first_channel), b.plan.ring_columns * channels,
                 channels, b.plan.ring_rows, true};
   };
@@ -243,8 +249,8 @@ PointwiseArgs projection(const Block& b, const float* from, std::int64_t first_r
   a.y_stride = p.c_out;
   a.y_width = p.ow;
   if (b.h.residual != 0) {
-    a.residual = b.x + pixel * p.c_in;
-    a.residual_stride = p.c_in;
+    a.residual = b.pixel(pixel);
+    a.residual_stride = b.input.pixel_stride;
   }
   a.m = rows * p.ow;
   a.k = p.c_mid;
@@ -339,7 +345,7 @@ SeparableProblem separable_problem(const Record& record, const Shape& x, const S
   return p;
 }
 
-void run_separable(const Run& run, const Record& record, const float* x, const Shape& shape,
+void run_separable(const Run& run, const Record& record, const Pixels& x, const Shape& shape,
                    float* y) {
   const RecordHeader& h = *record.header;
   const SeparableProblem p = separable_problem(record, shape, record_output("run", record, shape));

@@ -112,11 +112,57 @@ struct GlobalPoolSpec {
   std::int64_t channels = 0;
 };
 
+/// y[n,c,i,j] = max over the window of x; positions in the padding don't count.
+struct MaxPoolSpec {
+  std::string op = "max_pool2d";
+  std::int64_t channels = 0;
+  Window window;  ///< the padding at most half of the kernel
+};
+
+/// y[n, i * groups + j] = x[n, j * (c / groups) + i].
+struct ChannelShuffleSpec {
+  std::string op = "channel_shuffle";
+  std::int64_t channels = 0;
+  std::int64_t groups = 1;
+};
+
+/// ShuffleNetV2's unit, all with groups = 2. Without a shortcut, x1 and x2 being the halves of x:
+///   y = shuffle(concat(x1, branch(x2)))
+/// and with one: y = shuffle(concat(shortcut(x), branch(x))). Both branches give as many channels.
+struct ShuffleUnitSpec {
+  std::string op = "shuffle_unit";
+  SeparableSpec branch;
+  SeparableSpec shortcut;  ///< absent without a depthwise_weight
+};
+
+/// ShuffleNetV1's unit: f = project(depthwise(shuffle(expand(x)))), and
+///   kNone    y = act(f)
+///   kAdd     y = act(x + f)
+///   kConcat  y = act(concat(average_pool(x), f)), the pool with the depthwise window, its divisor
+///            the window's size
+struct ShuffleUnitV1Spec {
+  enum class Shortcut { kNone, kAdd, kConcat };
+  std::string op = "shuffle_unit_v1";
+  Weight expand_weight, expand_bias;        ///< (c_mid, c_in / expand_groups, 1, 1), (c_mid)
+  Weight depthwise_weight, depthwise_bias;  ///< (c_mid, 1, kh, kw), (c_mid)
+  Weight project_weight, project_bias;      ///< (c_out, c_mid / project_groups, 1, 1), (c_out)
+  Window window;
+  std::int64_t expand_groups = 1, shuffle_groups = 1, project_groups = 1;
+  Activation expand_activation = Activation::kRelu;
+  Activation depthwise_activation = Activation::kNone;
+  Activation activation = Activation::kRelu;
+  Shortcut shortcut = Shortcut::kNone;
+};
+
 /// Each checks its spec (ValueError) and returns the record.
 WEEBILL_API std::vector<std::byte> pack(const Conv2dSpec& spec);
 WEEBILL_API std::vector<std::byte> pack(const SeparableSpec& spec);
 WEEBILL_API std::vector<std::byte> pack(const SqueezeExciteSpec& spec);
 WEEBILL_API std::vector<std::byte> pack(const GlobalPoolSpec& spec);
+WEEBILL_API std::vector<std::byte> pack(const MaxPoolSpec& spec);
+WEEBILL_API std::vector<std::byte> pack(const ChannelShuffleSpec& spec);
+WEEBILL_API std::vector<std::byte> pack(const ShuffleUnitSpec& spec);
+WEEBILL_API std::vector<std::byte> pack(const ShuffleUnitV1Spec& spec);
 
 /// What the address of records must be a multiple of: what malloc gives, and compiled packages of
 /// torch their constants. At multiples of 64, as pack() and torch's tensors have it, no load of
@@ -143,6 +189,11 @@ WEEBILL_API std::vector<std::int64_t> geometry(Packed records);
 /// overlap x. Any x strides are accepted; dense NHWC is used as it is, and so is any layout by a
 /// leading conv2d; the rest costs one copy.
 WEEBILL_API void run(const std::string& op, const TensorView& x, Packed records, float* y);
+
+/// y = channel_shuffle(x, groups) on elements of any size. x and y have the same dense layout:
+/// NHWC, or NCHW. The shape's channels are a multiple of groups. y must not overlap x.
+WEEBILL_API void channel_shuffle(const Shape& shape, std::int64_t groups,
+                                 std::int64_t element_bytes, bool nhwc, const void* x, void* y);
 
 /// Everything about one block that `run` would decide for this input: text, one line per record.
 /// The reasons of the fusion rule are part of it.

@@ -24,6 +24,8 @@ namespace {
 #include "kernels/pointwise.inl"
 #include "kernels/depthwise.inl"
 #include "kernels/channels.inl"
+#include "kernels/pool.inl"
+#include "kernels/shuffle.inl"
 // clang-format on
 
 }  // namespace

@@ -120,4 +120,39 @@ struct InterleaveArgs {
   std::int64_t channels;
 };
 
+/// x[p, c] = act(x[p, c]).
+struct ActivateArgs {
+  float* x;
+  std::int64_t x_stride;
+  std::int64_t pixels;
+  std::int64_t channels;
+  std::int32_t activation;
+};
+
+/// One output row (or a part of it) of a max pooling, every tap inside the row:
+///   y[j, c] = max_{u < rows} max_{v < taps} x_rows[u][(j * stride + v * dilation) * x_stride + c]
+/// NaN if one of them is.
+struct MaxPoolArgs {
+  const float* const* x_rows;  ///< `rows` pointers to the pixel of output column 0, tap 0
+  std::int64_t x_stride;       ///< from one input column to the next
+  float* y;
+  std::int64_t y_stride;
+  std::int64_t rows, taps;  ///< >= 1
+  std::int64_t stride, dilation;
+  std::int64_t columns;  ///< output columns, >= 0
+  std::int64_t channels;
+};
+
+/// The channels of `groups` tensors in turn: the channel shuffle of their concatenation.
+///   y[p, i * groups + j] = x[j][p * x_stride[j] + i]   for i * groups + j < channels
+struct ShuffleArgs {
+  const float* const* x;         ///< `groups` pointers to pixel 0
+  const std::int64_t* x_stride;  ///< `groups` entries
+  float* y;
+  std::int64_t y_stride;
+  std::int64_t pixels;
+  std::int64_t groups;    ///< >= 1
+  std::int64_t channels;  ///< of y, any number >= 0
+};
+
 }  // namespace weebill

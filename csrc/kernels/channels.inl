@@ -51,3 +51,20 @@ void interleave_f32(const InterleaveArgs& a) {
     }
   }
 }
+
+void activate_f32(const ActivateArgs& a) {
+  for (int64_t p = 0; p < a.pixels; ++p) {
+    float* x = a.x + p * a.x_stride;
+    int64_t c = 0;
+    for (; c + kLanes <= a.channels; c += kLanes) {
+      Vec v[1] = {load(x + c)};
+      activate_all(v, a.activation);
+      store(x + c, v[0]);
+    }
+    if (c < a.channels) {
+      Vec v[1] = {load_n(x + c, a.channels - c)};
+      activate_all(v, a.activation);
+      store_n(x + c, v[0], a.channels - c);
+    }
+  }
+}

@@ -36,6 +36,16 @@ inline Vec div(Vec a, Vec b) { return _mm256_div_ps(a, b); }
 // MINPS and MAXPS return the second operand when one is NaN: v goes second.
 inline Vec min_of(Vec v, Vec bound) { return _mm256_min_ps(bound, v); }
 inline Vec max_of(Vec v, Vec bound) { return _mm256_max_ps(bound, v); }
+inline Vec max_nan(Vec a, Vec b) {
+  return _mm256_blendv_ps(_mm256_max_ps(a, b), a, _mm256_cmp_ps(a, a, _CMP_UNORD_Q));
+}
+// UNPCKLPS and UNPCKHPS work within halves of the register; the permutation brings those together.
+inline Vec interleave_low(Vec a, Vec b) {
+  return _mm256_permute2f128_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b), 0x20);
+}
+inline Vec interleave_high(Vec a, Vec b) {
+  return _mm256_permute2f128_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b), 0x31);
+}
 inline Vec round_even(Vec a) {
   return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }

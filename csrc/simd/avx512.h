@@ -37,6 +37,18 @@ inline Vec div(Vec a, Vec b) { return _mm512_div_ps(a, b); }
 // VMINPS and VMAXPS return the second operand when one is NaN: v goes second.
 inline Vec min_of(Vec v, Vec bound) { return _mm512_min_ps(bound, v); }
 inline Vec max_of(Vec v, Vec bound) { return _mm512_max_ps(bound, v); }
+inline Vec max_nan(Vec a, Vec b) {
+  return _mm512_mask_mov_ps(_mm512_max_ps(a, b), _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), a);
+}
+inline Vec interleave_low(Vec a, Vec b) {
+  const __m512i order = _mm512_set_epi32(23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  return _mm512_permutex2var_ps(a, order, b);
+}
+inline Vec interleave_high(Vec a, Vec b) {
+  const __m512i order =
+      _mm512_set_epi32(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8);
+  return _mm512_permutex2var_ps(a, order, b);
+}
 inline Vec round_even(Vec a) {
   return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }

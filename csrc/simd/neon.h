@@ -40,6 +40,9 @@ inline Vec div(Vec a, Vec b) { return vdivq_f32(a, b); }
 // FMIN and FMAX return NaN when one operand is NaN; bounds never are.
 inline Vec min_of(Vec v, Vec bound) { return vminq_f32(v, bound); }
 inline Vec max_of(Vec v, Vec bound) { return vmaxq_f32(v, bound); }
+inline Vec max_nan(Vec a, Vec b) { return vmaxq_f32(a, b); }
+inline Vec interleave_low(Vec a, Vec b) { return vzip1q_f32(a, b); }
+inline Vec interleave_high(Vec a, Vec b) { return vzip2q_f32(a, b); }
 inline Vec round_even(Vec a) { return vrndnq_f32(a); }
 inline Vec pow2(Vec a) {
   const int32x4_t exponent = vaddq_s32(vcvtq_s32_f32(a), vdupq_n_s32(127));

@@ -29,6 +29,9 @@ inline Vec mul(Vec a, Vec b) { return {a.v * b.v}; }
 inline Vec div(Vec a, Vec b) { return {a.v / b.v}; }
 inline Vec min_of(Vec v, Vec bound) { return {bound.v < v.v ? bound.v : v.v}; }
 inline Vec max_of(Vec v, Vec bound) { return {bound.v > v.v ? bound.v : v.v}; }
+inline Vec max_nan(Vec a, Vec b) { return {a.v > b.v || a.v != a.v ? a.v : b.v}; }
+inline Vec interleave_low(Vec a, Vec) { return a; }
+inline Vec interleave_high(Vec, Vec b) { return b; }
 inline Vec round_even(Vec a) {
   const float magic = 12582912.0f;  // 1.5 * 2^23: the sum drops the fraction, rounding to even
   volatile float shifted = a.v + magic;

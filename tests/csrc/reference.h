@@ -370,4 +370,104 @@ inline Tensor separable(const SeparableSpec& spec, const Tensor& x) {
   return t;
 }
 
+inline Tensor max_pool(const Window& window, const Tensor& x) {
+  const Geometry g = geometry(window, window.kernel_h, window.kernel_w, x.shape);
+  Tensor y({x.shape.n, x.shape.c, g.vertical.size, g.horizontal.size});
+  for (std::int64_t n = 0; n < y.shape.n; ++n) {
+    for (std::int64_t i = 0; i < y.shape.h; ++i) {
+      for (std::int64_t j = 0; j < y.shape.w; ++j) {
+        for (std::int64_t c = 0; c < y.shape.c; ++c) {
+          Bounded best{-HUGE_VAL, 0};
+          for (std::int64_t u = 0; u < window.kernel_h; ++u) {
+            for (std::int64_t v = 0; v < window.kernel_w; ++v) {
+              const std::int64_t row =
+                  i * window.stride_h + u * window.dilation_h - g.vertical.before;
+              const std::int64_t column =
+                  j * window.stride_w + v * window.dilation_w - g.horizontal.before;
+              if (row < 0 || row >= x.shape.h || column < 0 || column >= x.shape.w) continue;
+              const Bounded& value = x.at(n, c, row, column);
+              best.value =
+                  std::isnan(value.value) || value.value > best.value ? value.value : best.value;
+              best.error = std::max(best.error, value.error);
+            }
+          }
+          y.at(n, c, i, j) = best;
+        }
+      }
+    }
+  }
+  return y;
+}
+
+inline Tensor average_pool(const Window& window, const Tensor& x) {
+  const std::vector<float> weight(
+      static_cast<std::size_t>(x.shape.c * window.kernel_h * window.kernel_w),
+      1.0f / static_cast<float>(window.kernel_h * window.kernel_w));
+  return linear_conv2d({weight.data(), {x.shape.c, 1, window.kernel_h, window.kernel_w}}, {},
+                       window, x.shape.c, x);
+}
+
+/// The channels `source(c)` of x, for c in [0, channels).
+template <typename Source>
+Tensor take_channels(const Tensor& x, std::int64_t channels, Source source) {
+  Tensor y({x.shape.n, channels, x.shape.h, x.shape.w});
+  for (std::int64_t n = 0; n < x.shape.n; ++n) {
+    for (std::int64_t i = 0; i < x.shape.h; ++i) {
+      for (std::int64_t j = 0; j < x.shape.w; ++j) {
+        for (std::int64_t c = 0; c < channels; ++c) y.at(n, c, i, j) = x.at(n, source(c), i, j);
+      }
+    }
+  }
+  return y;
+}
+
+inline Tensor concat(const Tensor& a, const Tensor& b) {
+  Tensor y({a.shape.n, a.shape.c + b.shape.c, a.shape.h, a.shape.w});
+  for (std::int64_t n = 0; n < y.shape.n; ++n) {
+    for (std::int64_t i = 0; i < y.shape.h; ++i) {
+      for (std::int64_t j = 0; j < y.shape.w; ++j) {
+        for (std::int64_t c = 0; c < y.shape.c; ++c) {
+          y.at(n, c, i, j) = c < a.shape.c ? a.at(n, c, i, j) : b.at(n, c - a.shape.c, i, j);
+        }
+      }
+    }
+  }
+  return y;
+}
+
+inline Tensor channel_shuffle(const Tensor& x, std::int64_t groups) {
+  const std::int64_t per_group = x.shape.c / groups;
+  return take_channels(x, x.shape.c,
+                       [&](std::int64_t c) { return c % groups * per_group + c / groups; });
+}
+
+inline Tensor shuffle_unit(const ShuffleUnitSpec& spec, const Tensor& x) {
+  if (spec.shortcut.depthwise_weight) {
+    return channel_shuffle(concat(separable(spec.shortcut, x), separable(spec.branch, x)), 2);
+  }
+  const std::int64_t half = x.shape.c / 2;
+  const Tensor x1 = take_channels(x, half, [](std::int64_t c) { return c; });
+  const Tensor x2 = take_channels(x, half, [&](std::int64_t c) { return half + c; });
+  return channel_shuffle(concat(x1, separable(spec.branch, x2)), 2);
+}
+
+inline Tensor shuffle_unit_v1(const ShuffleUnitV1Spec& spec, const Tensor& x) {
+  using Shortcut = ShuffleUnitV1Spec::Shortcut;
+  const Window pointwise;
+  Tensor t = activated(
+      linear_conv2d(spec.expand_weight, spec.expand_bias, pointwise, spec.expand_groups, x),
+      spec.expand_activation);
+  t = channel_shuffle(t, spec.shuffle_groups);
+  t = activated(
+      linear_conv2d(spec.depthwise_weight, spec.depthwise_bias, spec.window, t.shape.c, t),
+      spec.depthwise_activation);
+  t = linear_conv2d(spec.project_weight, spec.project_bias, pointwise, spec.project_groups, t);
+  if (spec.shortcut == Shortcut::kAdd) {
+    for (std::size_t i = 0; i < t.data.size(); ++i) t.data[i] = add(x.data[i], t.data[i]);
+  } else if (spec.shortcut == Shortcut::kConcat) {
+    t = concat(average_pool(spec.window, x), t);
+  }
+  return activated(t, spec.activation);
+}
+
 }  // namespace weebill::reference

@@ -1,4 +1,4 @@
-// sum_f32, scale_f32 and interleave_f32: loops over pixels and channels.
+// sum_f32, scale_f32, interleave_f32 and activate_f32: loops over pixels and channels.
 #include "kernel_cases.h"
 
 namespace weebill::testing {
@@ -114,6 +114,30 @@ void test_cases_of_interleave_f32() {
           variant.kernel({x.data(), x_stride, y.data(), pixels, channels});
           WEEBILL_EXPECT(x.unchanged(image));
           expect_bounded(gather(y, pixels, channels, [&](std::int64_t p) { return p * channels; }),
+                         expected, channels);
+        }
+      }
+    }
+  }
+}
+
+void test_cases_of_activate_f32() {
+  for (std::int64_t channels : selected(kChannels, 12)) {
+    for (std::int64_t pixels : selected(kPixels, 4)) {
+      const std::int32_t activation = rng().pick(kActivations);
+      std::vector<float> values = draw(pixels * channels);
+      for (float& value : values) value *= 8;
+      std::vector<Bounded> expected(values.size());
+      for (std::size_t i = 0; i < values.size(); ++i) {
+        expected[i] = reference::apply(activation, {values[i], 0});
+      }
+      for (const auto& variant : variants(&KernelTable::activate_f32)) {
+        for (Flush flush : {Flush::kEnd, Flush::kStart}) {
+          const std::int64_t stride = any_stride(channels);
+          describe(variant.isa, pixels, channels, stride, activation, flush);
+          const Guarded<float> x("x", spread(values.data(), pixels, channels, stride), flush);
+          variant.kernel({x.data(), stride, pixels, channels, activation});
+          expect_bounded(gather(x, pixels, channels, [&](std::int64_t p) { return p * stride; }),
                          expected, channels);
         }
       }

@@ -1,0 +1,124 @@
+// The units of ShuffleNetV2.
+//
+// A run of units moves no channel before its end. Every branch writes a dense tensor of its own;
+// the value between two units is only known by where its channels are:
+//
+//   y_t[2i] = y_{t-1}[i], y_t[2i+1] = b_t[i],   i < half;   y_0 = b_0
+//
+// where b_0 is the shortcut's output (or the first half of x) and b_t the t-th branch's. A branch
+// reads the second half of y_t through a table of offsets. The end of the run puts the channels
+// into their places: the first `n` channels of y_t are those of y_{t-1} and b_t in turn, n / 2
+// each.
+#include <algorithm>
+
+#include "core/drivers.h"
+#include "core/workspace.h"
+
+namespace weebill {
+namespace {
+
+/// The tensors b_0 ... b_t, of `half` channels each.
+class Pieces {
+ public:
+  /// Tensors of which no channel is part of the value any more are used again: of b_t (t > 0) the
+  /// first half / 2^s channels are left s units later. b_0 keeps one for ever.
+  Pieces(Workspace::Scope& scope, std::int64_t units, std::int64_t pixels, std::int64_t half)
+      : half_(half), tensor_(pixels * half) {
+    std::int64_t lives = 0;  // units until nothing is left
+    while ((std::int64_t{1} << lives) < 2 * half) ++lives;
+    count_ = std::min(units + 1, lives + 2);
+    memory_ = scope.take(count_ * tensor_);
+  }
+
+  float* tensor(std::int64_t t) const { return memory_ + slot(t) * tensor_; }
+
+  /// Where channel c of y_t is, as an offset from tensor(0).
+  std::int64_t offset(std::int64_t t, std::int64_t c) const {
+    while (t > 0 && c % 2 == 0) {
+      c /= 2;
+      --t;
+    }
+    return slot(t) * tensor_ + (t > 0 ? c / 2 : c);
+  }
+
+ private:
+  std::int64_t slot(std::int64_t t) const { return t == 0 ? 0 : 1 + (t - 1) % (count_ - 1); }
+
+  std::int64_t half_, tensor_, count_;
+  float* memory_;
+};
+
+/// y_t, its channels in their places. b(s) is the tensor b_s, b_0's pixels are `stride_0` apart.
+template <typename Tensor>
+void put_in_order(const Run& run, std::int64_t t, Tensor b, std::int64_t stride_0,
+                  std::int64_t half, std::int64_t pixels, float* y) {
+  // Blocks of pixels small enough for the first cache.
+  constexpr std::int64_t kPixels = 16;
+  const std::int64_t blocks = (pixels + kPixels - 1) / kPixels;
+  const std::int64_t tasks =
+      std::min<std::int64_t>(plan_threads(pixels * half * 8, run.threads), blocks);
+  Workspace::Scope scope(Workspace::of_this_thread());
+  const std::int64_t buffer = kPixels * half;
+  float* scratch = scope.take(tasks * 2 * buffer);
+  run.for_each(tasks, [&](std::int64_t task) {
+    float* const mine = scratch + task * 2 * buffer;
+    const std::int64_t last = std::min((task + 1) * blocks / tasks * kPixels, pixels);
+    for (std::int64_t first = task * blocks / tasks * kPixels; first < last; first += kPixels) {
+      const std::int64_t count = std::min(kPixels, last - first);
+      const float* value = b(0) + first * stride_0;
+      std::int64_t value_stride = stride_0;
+      for (std::int64_t s = 1; s <= t; ++s) {
+        // As many channels of y_s as y_t takes of it.
+        std::int64_t channels = 2 * half;
+        for (std::int64_t later = s; later < t; ++later) channels = (channels + 1) / 2;
+        float* to = s == t ? y + first * 2 * half : mine + s % 2 * buffer;
+        const float* const from[2] = {value, b(s) + first * half};
+        const std::int64_t strides[2] = {value_stride, half};
+        run.kernels.channel_shuffle_f32({from, strides, to, channels, count, 2, channels});
+        value = to;
+        value_stride = channels;
+      }
+    }
+  });
+}
+
+}  // namespace
+
+void run_shuffle_units(const Run& run, const Record* units, std::size_t count, const float* x,
+                       const Shape& shape, float* y) {
+  const Record& first = units[0];
+  const bool has_shortcut = first.parts.size() == 2;
+  const Shape out = record_output("run", first, {1, shape.c, shape.h, shape.w});
+  const std::int64_t pixels = out.h * out.w;
+  const std::int64_t half = out.c / 2;
+  const auto last = static_cast<std::int64_t>(count);
+  Workspace::Scope scope(Workspace::of_this_thread());
+  const Pieces pieces(scope, last, pixels, half);
+  Shape in = shape;
+  if (has_shortcut) {
+    run_separable(run, first.parts[1], {x, shape.c}, in, pieces.tensor(0));
+    run_separable(run, first.parts[0], {x, shape.c}, in, pieces.tensor(1));
+  } else {
+    in.c = half;
+    run_separable(run, first.parts[0], {x + half, shape.c}, in, pieces.tensor(1));
+    if (count == 1) {
+      put_in_order(
+          run, 1, [&](std::int64_t s) { return s == 0 ? x : pieces.tensor(s); }, shape.c, half,
+          pixels, y);
+      return;
+    }
+    // The table wants all pixels equally far apart.
+    const std::int64_t stride = shape.c;
+    run.kernels.channel_shuffle_f32({&x, &stride, pieces.tensor(0), half, pixels, 1, half});
+  }
+  std::int64_t* offsets = scope.take<std::int64_t>(half);
+  const Shape inside = {1, half, out.h, out.w};
+  for (std::int64_t t = 1; t < last; ++t) {
+    for (std::int64_t c = 0; c < half; ++c) offsets[c] = pieces.offset(t, half + c);
+    const Record& branch = units[t].parts[0];
+    run_separable(run, branch, {pieces.tensor(0), half, offsets}, inside, pieces.tensor(t + 1));
+  }
+  put_in_order(run, last, [&](std::int64_t s) { return pieces.tensor(s); }, half, half, pixels, y);
+}
+
+}  // namespace weebill
