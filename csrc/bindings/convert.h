@@ -68,4 +68,13 @@ inline Window make_window(const std::string& op, const std::vector<std::int64_t>
   return window;
 }
 
+/// "none", "add" or "concat": what a unit of ShuffleNetV1 does with its input.
+inline ShuffleUnitV1Spec::Shortcut parse_shortcut(const std::string& op, const std::string& name) {
+  using Shortcut = ShuffleUnitV1Spec::Shortcut;
+  if (name == "none") return Shortcut::kNone;
+  if (name == "add") return Shortcut::kAdd;
+  if (name == "concat") return Shortcut::kConcat;
+  throw ValueError(concat(op, ": shortcut must be one of none, add, concat, got '", name, "'"));
+}
+
 }  // namespace weebill::bindings

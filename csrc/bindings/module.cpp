@@ -112,6 +112,68 @@ py::array pack_global_avg_pool2d(std::int64_t channels) {
   return record_array(pack(spec));
 }
 
+py::array pack_max_pool2d(std::int64_t channels, const Integers& kernel, const Integers& stride,
+                          const py::object& padding, const Integers& dilation) {
+  MaxPoolSpec spec;
+  spec.channels = channels;
+  spec.window = parse_window(spec.op, stride, padding, dilation);
+  check(kernel.size() == 2 && kernel[0] >= 1 && kernel[1] >= 1 && kernel[0] <= 1 << 12 &&
+            kernel[1] <= 1 << 12,
+        spec.op, ": kernel must be two numbers from 1 to 4096, got ", text_of(kernel));
+  spec.window.kernel_h = static_cast<std::int32_t>(kernel[0]);
+  spec.window.kernel_w = static_cast<std::int32_t>(kernel[1]);
+  return record_array(pack(spec));
+}
+
+py::array pack_channel_shuffle(std::int64_t channels, std::int64_t groups) {
+  ChannelShuffleSpec spec;
+  spec.channels = channels;
+  spec.groups = groups;
+  return record_array(pack(spec));
+}
+
+/// The record of a separable block as part of a unit.
+py::array pack_shuffle_unit(const py::object& branch, const py::object& shortcut) {
+  const std::string op = "shuffle_unit";
+  const py::array main = checked_array<std::uint8_t>(op, "branch", branch, "uint8");
+  std::vector<std::byte> record;
+  if (shortcut.is_none()) {
+    record = pack_shuffle_unit(packed_view(op, main), {});
+  } else {
+    const py::array other = checked_array<std::uint8_t>(op, "shortcut", shortcut, "uint8");
+    record = pack_shuffle_unit(packed_view(op, main), packed_view(op, other));
+  }
+  return record_array(record);
+}
+
+py::array pack_shuffle_unit_v1(const py::object& expand_weight, const py::object& expand_bias,
+                               const py::object& depthwise_weight, const py::object& depthwise_bias,
+                               const py::object& project_weight, const py::object& project_bias,
+                               const Integers& stride, const py::object& padding,
+                               const Integers& dilation, std::int64_t expand_groups,
+                               std::int64_t groups, std::int64_t project_groups,
+                               const std::string& expand_activation,
+                               const std::string& depthwise_activation,
+                               const std::string& activation, const std::string& shortcut) {
+  ShuffleUnitV1Spec spec;
+  WeightArguments weights(spec.op);
+  spec.expand_weight = weights.weight("expand_weight", expand_weight);
+  spec.expand_bias = weights.weight("expand_bias", expand_bias);
+  spec.depthwise_weight = weights.weight("depthwise_weight", depthwise_weight);
+  spec.depthwise_bias = weights.weight("depthwise_bias", depthwise_bias);
+  spec.project_weight = weights.weight("project_weight", project_weight);
+  spec.project_bias = weights.weight("project_bias", project_bias);
+  spec.window = parse_window(spec.op, stride, padding, dilation);
+  spec.expand_groups = expand_groups;
+  spec.shuffle_groups = groups;
+  spec.project_groups = project_groups;
+  spec.expand_activation = weights.activation("expand_activation", expand_activation);
+  spec.depthwise_activation = weights.activation("depthwise_activation", depthwise_activation);
+  spec.activation = weights.activation("activation", activation);
+  spec.shortcut = parse_shortcut(spec.op, shortcut);
+  return record_array(pack(spec));
+}
+
 py::array join(const std::vector<py::object>& records) {
   std::vector<py::array> arrays;
   py::ssize_t bytes = 0;
@@ -282,6 +344,17 @@ void define_packing(py::module_& m) {
         "op"_a = "squeeze_excite", "Record of x * gate(expand(activation(reduce(mean(x))))).");
   m.def("pack_global_avg_pool2d", &pack_global_avg_pool2d, "channels"_a,
         "Record of the mean over height and width.");
+  m.def("pack_max_pool2d", &pack_max_pool2d, "channels"_a, "kernel"_a, "stride"_a, "padding"_a,
+        "dilation"_a, "Record of the maximum over a window.");
+  m.def("pack_channel_shuffle", &pack_channel_shuffle, "channels"_a, "groups"_a,
+        "Record of a channel shuffle.");
+  m.def("pack_shuffle_unit", &pack_shuffle_unit, "branch"_a, "shortcut"_a = py::none(),
+        "Record of ShuffleNetV2's unit from the records of its branches (pack_separable).");
+  m.def("pack_shuffle_unit_v1", &pack_shuffle_unit_v1, py::kw_only(), "expand_weight"_a,
+        "expand_bias"_a, "depthwise_weight"_a, "depthwise_bias"_a, "project_weight"_a,
+        "project_bias"_a, "stride"_a, "padding"_a, "dilation"_a, "expand_groups"_a, "groups"_a,
+        "project_groups"_a, "expand_activation"_a = "relu", "depthwise_activation"_a = "none",
+        "activation"_a = "relu", "shortcut"_a = "none", "Record of ShuffleNetV1's unit.");
   m.def("join", &join, "records"_a, "One aligned array of several records, to be run in turn.");
 }
 

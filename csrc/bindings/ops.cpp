@@ -12,155 +12,14 @@
 #include <new>
 #include <stdexcept>
 
-#include "bindings/convert.h"
-#include "bindings/stable_torch.h"
+#include "bindings/arguments.h"
+#include "bindings/records.h"
+#include "bindings/shuffle_ops.h"
 #include "core/parallel.h"
 #include "core/weebill.h"
 
 namespace weebill::bindings {
 namespace {
-
-constexpr std::size_t kAlignment = 64;
-
-// --- threads -------------------------------------------------------------------------------------
-
-/// The body of one parallel region. An exception must not pass through torch's C interface: the
-/// first one waits here until the region has ended.
-struct Region {
-  void (*body)(void* context, std::int64_t begin, std::int64_t end);
-  void* context;
-  std::mutex mutex;
-  std::exception_ptr error;
-};
-
-void run_part(std::int64_t begin, std::int64_t end, void* pointer) {
-  auto* region = static_cast<Region*>(pointer);
-  try {
-    region->body(region->context, begin, end);
-  } catch (...) {
-    const std::lock_guard<std::mutex> lock(region->mutex);
-    if (!region->error) region->error = std::current_exception();
-  }
-}
-
-void torch_parallel_run(std::int64_t tasks, void (*body)(void*, std::int64_t, std::int64_t),
-                        void* context) {
-  Region region{body, context, {}, nullptr};
-  torch_check(torch_parallel_for(0, tasks, 1, &run_part, &region), "run a parallel region");
-  if (region.error) std::rethrow_exception(region.error);
-}
-
-int torch_threads() {
-  std::uint32_t threads = 1;
-  torch_check(torch_get_num_threads(&threads), "tell the number of threads");
-  return static_cast<int>(threads);
-}
-
-// --- arguments -----------------------------------------------------------------------------------
-
-/// x as the core sees it.
-TensorView input_view(const std::string& op, const TensorHandle& x) {
-  const TensorInfo info = tensor_info(op, "x", x);
-  if (info.dtype != aoti_torch_dtype_float32()) {
-    throw TypeError(concat(op, ": x must be float32, got ", dtype_name(info.dtype)));
-  }
-  check(info.dim == 4, op, ": x must have 4 dimensions (n, c, h, w), got ", info.dim);
-  return make_view(static_cast<const float*>(info.data), info.sizes, info.strides);
-}
-
-/// A weight of a call: checked, and C-contiguous for the core. `model.to(channels_last)` gives the
-/// weights other strides too, so those are gathered.
-class WeightArgument {
- public:
-  explicit WeightArgument(TensorHandle tensor) : tensor_(std::move(tensor)) {}
-
-  Weight view(const std::string& op, const char* name) {
-    if (!tensor_) return {};
-    const TensorInfo info = tensor_info(op, name, tensor_);
-    if (info.dtype != aoti_torch_dtype_float32()) {
-      throw TypeError(concat(op, ": ", name, " must be float32, got ", dtype_name(info.dtype)));
-    }
-    Weight weight;
-    weight.shape.assign(info.sizes, info.sizes + info.dim);
-    std::int64_t elements = 1;
-    bool contiguous = true;
-    for (std::int64_t axis = info.dim - 1; axis >= 0; --axis) {
-      contiguous = contiguous && (info.sizes[axis] == 1 || info.strides[axis] == elements);
-      elements *= info.sizes[axis];
-    }
-    // The core takes a null pointer for "not given"; an empty tensor is given, and wrong.
-    check(elements > 0, op, ": ", name, " must not be empty, got a tensor without elements");
-    weight.data = static_cast<const float*>(info.data);
-    if (!contiguous) {
-      gathered_.reserve(static_cast<std::size_t>(elements));
-      gather(info, 0, weight.data);
-      weight.data = gathered_.data();
-    }
-    return weight;
-  }
-
- private:
-  void gather(const TensorInfo& info, std::int64_t axis, const float* from) {
-    if (axis == info.dim) {
-      gathered_.push_back(*from);
-      return;
-    }
-    for (std::int64_t i = 0; i < info.sizes[axis]; ++i) {
-      gather(info, axis + 1, from + i * info.strides[axis]);
-    }
-  }
-
-  TensorHandle tensor_;
-  std::vector<float> gathered_;
-};
-
-/// The records of one call, joined at an address that the core accepts.
-class Records {
- public:
-  void add(const std::vector<std::byte>& record) {
-    bytes_.insert(bytes_.end(), record.begin(), record.end());
-  }
-
-  Packed packed() {
-    memory_.reset(
-        static_cast<std::byte*>(::operator new(bytes_.size(), std::align_val_t{kAlignment})));
-    std::memcpy(memory_.get(), bytes_.data(), bytes_.size());
-    return {memory_.get(), bytes_.size()};
-  }
-
- private:
-  struct Free {
-    void operator()(std::byte* memory) const {
-      ::operator delete(memory, std::align_val_t{kAlignment});
-    }
-  };
-  std::vector<std::byte> bytes_;
-  std::unique_ptr<std::byte, Free> memory_;
-};
-
-TensorHandle run_on(const std::string& op, const TensorView& x, Packed records) {
-  const Shape shape = output_shape(op, {x.n, x.c, x.h, x.w}, records);
-  TensorHandle y = empty_tensor<4>({shape.n, shape.c, shape.h, shape.w},
-                                   {shape.h * shape.w * shape.c, 1, shape.w * shape.c, shape.c});
-  run(op, x, records, float_data(y));
-  return y;
-}
-
-TensorHandle run_packed(const std::string& op, const TensorView& x,
-                        const std::vector<std::byte>& record) {
-  Records records;
-  records.add(record);
-  return run_on(op, x, records.packed());
-}
-
-/// Padding [-1] asks for TensorFlow's SAME. (An empty list would say it better, but compiled
-/// packages of torch turn one into None.)
-Window window_of(const std::string& op, const std::vector<std::int64_t>& stride,
-                 const std::vector<std::int64_t>& padding,
-                 const std::vector<std::int64_t>& dilation) {
-  const bool same = padding.size() == 1 && padding[0] == -1;
-  return make_window(op, stride, padding, dilation, same);
-}
 
 // --- kernels -------------------------------------------------------------------------------------
 
@@ -384,20 +243,6 @@ TensorHandle inverted_residual_kernel(Arguments arguments) {
   return run_packed(op, view, pack(spec));
 }
 
-/// What torch calls: the kernel between the stack and the error convention of this file.
-template <TensorHandle (*kernel)(Arguments)>
-void boxed(StableIValue* stack, std::uint64_t, std::uint64_t) {
-  static constexpr ParallelHook kTorch = {&torch_parallel_run, &torch_threads};
-  const ParallelScope threads_of_torch(kTorch);
-  try {
-    stack[0] = torch::stable::detail::from(kernel(Arguments(stack)).release());
-  } catch (const TypeError& error) {
-    throw std::runtime_error(concat("TypeError: ", error.what()));
-  } catch (const NotSupported& error) {
-    throw std::runtime_error(concat("NotImplementedError: ", error.what()));
-  }
-}
-
 }  // namespace
 }  // namespace weebill::bindings
 
@@ -426,6 +271,7 @@ STABLE_TORCH_LIBRARY(weebill, m) {
       "Tensor project_weight, Tensor? project_bias, int[] stride, int[] padding, int[] dilation, "
       "str expand_activation, str depthwise_activation, str se_activation, str se_gate, "
       "str project_activation, bool residual) -> Tensor");
+  weebill::bindings::define_shuffle_ops(m);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(weebill, CPU, m) {
@@ -438,4 +284,5 @@ STABLE_TORCH_LIBRARY_IMPL(weebill, CPU, m) {
   m.impl("squeeze_excite", &boxed<squeeze_excite_kernel>);
   m.impl("depthwise_pointwise", &boxed<depthwise_pointwise_kernel>);
   m.impl("inverted_residual", &boxed<inverted_residual_kernel>);
+  implement_shuffle_ops(m);
 }

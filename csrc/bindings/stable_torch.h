@@ -143,22 +143,27 @@ class Arguments {
   StableIValue* next_;
 };
 
-/// An uninitialised float32 tensor on the CPU.
+/// An uninitialised tensor on the CPU, float32 unless another dtype is given.
 template <std::size_t rank>
 TensorHandle empty_tensor(const std::array<std::int64_t, rank>& sizes,
-                          const std::array<std::int64_t, rank>& strides) {
+                          const std::array<std::int64_t, rank>& strides,
+                          std::int32_t dtype = aoti_torch_dtype_float32()) {
   AtenTensorHandle handle = nullptr;
-  torch_check(aoti_torch_empty_strided(static_cast<std::int64_t>(rank), sizes.data(),
-                                       strides.data(), aoti_torch_dtype_float32(),
-                                       aoti_torch_device_type_cpu(), 0, &handle),
-              "make a tensor");
+  torch_check(
+      aoti_torch_empty_strided(static_cast<std::int64_t>(rank), sizes.data(), strides.data(), dtype,
+                               aoti_torch_device_type_cpu(), 0, &handle),
+      "make a tensor");
   return TensorHandle(handle);
 }
 
-inline float* float_data(const TensorHandle& tensor) {
+inline void* data_of(const TensorHandle& tensor) {
   void* data = nullptr;
   torch_check(aoti_torch_get_data_ptr(tensor.get(), &data), "tell a tensor's address");
-  return static_cast<float*>(data);
+  return data;
+}
+
+inline float* float_data(const TensorHandle& tensor) {
+  return static_cast<float*>(data_of(tensor));
 }
 
 }  // namespace weebill::bindings

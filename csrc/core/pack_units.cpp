@@ -54,35 +54,52 @@ void check_groups(const std::string& op, const char* name, std::int64_t groups, 
         of, ", got ", groups);
 }
 
-}  // namespace
-
-Bytes pack(const ShuffleUnitSpec& spec) {
-  const std::string& op = spec.op;
-  SeparableSpec branch = spec.branch, shortcut = spec.shortcut;
-  branch.op = shortcut.op = op;
-  std::vector<Bytes> parts = {pack(branch)};
-  const bool has_shortcut = static_cast<bool>(spec.shortcut.depthwise_weight);
-  check(has_shortcut || !(shortcut.project_weight || shortcut.depthwise_bias), op,
-        ": shortcut_depthwise_weight must be given where another shortcut weight is");
+// `shortcut` may be empty.
+Bytes unit_of(const std::string& op, Bytes branch, Bytes shortcut) {
+  std::vector<Bytes> parts = {std::move(branch)};
   const RecordHeader main = header_of(parts[0]);
   RecordHeader header = new_header(RecordKind::kShuffleUnit);
-  header.c_out = as_int(2 * std::int64_t{main.c_out});
-  if (has_shortcut) {
-    parts.push_back(pack_as("shortcut_", shortcut));
-    const RecordHeader& other = header_of(parts[1]);
+  check(main.c_out <= kMaxChannels / 2, op, ": project_weight must have at most ", kMaxChannels / 2,
+        " output channels, got ", main.c_out);
+  header.c_out = 2 * main.c_out;
+  if (shortcut.empty()) {
+    check(main.c_in == main.c_out, op, ": project_weight must give ", main.c_in,
+          " channels as the branch takes, for a unit without a shortcut branch, got ", main.c_out);
+    header.c_in = header.c_out;
+  } else {
+    const RecordHeader other = header_of(shortcut);
     check(other.c_in == main.c_in, op, ": shortcut_depthwise_weight must have ", main.c_in,
           " channels as the branch's input, got ", other.c_in);
     check(other.c_out == main.c_out, op, ": shortcut_project_weight must give ", main.c_out,
           " channels as the branch, got ", other.c_out);
     header.c_in = main.c_in;
-  } else {
-    check(main.c_in == main.c_out, op, ": project_weight must give ", main.c_in,
-          " channels as the branch takes, for a unit without a shortcut branch, got ", main.c_out);
-    header.c_in = header.c_out;
+    parts.push_back(std::move(shortcut));
   }
-  check(header.c_out <= kMaxChannels, op, ": project_weight must have at most ", kMaxChannels / 2,
-        " output channels, got ", main.c_out);
   return join(header, parts);
+}
+
+}  // namespace
+
+Bytes pack(const ShuffleUnitSpec& spec) {
+  SeparableSpec branch = spec.branch, shortcut = spec.shortcut;
+  branch.op = shortcut.op = spec.op;
+  const bool has_shortcut = static_cast<bool>(shortcut.depthwise_weight);
+  check(has_shortcut || !(shortcut.project_weight || shortcut.depthwise_bias), spec.op,
+        ": shortcut_depthwise_weight must be given where another shortcut weight is");
+  Bytes main = pack(branch);
+  return unit_of(spec.op, std::move(main), has_shortcut ? pack_as("shortcut_", shortcut) : Bytes());
+}
+
+Bytes pack_shuffle_unit(Packed branch, Packed shortcut) {
+  const std::string op = "shuffle_unit";
+  auto copy = [&op](const char* name, Packed packed) {
+    const std::vector<Record> records = parse(op, packed);
+    check(records.size() == 1 && records[0].header->kind == RecordKind::kSeparable, op, ": ", name,
+          " must be one separable block, got ", records.size(), " records or another kind");
+    return Bytes(packed.data, packed.data + packed.bytes);
+  };
+  return unit_of(op, copy("branch", branch),
+                 shortcut.bytes > 0 ? copy("shortcut", shortcut) : Bytes());
 }
 
 Bytes pack(const ShuffleUnitV1Spec& spec) {

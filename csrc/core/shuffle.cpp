@@ -55,21 +55,62 @@ void shuffle_elements(const Run& run, const void* x, std::int64_t pixels, std::i
 }
 
 // Every plane is moved whole.
-void shuffle_planes(const Run& run, const Shape& s, std::int64_t groups, std::int64_t plane_bytes,
-                    const void* x, void* y) {
-  const std::int64_t per_group = s.c / groups;
-  const std::int64_t planes = s.n * s.c;
+void shuffle_planes(const Run& run, const AnyTensorView& x, std::int64_t groups, void* y) {
+  const std::int64_t per_group = x.c / groups;
+  const std::int64_t planes = x.n * x.c, plane_bytes = x.h * x.w * x.element_bytes;
   const std::int64_t work = planes * plane_bytes / std::int64_t{sizeof(float)} * kWorkPerElement;
   const std::int64_t tasks = std::min<std::int64_t>(plan_threads(work, run.threads), planes);
   run.for_each(tasks, [&](std::int64_t task) {
     for (std::int64_t at = task * planes / tasks; at < (task + 1) * planes / tasks; ++at) {
-      const std::int64_t image = at / s.c, c = at % s.c;
-      const std::int64_t source = image * s.c + c % groups * per_group + c / groups;
+      const std::int64_t c = at % x.c;
+      const std::int64_t source =
+          at / x.c * x.stride_n + (c % groups * per_group + c / groups) * x.stride_c;
       std::memcpy(static_cast<std::byte*>(y) + at * plane_bytes,
-                  static_cast<const std::byte*>(x) + source * plane_bytes,
+                  static_cast<const std::byte*>(x.data) + source * x.element_bytes,
                   static_cast<std::size_t>(plane_bytes));
     }
   });
+}
+
+// Any strides, in the order of y.
+template <typename T>
+void shuffle_strided(const Run& run, const AnyTensorView& x, std::int64_t groups, bool nhwc,
+                     void* y) {
+  const std::int64_t per_group = x.c / groups;
+  const std::int64_t rows = x.n * x.h;
+  const std::int64_t tasks =
+      std::min<std::int64_t>(plan_threads(rows * x.w * x.c * kWorkPerElement, run.threads), rows);
+  const std::int64_t to_c = nhwc ? 1 : x.h * x.w, to_w = nhwc ? x.c : 1;
+  const std::int64_t to_h = nhwc ? x.w * x.c : x.w;
+  run.for_each(tasks, [&](std::int64_t task) {
+    for (std::int64_t row = task * rows / tasks; row < (task + 1) * rows / tasks; ++row) {
+      const std::int64_t image = row / x.h, i = row % x.h;
+      const T* from = static_cast<const T*>(x.data) + image * x.stride_n + i * x.stride_h;
+      T* to = static_cast<T*>(y) + image * x.c * x.h * x.w + i * to_h;
+      for (std::int64_t c = 0; c < x.c; ++c) {
+        const T* source = from + (c % groups * per_group + c / groups) * x.stride_c;
+        for (std::int64_t j = 0; j < x.w; ++j) to[c * to_c + j * to_w] = source[j * x.stride_w];
+      }
+    }
+  });
+}
+
+template <typename T>
+void shuffle(const Run& run, const AnyTensorView& x, std::int64_t groups, bool nhwc, void* y) {
+  const bool pixels = (x.c == 1 || x.stride_c == 1) && (x.w == 1 || x.stride_w == x.c) &&
+                      (x.h == 1 || x.stride_h == x.w * x.c) &&
+                      (x.n == 1 || x.stride_n == x.h * x.w * x.c);
+  const bool planes = (x.w == 1 || x.stride_w == 1) && (x.h == 1 || x.stride_h == x.w);
+  if (!nhwc && planes) {
+    shuffle_planes(run, x, groups, y);
+  } else if (!nhwc || !pixels) {
+    shuffle_strided<T>(run, x, groups, nhwc, y);
+  } else if constexpr (sizeof(T) == sizeof(float)) {
+    shuffle_pixels(run, static_cast<const float*>(x.data), x.n * x.h * x.w, x.c, groups,
+                   static_cast<float*>(y));
+  } else {
+    shuffle_elements<T>(run, x.data, x.n * x.h * x.w, x.c, groups, y);
+  }
 }
 
 }  // namespace
@@ -79,33 +120,33 @@ void run_channel_shuffle(const Run& run, const Record& record, const float* x, c
   shuffle_pixels(run, x, shape.h * shape.w, shape.c, record.header->groups, y);
 }
 
-void channel_shuffle(const Shape& s, std::int64_t groups, std::int64_t element_bytes, bool nhwc,
-                     const void* x, void* y) {
+void channel_shuffle(const AnyTensorView& x, std::int64_t groups, bool nhwc, void* y) {
   const std::string op = "channel_shuffle";
-  check(groups >= 1 && s.c % groups == 0, op, ": groups must divide the ", s.c,
+  check(groups >= 1 && x.c % groups == 0, op, ": groups must divide the ", x.c,
         " channels of x, got ", groups);
-  const std::int64_t pixels = s.n * s.h * s.w;
-  if (pixels * s.c == 0) return;
   const Run run = {kernels(), machine_caches(), max_threads()};
-  if (!nhwc) {
-    shuffle_planes(run, s, groups, s.h * s.w * element_bytes, x, y);
-    return;
-  }
-  switch (element_bytes) {
+  void (*move)(const Run&, const AnyTensorView&, std::int64_t, bool, void*) = nullptr;
+  switch (x.element_bytes) {
     case 1:
-      return shuffle_elements<Element<1>>(run, x, pixels, s.c, groups, y);
+      move = shuffle<Element<1>>;
+      break;
     case 2:
-      return shuffle_elements<Element<2>>(run, x, pixels, s.c, groups, y);
+      move = shuffle<Element<2>>;
+      break;
     case 4:
-      return shuffle_pixels(run, static_cast<const float*>(x), pixels, s.c, groups,
-                            static_cast<float*>(y));
+      move = shuffle<Element<4>>;
+      break;
     case 8:
-      return shuffle_elements<Element<8>>(run, x, pixels, s.c, groups, y);
+      move = shuffle<Element<8>>;
+      break;
     case 16:
-      return shuffle_elements<Element<16>>(run, x, pixels, s.c, groups, y);
+      move = shuffle<Element<16>>;
+      break;
     default:
-      throw ValueError(concat(op, ": element_bytes must be 1, 2, 4, 8 or 16, got ", element_bytes));
+      throw ValueError(
+          concat(op, ": x must have elements of 1, 2, 4, 8 or 16 bytes, got ", x.element_bytes));
   }
+  if (x.n * x.c * x.h * x.w > 0) move(run, x, groups, nhwc, y);
 }
 
 }  // namespace weebill

@@ -154,16 +154,6 @@ struct ShuffleUnitV1Spec {
   Shortcut shortcut = Shortcut::kNone;
 };
 
-/// Each checks its spec (ValueError) and returns the record.
-WEEBILL_API std::vector<std::byte> pack(const Conv2dSpec& spec);
-WEEBILL_API std::vector<std::byte> pack(const SeparableSpec& spec);
-WEEBILL_API std::vector<std::byte> pack(const SqueezeExciteSpec& spec);
-WEEBILL_API std::vector<std::byte> pack(const GlobalPoolSpec& spec);
-WEEBILL_API std::vector<std::byte> pack(const MaxPoolSpec& spec);
-WEEBILL_API std::vector<std::byte> pack(const ChannelShuffleSpec& spec);
-WEEBILL_API std::vector<std::byte> pack(const ShuffleUnitSpec& spec);
-WEEBILL_API std::vector<std::byte> pack(const ShuffleUnitV1Spec& spec);
-
 /// What the address of records must be a multiple of: what malloc gives, and compiled packages of
 /// torch their constants. At multiples of 64, as pack() and torch's tensors have it, no load of
 /// weights crosses a cache line.
@@ -174,6 +164,18 @@ struct Packed {
   const std::byte* data = nullptr;
   std::size_t bytes = 0;
 };
+
+/// Each checks its spec (ValueError) and returns the record.
+WEEBILL_API std::vector<std::byte> pack(const Conv2dSpec& spec);
+WEEBILL_API std::vector<std::byte> pack(const SeparableSpec& spec);
+WEEBILL_API std::vector<std::byte> pack(const SqueezeExciteSpec& spec);
+WEEBILL_API std::vector<std::byte> pack(const GlobalPoolSpec& spec);
+WEEBILL_API std::vector<std::byte> pack(const MaxPoolSpec& spec);
+WEEBILL_API std::vector<std::byte> pack(const ChannelShuffleSpec& spec);
+WEEBILL_API std::vector<std::byte> pack(const ShuffleUnitSpec& spec);
+WEEBILL_API std::vector<std::byte> pack(const ShuffleUnitV1Spec& spec);
+/// As pack(ShuffleUnitSpec), from the records of the branches; no shortcut if that is empty.
+WEEBILL_API std::vector<std::byte> pack_shuffle_unit(Packed branch, Packed shortcut);
 
 /// Validates the records against each other and against x, and returns the output's shape.
 /// Throws ValueError for a blob that is truncated, of another version, or does not fit x.
@@ -190,10 +192,17 @@ WEEBILL_API std::vector<std::int64_t> geometry(Packed records);
 /// leading conv2d; the rest costs one copy.
 WEEBILL_API void run(const std::string& op, const TensorView& x, Packed records, float* y);
 
-/// y = channel_shuffle(x, groups) on elements of any size. x and y have the same dense layout:
-/// NHWC, or NCHW. The shape's channels are a multiple of groups. y must not overlap x.
-WEEBILL_API void channel_shuffle(const Shape& shape, std::int64_t groups,
-                                 std::int64_t element_bytes, bool nhwc, const void* x, void* y);
+/// Elements of any type, 1, 2, 4, 8 or 16 bytes each; strides in elements, as in TensorView.
+struct AnyTensorView {
+  const void* data = nullptr;
+  std::int64_t element_bytes = 0;
+  std::int64_t n = 0, c = 0, h = 0, w = 0;
+  std::int64_t stride_n = 0, stride_c = 0, stride_h = 0, stride_w = 0;
+};
+
+/// y[n, i * groups + j] = x[n, j * (c / groups) + i] for elements of any type. y is dense, NHWC or
+/// NCHW, and must not overlap x. An x of the same layout costs no more than a copy.
+WEEBILL_API void channel_shuffle(const AnyTensorView& x, std::int64_t groups, bool nhwc, void* y);
 
 /// Everything about one block that `run` would decide for this input: text, one line per record.
 /// The reasons of the fusion rule are part of it.

@@ -277,15 +277,19 @@ WEEBILL_TEST(channel_shuffle_elements) {
     const ParallelMode mode(threads);
     const Guarded<std::uint8_t> x("x", values, any_flush(), static_cast<std::size_t>(bytes));
     const Guarded<std::uint8_t> y("y", values.size(), any_flush(), static_cast<std::size_t>(bytes));
-    channel_shuffle(s, groups, bytes, nhwc, x.data(), y.data());
+    AnyTensorView view{x.data(), bytes, s.n, s.c, s.h, s.w, s.c * pixels, 0, 0, 0};
+    view.stride_c = nhwc ? 1 : pixels;
+    view.stride_h = nhwc ? s.w * s.c : s.w;
+    view.stride_w = nhwc ? s.c : 1;
+    channel_shuffle(view, groups, nhwc, y.data());
     WEEBILL_EXPECT(x.unchanged(values));
     WEEBILL_EXPECT(y.intact());
     WEEBILL_EXPECT(std::memcmp(y.data(), expected.data(), expected.size()) == 0);
   }
   WEEBILL_EXPECT_THROW(ValueError, "channel_shuffle",
-                       channel_shuffle({1, 4, 1, 1}, 3, 4, true, nullptr, nullptr));
+                       channel_shuffle({nullptr, 4, 1, 4, 1, 1, 4, 1, 4, 4}, 3, true, nullptr));
   WEEBILL_EXPECT_THROW(ValueError, "channel_shuffle",
-                       channel_shuffle({1, 4, 1, 1}, 2, 3, true, nullptr, nullptr));
+                       channel_shuffle({nullptr, 3, 1, 4, 1, 1, 4, 1, 4, 4}, 2, true, nullptr));
 }
 
 }  // namespace
