@@ -69,6 +69,34 @@ def pack_squeeze_excite(
     op: str = "squeeze_excite",
 ) -> _Bytes: ...
 def pack_global_avg_pool2d(channels: int) -> _Bytes: ...
+def pack_max_pool2d(
+    channels: int,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: _Padding,
+    dilation: Sequence[int],
+) -> _Bytes: ...
+def pack_channel_shuffle(channels: int, groups: int) -> _Bytes: ...
+def pack_shuffle_unit(branch: _Bytes, shortcut: _Bytes | None = None) -> _Bytes: ...
+def pack_shuffle_unit_v1(
+    *,
+    expand_weight: _Floats,
+    expand_bias: _Floats | None,
+    depthwise_weight: _Floats,
+    depthwise_bias: _Floats | None,
+    project_weight: _Floats,
+    project_bias: _Floats | None,
+    stride: Sequence[int],
+    padding: _Padding,
+    dilation: Sequence[int],
+    expand_groups: int,
+    groups: int,
+    project_groups: int,
+    expand_activation: str = "relu",
+    depthwise_activation: str = "none",
+    activation: str = "relu",
+    shortcut: str = "none",
+) -> _Bytes: ...
 def join(records: Sequence[_Bytes]) -> _Bytes: ...
 def run(x: NDArray[Any], records: _Bytes, op: str = "run", threads: int = 0) -> _Floats: ...
 def output_shape(shape: Sequence[int], records: _Bytes) -> tuple[int, int, int, int]: ...

@@ -155,6 +155,61 @@ def inverted_residual(
     return _window_output(x, project_weight.shape[0], kernel, stride, padding, dilation)
 
 
+def channel_shuffle(x: Tensor, groups: int) -> Tensor:
+    side_by_side = x.shape[1] > 1 and x.stride(1) == 1
+    memory_format = torch.channels_last if side_by_side else torch.contiguous_format
+    return torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=memory_format)
+
+
+def shuffle_unit(
+    x: Tensor,
+    expand_weight: Tensor | None,
+    expand_bias: Tensor | None,
+    depthwise_weight: Tensor,
+    depthwise_bias: Tensor | None,
+    project_weight: Tensor,
+    project_bias: Tensor | None,
+    shortcut_depthwise_weight: Tensor | None,
+    shortcut_depthwise_bias: Tensor | None,
+    shortcut_project_weight: Tensor | None,
+    shortcut_project_bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    expand_activation: str,
+    depthwise_activation: str,
+    project_activation: str,
+    shortcut_depthwise_activation: str,
+    shortcut_project_activation: str,
+) -> Tensor:
+    kernel = depthwise_weight.shape[2:]
+    return _window_output(x, 2 * project_weight.shape[0], kernel, stride, padding, dilation)
+
+
+def shuffle_unit_v1(
+    x: Tensor,
+    expand_weight: Tensor,
+    expand_bias: Tensor | None,
+    depthwise_weight: Tensor,
+    depthwise_bias: Tensor | None,
+    project_weight: Tensor,
+    project_bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    expand_groups: int,
+    groups: int,
+    project_groups: int,
+    expand_activation: str,
+    depthwise_activation: str,
+    activation: str,
+    shortcut: str,
+) -> Tensor:
+    channels = project_weight.shape[0] + (x.shape[1] if shortcut == "concat" else 0)
+    kernel = depthwise_weight.shape[2:]
+    return _window_output(x, channels, kernel, stride, padding, dilation)
+
+
 def _checked(kernel: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """The kernel behind the checks that all have in common; the real ones make the rest."""
     op = kernel.__name__
@@ -165,7 +220,7 @@ def _checked(kernel: Callable[..., Tensor]) -> Callable[..., Tensor]:
             if isinstance(value, Tensor) and value.device.type != "cpu":
                 raise TypeError(f"{op}: {name} must be on the cpu, got {value.device}")
         x = arguments[0]
-        if x.dtype != torch.float32:
+        if x.dtype != torch.float32 and op != "channel_shuffle":
             raise TypeError(f"{op}: x must be float32, got {x.dtype}".replace("torch.", ""))
         if x.dim() != 4:
             raise ValueError(f"{op}: x must have 4 dimensions (n, c, h, w), got {x.dim()}")
@@ -186,5 +241,8 @@ KERNELS: dict[str, Callable[..., Tensor]] = {
         squeeze_excite,
         depthwise_pointwise,
         inverted_residual,
+        channel_shuffle,
+        shuffle_unit,
+        shuffle_unit_v1,
     )
 }

@@ -91,6 +91,52 @@ def inverted_residual(
     return sum(_convolution(pixels, weight) for pixels, weight in weights if weight is not None)
 
 
+def channel_shuffle(*_: Any, **__: Any) -> int:
+    return 0
+
+
+def shuffle_unit(
+    x: Shape,
+    expand_weight: Shape | None,
+    expand_bias: Shape | None,
+    depthwise_weight: Shape,
+    depthwise_bias: Shape | None,
+    project_weight: Shape,
+    project_bias: Shape | None,
+    shortcut_depthwise_weight: Shape | None,
+    shortcut_depthwise_bias: Shape | None,
+    shortcut_project_weight: Shape | None,
+    *_: Any,
+    out_shape: Shape,
+    **__: Any,
+) -> int:
+    before, after = _pixels(x), _pixels(out_shape)
+    weights = (
+        (before, expand_weight),
+        (after, depthwise_weight),
+        (after, project_weight),
+        (after, shortcut_depthwise_weight),
+        (after, shortcut_project_weight),
+    )
+    return sum(_convolution(pixels, weight) for pixels, weight in weights if weight is not None)
+
+
+def shuffle_unit_v1(
+    x: Shape,
+    expand_weight: Shape,
+    expand_bias: Shape | None,
+    depthwise_weight: Shape,
+    depthwise_bias: Shape | None,
+    project_weight: Shape,
+    *_: Any,
+    out_shape: Shape,
+    **__: Any,
+) -> int:
+    before, after = _pixels(x), _pixels(out_shape)
+    weights = ((before, expand_weight), (after, depthwise_weight), (after, project_weight))
+    return sum(_convolution(pixels, weight) for pixels, weight in weights)
+
+
 #: By the name of the op: (formula, whether it takes tensors instead of shapes).
 FORMULAS: dict[str, tuple[Callable[..., int], bool]] = {
     "run": (run, True),
@@ -101,4 +147,7 @@ FORMULAS: dict[str, tuple[Callable[..., int], bool]] = {
     "squeeze_excite": (squeeze_excite, False),
     "depthwise_pointwise": (depthwise_pointwise, False),
     "inverted_residual": (inverted_residual, False),
+    "channel_shuffle": (channel_shuffle, False),
+    "shuffle_unit": (shuffle_unit, False),
+    "shuffle_unit_v1": (shuffle_unit_v1, False),
 }

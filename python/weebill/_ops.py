@@ -68,7 +68,8 @@ def _register() -> None:
         torch.library.register_fake(op, fake)
         formula, takes_tensors = _flops.FORMULAS[name]
         register_flop_formula(getattr(torch.ops.weebill, name), get_raw=takes_tensors)(formula)
-        torch.library.register_autocast(op, "cpu", torch.float32)
+        if name != "channel_shuffle":  # which moves values of any type
+            torch.library.register_autocast(op, "cpu", torch.float32)
         if name != "run":
             backward = _backward_of(getattr(_reference, name))
             torch.library.register_autograd(op, backward, setup_context=_save_inputs)
@@ -85,3 +86,6 @@ pool_linear: _Op = torch.ops.weebill.pool_linear.default
 squeeze_excite: _Op = torch.ops.weebill.squeeze_excite.default
 depthwise_pointwise: _Op = torch.ops.weebill.depthwise_pointwise.default
 inverted_residual: _Op = torch.ops.weebill.inverted_residual.default
+channel_shuffle: _Op = torch.ops.weebill.channel_shuffle.default
+shuffle_unit: _Op = torch.ops.weebill.shuffle_unit.default
+shuffle_unit_v1: _Op = torch.ops.weebill.shuffle_unit_v1.default

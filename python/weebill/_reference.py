@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -156,3 +157,99 @@ def inverted_residual(
         )
     y = pointwise_conv2d(y, project_weight, project_bias, project_activation)
     return x + y if residual else y
+
+
+def channel_shuffle(x: Tensor, groups: int) -> Tensor:
+    """y[:, i * groups + j] = x[:, j * (C / groups) + i]."""
+    n, c, h, w = x.shape
+    return x.reshape(n, groups, c // groups, h, w).transpose(1, 2).reshape(n, c, h, w)
+
+
+def shuffle_unit(
+    x: Tensor,
+    expand_weight: Tensor | None,
+    expand_bias: Tensor | None,
+    depthwise_weight: Tensor,
+    depthwise_bias: Tensor | None,
+    project_weight: Tensor,
+    project_bias: Tensor | None,
+    shortcut_depthwise_weight: Tensor | None,
+    shortcut_depthwise_bias: Tensor | None,
+    shortcut_project_weight: Tensor | None,
+    shortcut_project_bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    expand_activation: str,
+    depthwise_activation: str,
+    project_activation: str,
+    shortcut_depthwise_activation: str,
+    shortcut_project_activation: str,
+) -> Tensor:
+    """The halves, or the branches, concatenated and shuffled by two."""
+    if shortcut_depthwise_weight is None:
+        first, y = x.chunk(2, 1)
+    else:
+        y = x
+        first = depthwise_conv2d(
+            x,
+            shortcut_depthwise_weight,
+            shortcut_depthwise_bias,
+            stride,
+            padding,
+            dilation,
+            shortcut_depthwise_activation,
+        )
+        if shortcut_project_weight is not None:
+            first = pointwise_conv2d(
+                first, shortcut_project_weight, shortcut_project_bias, shortcut_project_activation
+            )
+    if expand_weight is not None:
+        y = pointwise_conv2d(y, expand_weight, expand_bias, expand_activation)
+    y = depthwise_conv2d(
+        y, depthwise_weight, depthwise_bias, stride, padding, dilation, depthwise_activation
+    )
+    y = pointwise_conv2d(y, project_weight, project_bias, project_activation)
+    return channel_shuffle(torch.cat((first, y), 1), 2)
+
+
+def shuffle_unit_v1(
+    x: Tensor,
+    expand_weight: Tensor,
+    expand_bias: Tensor | None,
+    depthwise_weight: Tensor,
+    depthwise_bias: Tensor | None,
+    project_weight: Tensor,
+    project_bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    expand_groups: int,
+    groups: int,
+    project_groups: int,
+    expand_activation: str,
+    depthwise_activation: str,
+    activation: str,
+    shortcut: str,
+) -> Tensor:
+    """act([x + | pool(x) concat] project(depthwise(shuffle(expand(x)))))."""
+    y = F.conv2d(x, expand_weight, expand_bias, 1, 0, 1, expand_groups)
+    y = ACTIVATIONS[expand_activation](y)
+    y = depthwise_conv2d(
+        channel_shuffle(y, groups),
+        depthwise_weight,
+        depthwise_bias,
+        stride,
+        padding,
+        dilation,
+        depthwise_activation,
+    )
+    y = F.conv2d(y, project_weight, project_bias, 1, 0, 1, project_groups)
+    if shortcut == "add":
+        y = x + y
+    elif shortcut == "concat":
+        kernel = depthwise_weight.shape[2:]
+        mean = x.new_full((x.shape[1], 1, *kernel), 1 / (kernel[0] * kernel[1]))
+        pooled = depthwise_conv2d(x, mean, None, stride, padding, dilation, "none")
+        y = torch.cat((pooled, y), 1)
+    return ACTIVATIONS[activation](y)

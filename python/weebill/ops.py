@@ -1,6 +1,7 @@
 """The operators as functions on torch tensors.
 
-All of them. Tensors are float32 and on the CPU. x is (N, C, H, W) in any memory format;
+All of them, but for `channel_shuffle`, which moves elements of any dtype and keeps x's memory
+format. Tensors are float32 and on the CPU. x is (N, C, H, W) in any memory format;
 channels_last is used as it is, anything else costs one copy. The result is channels_last. Weights
 are torch's own and are packed inside the call: for a model, pack once (`weebill.convert`).
 Gradients are exact; the backward computes the forward again with plain torch. Under CPU autocast,
@@ -31,9 +32,11 @@ from torch import Tensor
 from weebill import _C, _ops
 from weebill._arguments import Padding, Size, pair, sides
 from weebill._errors import fail
+from weebill._shuffle_ops import channel_shuffle, shuffle_unit, shuffle_unit_v1
 
 __all__ = [
     "ACTIVATIONS",
+    "channel_shuffle",
     "conv2d",
     "depthwise_conv2d",
     "depthwise_pointwise",
@@ -41,6 +44,8 @@ __all__ = [
     "pointwise_conv2d",
     "pool_linear",
     "run",
+    "shuffle_unit",
+    "shuffle_unit_v1",
     "squeeze_excite",
 ]
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from weebill import _C, _ops, _reference
 
+# What follows a colon tells several cases of an op apart.
 PLAIN_OPS = (
     "conv2d",
     "depthwise_conv2d",
@@ -17,6 +18,11 @@ PLAIN_OPS = (
     "squeeze_excite",
     "depthwise_pointwise",
     "inverted_residual",
+    "channel_shuffle",
+    "shuffle_unit",
+    "shuffle_unit:down",
+    "shuffle_unit_v1",
+    "shuffle_unit_v1:concat",
 )
 
 
@@ -45,6 +51,24 @@ def arguments(name: str, requires_grad: bool = False) -> tuple[Any, ...]:
             *(t(3, 10, 1, 1), t(3), t(10, 3, 1, 1), None, t(6, 10, 1, 1), t(6)),
             *([1, 1], [2, 2, 2, 2], [1, 1]),
             *("silu", "silu", "silu", "sigmoid", "none", True),
+        ),
+    }
+    basic = t(3, 3, 1, 1), t(3), t(3, 1, 3, 3), t(3), t(3, 3, 1, 1), None
+    down = t(5, 6, 1, 1), None, t(5, 1, 3, 3), t(5), t(4, 5, 1, 1), t(4)
+    shortcut = t(6, 1, 3, 3), t(6), t(4, 6, 1, 1), t(4)
+    ones = ([1, 1], [1, 1, 1, 1], [1, 1])
+    activations = ("silu", "none", "silu", "none", "sigmoid")
+    cases |= {
+        "channel_shuffle": (x, 3),
+        "shuffle_unit": (x, *basic, None, None, None, None, *ones, *activations),
+        "shuffle_unit:down": (x, *down, *shortcut, *window, *activations),
+        "shuffle_unit_v1": (
+            *(x, t(9, 2, 1, 1), t(9), t(9, 1, 3, 3), t(9), t(6, 3, 1, 1), t(6)),
+            *(*ones, 3, 3, 3, "silu", "none", "sigmoid", "add"),
+        ),
+        "shuffle_unit_v1:concat": (
+            *(x, t(9, 6, 1, 1), None, t(9, 1, 3, 3), None, t(6, 3, 1, 1), None),
+            *(*window, 1, 3, 3, "silu", "none", "silu", "concat"),
         ),
     }
     if name == "run":
@@ -79,11 +103,11 @@ def network() -> tuple[Tensor, list[int]]:
 
 
 def op(name: str) -> Any:
-    return getattr(_ops, name)
+    return getattr(_ops, name.partition(":")[0])
 
 
 def reference(name: str) -> Any:
-    return getattr(_reference, name)
+    return getattr(_reference, name.partition(":")[0])
 
 
 def in_double(values: tuple[Any, ...]) -> tuple[Any, ...]:

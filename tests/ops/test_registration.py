@@ -106,7 +106,10 @@ def test_run_refuses_to_lose_a_gradient() -> None:
         assert ops.run(x, records, geometry).is_inference()
 
 
-@pytest.mark.parametrize("name", [*PLAIN_OPS, "run"])
+COMPUTING = [name for name in PLAIN_OPS if name != "channel_shuffle"]
+
+
+@pytest.mark.parametrize("name", [*COMPUTING, "run"])
 def test_autocast_computes_in_float32(name: str) -> None:
     x, *rest = arguments(name)
     half = x.bfloat16()
