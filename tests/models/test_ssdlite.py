@@ -14,7 +14,9 @@ from tests.models.test_boxes import greedy
 from weebill.models import (
     SSD,
     SSDLite320_MobileNet_V3_Large_Weights,
+    SSDLiteBackbone,
     create_model,
+    ssdlite,
     ssdlite320_mobilenet_v3_large,
 )
 from weebill.nn import unfused
@@ -123,6 +125,30 @@ def test_fused_head_equals_the_plain_one(model: SSD) -> None:
         assert (y - exact).abs().max() <= 1e-5 * exact.abs().max()
     assert fused.backbone.features[0].fusion.records()
     assert fused.backbone.features[1].fusion.records()
+
+
+def test_the_same_head_on_shufflenet_v2(torchvision: Any, spread: Any) -> None:
+    network = torchvision.models.shufflenet_v2_x0_5(weights=None)
+    backbone = SSDLiteBackbone.of_shufflenet_v2(network)
+    assert backbone.out_channels == (96, 1024, 512, 256, 256, 128)
+    model = spread(ssdlite(backbone, num_classes=4))
+    x = model.transform(photos()[:2])
+    fused = weebill.convert(model)
+    with torch.inference_mode(), unfused():
+        expected = model.head(model.backbone(x))
+        # what the parts compute in the classifier
+        middle = network.stage3(network.stage2(network.maxpool(network.conv1(x))))
+        assert torch.equal(model.backbone(x)[0], middle)
+        assert torch.equal(model.backbone(x)[1], network.conv5(network.stage4(middle)))
+    with torch.inference_mode():
+        found = fused.head(fused.backbone(x))
+    for y, exact in zip(found, expected, strict=True):
+        assert exact.std() > 0.1
+        assert (y - exact).abs().max() <= 1e-5 * exact.abs().max()
+    # 20 x 20 at 1/16 to 1 x 1 at the end, six anchors each
+    assert found[0].shape == (2, 6 * (400 + 100 + 25 + 9 + 4 + 1), 4)
+    with pytest.raises(TypeError, match="must be a ShuffleNetV2, got SSD without conv1"):
+        SSDLiteBackbone.of_shufflenet_v2(model)
 
 
 def targets() -> list[dict[str, Tensor]]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -9,8 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import weebill
 from weebill.models import (
+    SSD,
     SeparableComparison,
     create_model,
+    list_models,
     mobilenet_v3_small,
     summary,
 )
@@ -108,6 +114,29 @@ def test_fused_networks_count_the_same(name: str) -> None:
                 model(x)
         counts.append(counter.get_total_flops())
     assert counts[0] == counts[1] == 2 * summary(model, x).total.multiply_adds
+
+
+GUIDE = Path(__file__).parents[2] / "docs/choosing.md"
+#: Name, width, image size, millions of parameters and of multiply-adds, and the rest of the row.
+ROW = r"^\| `(\w+)`(?:, `width_mult=([\d.]+)`)? \| (\d+) \| ([\d.]+) M \| (\d+) M \|(.*)$"
+
+
+def test_the_guides_tables_are_what_is_counted() -> None:
+    rows = re.findall(ROW, GUIDE.read_text(), re.MULTILINE)
+    assert len(rows) >= 12
+    assert {row[0] for row in rows} <= set(list_models())
+    for name, width, size, parameters, multiply_adds, rest in rows:
+        arguments: dict[str, Any] = {"width_mult": float(width)} if width else {}
+        with torch.device("meta"):
+            model = create_model(name, **arguments)
+            image = torch.zeros(1, 3, int(size), int(size))
+        if isinstance(model, SSD):  # counted without the anchors, which meta tensors have none of
+            model = nn.Sequential(model.backbone, model.head)
+        total = summary(model, image).total
+        assert f"{total.parameters / 1e6:.1f}" == parameters, name
+        assert total.multiply_adds / 1e6 == pytest.approx(float(multiply_adds), abs=1), name
+        if "MB" in rest:
+            assert rest.split()[0] == f"{total.activation_bytes / 1e6:.0f}", name
 
 
 def test_wrong_arguments() -> None:

@@ -117,6 +117,30 @@ class SSDLiteBackbone(nn.Module):
         _normal_init(self.extra)
         self.out_channels = (*channels, *_EXTRAS)
 
+    @classmethod
+    def of_shufflenet_v2(cls, network: Any, norm_layer: Norm | None = None) -> SSDLiteBackbone:
+        """The backbone of a ShuffleNetV2 with torchvision's part names, whose layers it shares.
+
+        Args:
+            network: `conv1`, `maxpool`, `stage2` to `stage4`, `conv5`.
+            norm_layer: As in `SSDLiteBackbone`. Default: BatchNorm, eps 1e-3.
+
+        Raises:
+            TypeError: the network has no such parts.
+        """
+        names = ("conv1", "maxpool", "stage2", "stage3", "stage4", "conv5")
+        missing = [name for name in names if not hasattr(network, name)]
+        if missing:
+            raise TypeError(
+                "SSDLiteBackbone: network must be a ShuffleNetV2, got "
+                f"{type(network).__name__} without {missing[0]}"
+            )
+        parts = [getattr(network, name) for name in names]
+        convolutions = [x for part in parts[4:] for x in part.modules() if isinstance(x, nn.Conv2d)]
+        channels = (convolutions[0].in_channels, convolutions[-1].out_channels)
+        stages = (nn.Sequential(*parts[:4]), nn.Sequential(*parts[4:]))
+        return cls(stages, channels, norm_layer or _norm_layer)
+
     def forward(self, x: Tensor) -> list[Tensor]:
         maps = []
         for part in (*self.features, *self.extra):
