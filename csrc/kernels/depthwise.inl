@@ -39,6 +39,12 @@ inline void depthwise_tile(const DepthwiseArgs& a, int64_t first_column, int64_t
 #pragma GCC unroll 8
   for (int64_t u = 0; u < rows; ++u, w += kKernel * kBlock) {
     const float* x = a.x_rows[u] + x_at;
+#if defined(WEEBILL_SCHEDULED)
+    if constexpr (!kTail) {
+      depthwise_kernel_row<kKernel, kStride>(acc, x, x_stride, w);
+      continue;
+    }
+#endif
     Vec taps[kKernel];
 #pragma GCC unroll 8
     for (int v = 0; v < kKernel; ++v) taps[v] = load_channels<kTail>(w + v * kBlock, lanes);

@@ -6,7 +6,7 @@
 //            FMAs, two of each a cycle: the FMAs bound it. 4 x 24 (16 + a half block) has 12
 //            accumulators too, so widths of 24, 40, 72, 88, 120, 184, 200 waste no lane.
 //   AVX-512  14 x 32: 28 + 2 + 1 = 31 of 32; 14 divides the widths 112, 56, 28, 14.
-//   NEON     6 x 16: 24 + 4 + 1 = 29 of 32.
+//   NEON     5 x 16: 20 accumulators + 5 inputs + 2 weights = 27 of 32; scheduled.inl has the loop.
 // An FMA takes 4 cycles and two start in each: fewer than 8 accumulators wait for themselves. So
 // the pixels are dealt out evenly (14 = 5 + 5 + 4, never 6 + 6 + 2), and one or two pixels (a
 // linear layer) take more blocks at once. Every output is bias, then one FMA per input channel in
@@ -17,9 +17,14 @@ constexpr int kHalfVecs = static_cast<int>(kLanes >= kHalfBlock ? 1 : kHalfBlock
 // Lanes that a vector of a half block has to offer.
 constexpr int64_t kHalfLanes = kLanes < kHalfBlock ? kLanes : kHalfBlock;
 
-// Most pixels in a tile of `vecs` vectors: accumulators + weights + a broadcast in the registers.
+// Most pixels in a tile of `vecs` vectors: accumulators + weights + a broadcast in the registers;
+// or, where loops are scheduled, accumulators + an input per pixel + two weights, and one to spare.
 constexpr int max_mr(int vecs) {
+#if defined(WEEBILL_SCHEDULED)
+  const int mr = static_cast<int>(kRegisters - 3) / (vecs + 1);
+#else
   const int mr = static_cast<int>(kRegisters - vecs - 1) / vecs;
+#endif
   const int cap = kLanes == 16 ? 14 : 8;
   return mr < 1 ? 1 : (mr > cap ? cap : mr);
 }
@@ -30,6 +35,10 @@ constexpr int kMrTwo = max_mr(2 * kFullVecs);
 constexpr int kMrFour = max_mr(4 * kFullVecs);
 // Two blocks at once pay where one leaves half of the registers empty.
 constexpr bool kPairs = kFullVecs == 1;
+
+#if defined(WEEBILL_SCHEDULED)
+#include "kernels/scheduled.inl"
+#endif
 
 inline Vec load_half(const float* p) {
   if constexpr (kLanes <= kHalfBlock) {
@@ -103,11 +112,19 @@ inline void tile(const PointwiseArgs& a, const float* x, int64_t x_stride, const
   const float* wh = w + kFull * block_stride;
   for (; k + kUnroll <= count; k += kUnroll) {
     const float* xk = kOffsets ? x + a.offsets[k] : x + k;
+#if defined(WEEBILL_SCHEDULED)
+    if constexpr (!kOffsets) {
+      multiply_add_four<kMr, kFull, kHalf>(acc, xk, x_stride, wf, block_stride, wh);
+    } else {
+      multiply_add<kMr, kFull, kHalf>(acc, xk, x_stride, wf, block_stride, wh);
+    }
+#else
 #pragma GCC unroll 4
     for (int64_t u = 0; u < kUnroll; ++u) {
       multiply_add<kMr, kFull, kHalf>(acc, xk + u, x_stride, wf + u * kBlock, block_stride,
                                       wh + u * kHalfBlock);
     }
+#endif
     wf += kUnroll * kBlock;
     wh += kUnroll * kHalfBlock;
     if constexpr (!kOffsets && kMr > 2) {  // one or two pixels read all weights at full speed

@@ -32,7 +32,9 @@ inline void store_n(float* p, Vec a, int64_t n) {
 }
 inline Vec broadcast(const float* p) { return vld1q_dup_f32(p); }
 inline Vec fma(Vec a, Vec b, Vec c) { return vfmaq_f32(c, a, b); }
-inline void accumulate(Vec& acc, Vec a, Vec b) { acc = fma(a, b, acc); }
+inline void accumulate(Vec& acc, Vec a, Vec b) {
+  __asm__("fmla %0.4s, %1.4s, %2.4s" : "+w"(acc) : "w"(a), "w"(b));
+}
 inline Vec add(Vec a, Vec b) { return vaddq_f32(a, b); }
 inline Vec sub(Vec a, Vec b) { return vsubq_f32(a, b); }
 inline Vec mul(Vec a, Vec b) { return vmulq_f32(a, b); }
@@ -47,5 +49,19 @@ inline Vec round_even(Vec a) { return vrndnq_f32(a); }
 inline Vec pow2(Vec a) {
   const int32x4_t exponent = vaddq_s32(vcvtq_s32_f32(a), vdupq_n_s32(127));
   return vreinterpretq_f32_s32(vshlq_n_s32(exponent, 23));
+}
+// The same as load and accumulate, in the order in which they are written: kernels/scheduled.inl.
+// With `lane`, b is that lane of it.
+#define WEEBILL_SCHEDULED
+inline __attribute__((always_inline)) Vec load_now(const float* p) {
+  Vec v;
+  __asm__ volatile("ldr %q0, %1" : "=w"(v) : "m"(*reinterpret_cast<const Vec*>(p)));
+  return v;
+}
+inline __attribute__((always_inline)) void accumulate_now(Vec& acc, Vec a, Vec b) {
+  __asm__ volatile("fmla %0.4s, %1.4s, %2.4s" : "+w"(acc) : "w"(a), "w"(b));
+}
+inline __attribute__((always_inline)) void accumulate_now(Vec& acc, Vec a, Vec b, int lane) {
+  __asm__ volatile("fmla %0.4s, %1.4s, %2.s[%3]" : "+w"(acc) : "w"(a), "w"(b), "i"(lane));
 }
 inline void prefetch(const float* p) { __builtin_prefetch(p, 0, 2); }
