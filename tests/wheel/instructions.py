@@ -26,6 +26,7 @@ TOOLS = {"x86_64": "", "aarch64": "aarch64-linux-gnu-"}
 # bsf, which is what the compiler asked for, and the last is in the start-up code that asks the CPU
 # for its extensions, behind that question.
 HARMLESS = {"x86_64": {"endbr64", "tzcnt", "xgetbv"}, "aarch64": set[str]()}
+PADDING = r"^((data16|cs|bnd|notrack|rex\.W(?= call)|repz(?= ret))\s+)+"
 # Their operands are addresses, which the disassembler writes in a form of its own; all baseline.
 ADDRESSED = {
     "x86_64": re.compile(r"(call|jmp|j[a-z]{1,4}|nop[wl]?)\b"),
@@ -50,7 +51,7 @@ def disassembly(library: Path, arch: str) -> dict[str, set[str]]:
         elif instruction := re.match(r"\s+[0-9a-f]+:\t(.*)$", line):
             # without comments, notes of addresses, and prefixes that only pad
             code = re.sub(r"\s*(<.*|//.*|# .*)$", "", instruction[1])
-            code = re.sub(r"^((data16|cs|bnd|notrack|rex\.W(?= call)|repz(?= ret))\s+)+", "", code).strip()
+            code = re.sub(PADDING, "", code).strip()
             if code and not ADDRESSED[arch].match(code):
                 found[compiled_for].add(code)
     return found
