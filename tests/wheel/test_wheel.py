@@ -40,7 +40,7 @@ def libraries(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Pat
 
 
 def readelf(library: Path, *options: str) -> str:
-    command = ["readelf", "--wide", *options, library]
+    command = ["readelf", "--wide", *options, str(library)]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
