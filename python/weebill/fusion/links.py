@@ -6,6 +6,7 @@ they form one of the three diamonds that lightweight CNNs are made of:
     activation   x -> f(x) -> x * f(x)
     squeeze      x -> pool -> layer -> act -> layer -> gate -> x * gate
     residual     x -> ... -> x + ...
+    unit         x -> two halves, or two branches -> concat -> channel shuffle
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from weebill.fusion import activations
 from weebill.fusion.layers import NotFusable, check_norm, conv_layer, linear_layer
-from weebill.fusion.spec import Layer
+from weebill.fusion.shuffles import find_halves, find_shuffle, is_concat
+from weebill.fusion.spec import Layer, Window
 from weebill.fusion.trace import Graph, has_hooks
 
 #: Longest piece of elementwise graph that is tried as an activation.
@@ -42,12 +44,27 @@ _EXPAND = frozenset({"expand_as", "expand"})
 class Link:
     """One step of the chain, from the value `entry` to the value `exit`."""
 
-    kind: Literal["layer", "norm", "activation", "pool", "squeeze", "residual", "reshape", "expand"]
+    kind: Literal[
+        "layer",
+        "norm",
+        "activation",
+        "pool",
+        "max_pool",
+        "squeeze",
+        "residual",
+        "reshape",
+        "expand",
+        "shuffle",
+        "unit",
+    ]
     entry: fx.Node
     exit: fx.Node
     layer: Layer | None = None
     name: str = ""  # of the norm's module, or of the activation
     inner: list[Link] = field(default_factory=list)
+    shortcut: list[Link] | None = None  # of a unit that has two branches
+    groups: int = 1  # of a shuffle
+    window: Window | None = None  # of a max pool
 
 
 @dataclass
@@ -89,7 +106,7 @@ def _step(graph: Graph, node: fx.Node, users: list[fx.Node]) -> Link:
         link = _single(graph, node, users[0])
         if link is not None:
             return link
-    for diamond in (_activation, _squeeze, _residual):
+    for diamond in (_activation, _squeeze, _residual, _unit, _shuffle):
         link = diamond(graph, node, users)
         if link is not None:
             return link
@@ -118,6 +135,8 @@ def _single(graph: Graph, node: fx.Node, user: fx.Node) -> Link | None:
             return Link("norm", node, user, name=_functional_norm(graph, user))
     except NotFusable as error:
         raise NotFusable(f"{user.target}: {error}") from error
+    if type(module) is nn.MaxPool2d:
+        return Link("max_pool", node, user, window=_max_pool_window(module, path))
     if _is_global_pool(graph, node, user):
         return Link("pool", node, user)
     if _is_reshape(graph, node, user):
@@ -275,6 +294,56 @@ def _residual(graph: Graph, node: fx.Node, users: list[fx.Node]) -> Link | None:
         if inner.reason:
             raise NotFusable(f"residual: {inner.reason}")
     return None
+
+
+def _unit(graph: Graph, node: fx.Node, users: list[fx.Node]) -> Link | None:
+    if users != graph.users(node):
+        return None
+    halves = find_halves(graph, node)
+    if halves is not None:
+        first, second = halves
+        branch, shortcut, left = follow(graph, second), None, first
+    elif len(users) == 2:
+        chains = [follow(graph, node, user) for user in users]
+        joined = [graph.users(chain.end) for chain in chains]
+        if joined[0] != joined[1] or len(joined[0]) != 1:
+            return None
+        if is_concat(joined[0][0], chains[1].end, chains[0].end):
+            chains.reverse()
+        shortcut, branch = chains
+        left = shortcut.end
+    else:
+        return None
+    ends = graph.users(branch.end)
+    if len(ends) != 1 or not branch.links or not is_concat(ends[0], left, branch.end):
+        return None
+    if graph.users(left) != ends:
+        return None
+    shuffle = find_shuffle(graph, ends[0])
+    if shuffle is None or shuffle[0] != 2:
+        raise NotFusable("two branches that are concatenated, but not shuffled by two")
+    return Link(
+        "unit",
+        node,
+        shuffle[1],
+        inner=branch.links,
+        shortcut=None if shortcut is None else shortcut.links,
+    )
+
+
+def _shuffle(graph: Graph, node: fx.Node, users: list[fx.Node]) -> Link | None:
+    found = find_shuffle(graph, node) if users == graph.users(node) else None
+    return None if found is None else Link("shuffle", node, found[1], groups=found[0])
+
+
+def _max_pool_window(module: nn.MaxPool2d, path: str) -> Window:
+    if module.ceil_mode or module.return_indices:
+        raise NotFusable(f"{path}: a max pool with ceil_mode or return_indices")
+    kernel, stride, padding, dilation = (
+        (value, value) if isinstance(value, int) else (value[0], value[1])
+        for value in (module.kernel_size, module.stride, module.padding, module.dilation)
+    )
+    return Window(kernel, stride, (*padding, *padding), dilation)
 
 
 def _joins(node: fx.Node, a: fx.Node, b: fx.Node) -> bool:

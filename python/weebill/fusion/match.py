@@ -5,7 +5,8 @@ become blocks, the largest first:
 
     [pointwise] depthwise [squeeze] [pointwise] [+ residual]     one inverted residual
     depthwise, pointwise, dense convolution, linear              alone
-    squeeze, global pool                                         alone
+    squeeze, global pool, max pool, channel shuffle              alone
+    separable block, or two, concatenated and shuffled           one unit of ShuffleNetV2
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import nn
 
 from weebill.fusion.layers import NotFusable
 from weebill.fusion.links import Link, follow
-from weebill.fusion.spec import BlockSpec, Layer, Squeeze
+from weebill.fusion.spec import BlockSpec, Layer, Squeeze, Window
 from weebill.fusion.trace import Graph, NotTraceable
 
 
@@ -51,7 +52,31 @@ class Residual:
     inner: tuple[Token, ...]
 
 
-Token: TypeAlias = Layer | Squeeze | Pool | Residual
+@dataclass(frozen=True)
+class MaxPool:
+    """Max pool of `channels`."""
+
+    channels: int
+    window: Window
+
+
+@dataclass(frozen=True)
+class Shuffle:
+    """Channel shuffle of `channels`."""
+
+    channels: int
+    groups: int
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Two branches concatenated and shuffled by two; without a shortcut, on halves of the input."""
+
+    branch: tuple[Token, ...]
+    shortcut: tuple[Token, ...] | None
+
+
+Token: TypeAlias = Layer | Squeeze | Pool | MaxPool | Shuffle | Residual | Unit
 
 
 def match(owner: nn.Module) -> tuple[Program, Graph]:
@@ -96,6 +121,14 @@ def tokens(graph: Graph, links: Sequence[Link]) -> list[Token]:
             found[-1] = replace(last, activation=link.name)
         elif link.kind == "pool":
             found.append(Pool(graph.shape(link.entry)[1]))
+        elif link.kind == "max_pool":
+            assert link.window is not None
+            found.append(MaxPool(graph.shape(link.entry)[1], link.window))
+        elif link.kind == "shuffle":
+            found.append(Shuffle(graph.shape(link.entry)[1], link.groups))
+        elif link.kind == "unit":
+            shortcut = None if link.shortcut is None else tuple(tokens(graph, link.shortcut))
+            found.append(Unit(tuple(tokens(graph, link.inner)), shortcut))
         elif link.kind == "squeeze":
             # the gate may be expanded to the size of the image before it multiplies
             inner = link.inner[:-1] if link.inner[-1].kind == "expand" else link.inner
@@ -167,6 +200,13 @@ def _single(token: Token) -> BlockSpec:
         return BlockSpec("conv2d", layer=token)
     if isinstance(token, Squeeze):
         return BlockSpec("squeeze_excite", squeeze=token)
+    if isinstance(token, MaxPool):
+        return BlockSpec("max_pool2d", channels=token.channels, window=token.window)
+    if isinstance(token, Shuffle):
+        return BlockSpec("channel_shuffle", channels=token.channels, groups=token.groups)
+    if isinstance(token, Unit):
+        shortcut = None if token.shortcut is None else _branch(token.shortcut)
+        return BlockSpec("shuffle_unit", branch=_branch(token.branch), shortcut=shortcut)
     assert isinstance(token, Pool)
     return BlockSpec("global_avg_pool2d", channels=token.channels)
 
@@ -176,3 +216,10 @@ def _residual(token: Residual) -> BlockSpec:
     if block is None or block.project is None or used != len(token.inner):
         raise NotFusable("a residual around something else than one depthwise-pointwise block")
     return replace(block, residual=True)
+
+
+def _branch(inner: tuple[Token, ...]) -> BlockSpec:
+    block, used = _separable(inner)
+    if block is None or used != len(inner):
+        raise NotFusable("a branch of a shuffle unit that is no depthwise-pointwise block")
+    return block

@@ -38,6 +38,18 @@ def pack(block: BlockSpec, weights: Callable[[Layer], Folded]) -> NDArray[np.uin
     """
     if block.kind == "global_avg_pool2d":
         return _C.pack_global_avg_pool2d(block.channels)
+    if block.kind == "max_pool2d":
+        assert block.window is not None
+        pool = block.window
+        return _C.pack_max_pool2d(
+            block.channels, pool.kernel, pool.stride, pool.padding, pool.dilation
+        )
+    if block.kind == "channel_shuffle":
+        return _C.pack_channel_shuffle(block.channels, block.groups)
+    if block.kind == "shuffle_unit":
+        assert block.branch is not None
+        shortcut = None if block.shortcut is None else pack(block.shortcut, weights)
+        return _C.pack_shuffle_unit(pack(block.branch, weights), shortcut)
     if block.kind == "squeeze_excite":
         assert block.squeeze is not None
         reduce, expand = (weights(layer) for layer in block.layers())

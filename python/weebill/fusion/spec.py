@@ -74,11 +74,21 @@ class BlockSpec:
 
     Attributes:
         kind: "conv2d" (`layer`), "separable" (`expand`, `depthwise`, `squeeze`, `project`),
-            "squeeze_excite" (`squeeze`) or "global_avg_pool2d" (`channels`).
+            "squeeze_excite" (`squeeze`), "global_avg_pool2d" (`channels`), "max_pool2d" (`channels`
+            and `window`), "channel_shuffle" (`channels`, `groups`) or "shuffle_unit" (`branch`,
+            `shortcut`: separable blocks).
         residual: The block's input is added to its output ("separable" only).
     """
 
-    kind: Literal["conv2d", "separable", "squeeze_excite", "global_avg_pool2d"]
+    kind: Literal[
+        "conv2d",
+        "separable",
+        "squeeze_excite",
+        "global_avg_pool2d",
+        "max_pool2d",
+        "channel_shuffle",
+        "shuffle_unit",
+    ]
     layer: Layer | None = None
     expand: Layer | None = None
     depthwise: Layer | None = None
@@ -86,12 +96,19 @@ class BlockSpec:
     project: Layer | None = None
     residual: bool = False
     channels: int = 0
+    window: Window | None = None
+    groups: int = 1
+    branch: BlockSpec | None = None
+    shortcut: BlockSpec | None = None
 
     def check(self) -> None:
         """Raises ValueError unless the block has exactly the parts of its kind."""
         parts = {
             name
-            for name in ("layer", "expand", "depthwise", "squeeze", "project")
+            for name in (
+                *("layer", "expand", "depthwise", "squeeze", "project"),
+                *("window", "branch", "shortcut"),
+            )
             if getattr(self, name) is not None
         }
         needed, allowed = _PARTS[self.kind]
@@ -102,11 +119,17 @@ class BlockSpec:
             )
         if self.residual and self.kind != "separable":
             raise ValueError(f"a block of kind {self.kind} must not have a residual")
+        for part in (self.branch, self.shortcut):
+            if part is not None:
+                if part.kind != "separable":
+                    raise ValueError(f"a branch of a unit must be separable, got {part.kind}")
+                part.check()
 
     def layers(self) -> tuple[Layer, ...]:
         """All layers, in the order in which they run."""
         squeeze = (self.squeeze.reduce, self.squeeze.expand) if self.squeeze else ()
-        found = (self.layer, self.expand, self.depthwise, *squeeze, self.project)
+        inner = [part.layers() for part in (self.branch, self.shortcut) if part is not None]
+        found = (self.layer, self.expand, self.depthwise, *squeeze, self.project, *sum(inner, ()))
         return tuple(layer for layer in found if layer is not None)
 
     def map_layers(self, function: Callable[[Layer], Layer]) -> BlockSpec:
@@ -125,12 +148,23 @@ class BlockSpec:
             depthwise=mapped(self.depthwise),
             squeeze=squeeze,
             project=mapped(self.project),
+            branch=None if self.branch is None else self.branch.map_layers(function),
+            shortcut=None if self.shortcut is None else self.shortcut.map_layers(function),
         )
 
     def describe(self) -> str:
         """A few words for people: "inverted residual 24-72-40, 5x5, stride 2, SE, relu"."""
         if self.kind == "global_avg_pool2d":
             return f"global average pool {self.channels}"
+        if self.kind == "max_pool2d":
+            assert self.window is not None
+            return f"max pool {self.channels}, {self.window.kernel[0]}x{self.window.kernel[1]}"
+        if self.kind == "channel_shuffle":
+            return f"channel shuffle {self.channels}, {self.groups} groups"
+        if self.kind == "shuffle_unit":
+            assert self.branch is not None
+            name = "shuffle unit" if self.shortcut is None else "down-sampling shuffle unit"
+            return self.branch.describe().replace("inverted residual", name)
         if self.kind == "squeeze_excite":
             assert self.squeeze is not None
             return _words("squeeze-excite", _widths(self.squeeze.reduce, self.squeeze.expand))
@@ -160,6 +194,9 @@ _PARTS: dict[str, tuple[set[str], set[str]]] = {
     "separable": ({"depthwise"}, {"expand", "depthwise", "squeeze", "project"}),
     "squeeze_excite": ({"squeeze"}, {"squeeze"}),
     "global_avg_pool2d": (set(), set()),
+    "max_pool2d": ({"window"}, {"window"}),
+    "channel_shuffle": (set(), set()),
+    "shuffle_unit": ({"branch"}, {"branch", "shortcut"}),
 }
 
 

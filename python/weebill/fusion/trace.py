@@ -60,7 +60,7 @@ class Graph:
         if not isinstance(output, fx.Proxy):
             raise NotTraceable("its forward does not return one tensor")
         self.output = output.node
-        self._live = _ancestors(self.output)
+        self._live = ancestors(self.output)
         self._check_writes()
         self.trial_input, self.trial_output, self._shapes = self._run()
 
@@ -226,7 +226,8 @@ def is_torch_module(module: nn.Module) -> bool:
     return type(module).__module__.startswith("torch.nn.") and not isinstance(module, containers)
 
 
-def _ancestors(node: fx.Node) -> set[fx.Node]:
+def ancestors(node: fx.Node) -> set[fx.Node]:
+    """The node and all that it is computed from."""
     found = {node}
     stack = [node]
     while stack:

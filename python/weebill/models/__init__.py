@@ -44,6 +44,17 @@ from weebill.models.segmentation import (
     deeplabv3_mobilenet_v3_large,
     lraspp_mobilenet_v3_large,
 )
+from weebill.models.shufflenet_v2 import (
+    ShuffleNet_V2_X0_5_Weights,
+    ShuffleNet_V2_X1_0_Weights,
+    ShuffleNet_V2_X1_5_Weights,
+    ShuffleNet_V2_X2_0_Weights,
+    ShuffleNetV2,
+    shufflenet_v2_x0_5,
+    shufflenet_v2_x1_0,
+    shufflenet_v2_x1_5,
+    shufflenet_v2_x2_0,
+)
 from weebill.models.ssd import SSD
 from weebill.models.ssdlite import (
     SSDLite320_MobileNet_V3_Large_Weights,
@@ -79,6 +90,11 @@ __all__ = [
     "SSDLiteBackbone",
     "SemanticSegmentation",
     "SeparableComparison",
+    "ShuffleNetV2",
+    "ShuffleNet_V2_X0_5_Weights",
+    "ShuffleNet_V2_X1_0_Weights",
+    "ShuffleNet_V2_X1_5_Weights",
+    "ShuffleNet_V2_X2_0_Weights",
     "Summary",
     "Weights",
     "WeightsEnum",
@@ -101,6 +117,10 @@ __all__ = [
     "model_entry",
     "register_model",
     "save_weights",
+    "shufflenet_v2_x0_5",
+    "shufflenet_v2_x1_0",
+    "shufflenet_v2_x1_5",
+    "shufflenet_v2_x2_0",
     "ssdlite",
     "ssdlite320_mobilenet_v3_large",
     "summary",

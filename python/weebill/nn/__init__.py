@@ -8,13 +8,16 @@ from weebill.nn.blocks import (
     InvertedResidual,
     SqueezeExcite,
 )
+from weebill.nn.shuffle import ChannelShuffle, ShuffleUnit
 
 __all__ = [
+    "ChannelShuffle",
     "Conv2dNormActivation",
     "Conv2dSame",
     "DepthwisePointwise",
     "FusedModule",
     "InvertedResidual",
+    "ShuffleUnit",
     "SqueezeExcite",
     "unfused",
 ]
