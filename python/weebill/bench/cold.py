@@ -23,7 +23,7 @@ from typing import Any
 from weebill.bench.case import Case
 from weebill.bench.options import Options, worker_environment
 from weebill.bench.run import Progress
-from weebill.bench.worker import Worker
+from weebill.bench.worker import Worker, python_of
 
 __all__ = ["measure_cold"]
 
@@ -116,12 +116,11 @@ def _measure(case: Case, name: str, threads: int, options: Options) -> ColdRow:
     if reason:
         return ColdRow(case.name, name, threads, reason)
     environment = os.environ | worker_environment(options.isas[0], threads, options.wait_policy)
-    python = os.environ.get(f"WEEBILL_BENCH_PYTHON_{name.upper()}", sys.executable)
     tries: list[dict[str, float]] = []
     for _ in range(TRIES):
         with tempfile.TemporaryDirectory() as scratch:
             result = Path(scratch) / "result.json"
-            command = [python, "-m", "weebill.bench.cold", name, folder]
+            command = [python_of(name), "-m", "weebill.bench.cold", name, folder]
             command += [str(case.folder / "input.npy"), str(threads), str(result)]
             done = subprocess.run(
                 command, env=environment, capture_output=True, text=True, check=False

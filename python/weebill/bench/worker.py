@@ -25,10 +25,16 @@ import numpy as np
 from weebill.bench.engines.base import FloatArray, Session
 from weebill.bench.timing import Turn, take_turn
 
-__all__ = ["Worker"]
+__all__ = ["Worker", "python_of"]
 
 LOAD_TIMEOUT_S = 600.0  # converters and compilers are slow
 TURN_TIMEOUT_S = 120.0
+
+
+def python_of(engine: str) -> str:
+    """The Python that an engine's processes run in."""
+    common = os.environ.get("WEEBILL_BENCH_PYTHON", sys.executable)
+    return os.environ.get(f"WEEBILL_BENCH_PYTHON_{engine.upper()}", common)
 
 
 class Worker:
@@ -44,7 +50,7 @@ class Worker:
         self, engine: str, environment: Mapping[str, str], cpus: Sequence[int] = ()
     ) -> None:
         self.engine = engine
-        python = os.environ.get(f"WEEBILL_BENCH_PYTHON_{engine.upper()}", sys.executable)
+        python = python_of(engine)
         ours, theirs = socket.socketpair()
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed in close)
         with theirs:

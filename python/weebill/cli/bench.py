@@ -186,3 +186,16 @@ def _show(result: Result, given: dict[str, object]) -> None:
         print_line()
     for line in tables.remarks(result):
         print_line(line)
+
+
+@bench.command()
+def report(
+    results: Annotated[list[Path], typer.Argument(metavar="RESULT.json...")],
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
+) -> None:
+    """Make one self-contained HTML page from results."""
+    from weebill.bench.page import render_page
+    from weebill.bench.results import read_result
+
+    out.write_text(render_page([read_result(path) for path in results]))
+    print_line(str(out))

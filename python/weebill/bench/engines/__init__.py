@@ -1,7 +1,7 @@
 """The engines compared, one module each; importing this package imports none of them.
 
-An engine may live in another environment, with weebill installed there too:
-`WEEBILL_BENCH_PYTHON_<NAME>`, the path of that environment's Python, makes its processes run there.
+Engines may live in another environment, with weebill installed there too: `WEEBILL_BENCH_PYTHON`,
+or `WEEBILL_BENCH_PYTHON_<NAME>` for one of them, is the path of that environment's Python.
 """
 
 from __future__ import annotations
