@@ -44,6 +44,19 @@ lint: $(VENV)/.package $(VENV)/.dev-tools  ## formatting, lint, types, import ru
 	lint-imports
 	clang-format --dry-run --Werror $(CXX_SOURCES)
 
+instructions: $(VENV)/.build-tools  ## instruction counts of kernels and blocks against the baseline
+	cmake --preset release
+	cmake --build --preset release --target bench_kernels
+	$(VENV)/bin/python bench/instructions.py check build/release/bench/csrc/bench_kernels
+
+instruction-baseline: $(VENV)/.build-tools  ## count again and store: the new baseline
+	cmake --preset release
+	cmake --build --preset release --target bench_kernels
+	$(VENV)/bin/python bench/instructions.py update build/release/bench/csrc/bench_kernels
+
+figures: $(VENV)/.figures  ## README's chart and table from bench/results
+	$(VENV)/bin/python bench/figures.py
+
 format: $(VENV)/.dev-tools  ## rewrite the sources in the project's format
 	ruff check --fix .
 	ruff format .
@@ -80,6 +93,10 @@ $(VENV)/.demo: $(VENV)/.package
 
 $(VENV)/.docs-tools: $(VENV)/.build-tools
 	$(PIP) install --quiet --group docs
+	touch $@
+
+$(VENV)/.figures: $(VENV)/.package
+	$(PIP) install --quiet --group figures
 	touch $@
 
 $(VENV)/.dev-tools: $(VENV)/.build-tools

@@ -6,6 +6,10 @@
 //   --min-time SECONDS    per row (0.1)
 //   --shapes FOLDER       block shapes (python/weebill/bench/suites)
 //   --json                one JSON object instead of a table
+//   --skip TEXT           leave out rows whose "group/name" contains it; may be given again
+//   --count               run every row twice and measure nothing; under callgrind with
+//                         --collect-atstart=no there is a dump of each row's second run
+//   --compiler            print what this program was built with
 //   --benchmark-once N    run every row exactly N times and measure nothing: for callgrind, where
 //                         the difference between N = 1 and N = 2 is one iteration's instructions
 //
@@ -29,7 +33,8 @@ namespace {
 [[noreturn]] void usage(const std::string& problem) {
   std::fprintf(stderr,
                "bench_kernels: %s\nusage: bench_kernels [--isa NAME] [--filter TEXT] [--min-time "
-               "SECONDS] [--shapes FOLDER] [--json] [--benchmark-once N]\n",
+               "SECONDS] [--shapes FOLDER] [--json] [--skip TEXT] [--count] [--compiler] "
+               "[--benchmark-once N]\n",
                problem.c_str());
   std::exit(2);
 }
@@ -61,6 +66,13 @@ Options parse(int argc, char** argv) {
       options.shapes = value();
     } else if (flag == "--json") {
       options.json = true;
+    } else if (flag == "--skip") {
+      options.skip.push_back(value());
+    } else if (flag == "--count") {
+      options.count = true;
+    } else if (flag == "--compiler") {
+      std::printf("%s\n", WEEBILL_COMPILER);
+      std::exit(0);
     } else if (flag == "--benchmark-once") {
       options.once = static_cast<std::int64_t>(parse_positive(flag, value()));
     } else {
@@ -152,7 +164,8 @@ int run_all(int argc, char** argv) {
   if (!options.isa.empty()) set_isa(options.isa);
   Bench bench(options);
   std::vector<Bandwidth> bandwidth;
-  if (options.once == 0) {
+  const bool measured = options.once == 0 && !options.count;
+  if (measured) {
     bench.set_peak(peak_gflops(isa(), options.min_time));
     bandwidth = read_bandwidth(isa(), options.min_time);
     if (!options.json) print_head(bench, bandwidth);
@@ -160,7 +173,7 @@ int run_all(int argc, char** argv) {
   bench_kernels(bench);
   bench_blocks(bench);
   if (bench.rows().empty()) usage("no row matches " + options.filter);
-  if (options.once > 0) {
+  if (!measured) {
     for (const Row& row : bench.rows()) {
       std::printf("%s/%s %lld\n", row.what.group.c_str(), row.what.name.c_str(),
                   static_cast<long long>(row.iterations));

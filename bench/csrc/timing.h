@@ -7,6 +7,13 @@
 #include <string>
 #include <vector>
 
+#if __has_include(<valgrind/callgrind.h>)
+#include <valgrind/callgrind.h>
+#define WEEBILL_CALLGRIND 1
+#else
+#define WEEBILL_CALLGRIND 0
+#endif
+
 namespace weebill::bench {
 
 struct Options {
@@ -15,7 +22,9 @@ struct Options {
   std::string shapes = WEEBILL_SHAPES_DIR;
   double min_time = 0.1;  ///< seconds per row
   bool json = false;
-  std::int64_t once = 0;  ///< exactly so many iterations of each row, nothing measured
+  std::int64_t once = 0;          ///< exactly so many iterations of each row, nothing measured
+  bool count = false;             ///< under callgrind: one dump per row, of its second iteration
+  std::vector<std::string> skip;  ///< rows whose name contains one of them are left out
 };
 
 /// One thing to be timed. All work is on one thread and on warm caches, as inside a network.
@@ -58,6 +67,21 @@ Row time_case(const Case& what, double min_time, Body body) {
   return row;
 }
 
+/// Runs `body` once; under callgrind (--collect-atstart=no) its instructions are dumped under
+/// `name`.
+template <typename Body>
+void count_instructions(const std::string& name, Body body) {
+#if WEEBILL_CALLGRIND
+  CALLGRIND_TOGGLE_COLLECT;
+  body();
+  CALLGRIND_TOGGLE_COLLECT;
+  CALLGRIND_DUMP_STATS_AT(name.c_str());
+#else
+  (void)name;
+  body();
+#endif
+}
+
 /// Collects rows; in `once` mode only runs the bodies.
 class Bench {
  public:
@@ -65,12 +89,20 @@ class Bench {
   const Options& options() const { return options_; }
   const std::vector<Row>& rows() const { return rows_; }
   bool wants(const Case& what) const {
-    return (what.group + "/" + what.name).find(options_.filter) != std::string::npos;
+    const std::string name = what.group + "/" + what.name;
+    for (const std::string& part : options_.skip) {
+      if (name.find(part) != std::string::npos) return false;
+    }
+    return name.find(options_.filter) != std::string::npos;
   }
   template <typename Body>
   void run(const Case& what, Body body) {
     if (!wants(what)) return;
-    if (options_.once > 0) {
+    if (options_.count) {
+      body();
+      count_instructions(what.group + "/" + what.name, body);
+      rows_.push_back({what, 0, 0, 1});
+    } else if (options_.once > 0) {
       for (std::int64_t i = 0; i < options_.once; ++i) body();
       rows_.push_back({what, 0, 0, options_.once});
     } else {

@@ -17,6 +17,7 @@ from weebill.bench.timing import (
     clean_rounds,
     measure,
     rotated,
+    single_stream,
     take_turn,
     time_calls,
 )
@@ -154,3 +155,24 @@ def test_a_contender_that_dies_leaves_the_others() -> None:
     measured = measure(contenders, Plan(rounds=5))
     assert measured.broken == {"b": "process ended"}
     assert [len(record.rounds) for record in measured.records.values()] == [5]
+
+
+def test_single_stream_asks_one_after_another_until_both_limits() -> None:
+    log: list[str] = []
+    contenders = {name: Scripted(name, log, taints=[True]) for name in ("a", "b")}
+    plan = Plan(turn_ns=5e6)  # five calls of 1 ms
+    measured = single_stream(contenders, plan, min_queries=12, min_ns=0.0)
+    assert log == ["a"] * 5 + ["b"] * 5  # warm-up, calibration, three turns
+    assert sum(x.size for x in measured.records["a"].rounds) == 15
+    assert measured.records["b"].tainted == [True, False, False]
+    long = single_stream({"a": Scripted("a", [])}, plan, min_queries=1, min_ns=21e6)
+    assert sum(x.size for x in long.records["a"].rounds) == 25
+
+
+def test_an_interrupted_single_stream_keeps_the_queries() -> None:
+    def stop(done: int) -> None:
+        raise KeyboardInterrupt
+
+    measured = single_stream({"a": Scripted("a", [])}, Plan(), stop, min_queries=100)
+    assert measured.interrupted
+    assert len(measured.records["a"].rounds) == 1

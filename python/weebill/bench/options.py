@@ -46,6 +46,7 @@ class Options:
     batches: tuple[int, ...] = (1,)
     threads: tuple[int, ...] = (1,)
     backends: tuple[str, ...] = tuple(ENGINES)
+    slow: bool = False  # run engines that are slow to prepare, too
     isas: tuple[str | None, ...] = (None,)  # None: each engine's own choice
     cpus: tuple[int, ...] = ()
     min_time: float = 0.6  # seconds of timed calls per row

@@ -18,9 +18,9 @@ from weebill.bench.options import Options, worker_environment
 from weebill.bench.reference import relative_error
 from weebill.bench.results import FAILED, OK, SKIPPED, WRONG, Row, ours
 from weebill.bench.roofline import Peaks, set_shares
-from weebill.bench.stats import paired_ratio, summarize, turn_figures
+from weebill.bench.stats import paired_ratio, summarize, turn_figures, unpaired_ratio
 from weebill.bench.suites import Block, load_suite, operators, resize, unrolled
-from weebill.bench.timing import Plan, Record, clean_rounds, measure
+from weebill.bench.timing import Plan, Record, clean_rounds, measure, single_stream
 from weebill.bench.worker import Worker
 
 __all__ = ["DEFAULT_NETWORKS", "Progress", "Runner", "case_blocks", "make_cases"]
@@ -190,7 +190,11 @@ class Runner:
 
     def _describe(self) -> None:
         """Versions, and why an engine is missing; asked of each engine's own Python."""
-        workers = {name: Worker(name, {}) for name in self._options.backends}
+        for name in self._options.backends:
+            if not self._options.slow and (reason := make_engine(name).slow):
+                self._facts[name] = {"missing": reason, "version": ""}
+        wanted = [name for name in self._options.backends if name not in self._facts]
+        workers = {name: Worker(name, {}) for name in wanted}
         try:
             for name, worker in workers.items():
                 worker.send("describe", name)
@@ -259,7 +263,10 @@ class Runner:
             share = done + step * finished / plan.rounds
             self._progress(f"{case.name}, threads {threads}: timing", share)
 
-        measured = measure(contenders, plan, show)
+        if options.mode == "single-stream":
+            measured = single_stream(contenders, plan, show)
+        else:
+            measured = measure(contenders, plan, show)
         for name, problem in measured.broken.items():
             by_engine[name].status, by_engine[name].reason = FAILED, problem
             workers[name].close()
@@ -269,7 +276,8 @@ class Runner:
         for name in () if measured.interrupted else measured.records:
             # Catches an engine whose later runs read what the first one overwrote.
             check_output(by_engine[name], workers[name].output(), case, options.tolerance)
-        evaluate(by_engine, measured.records, plan.min_clean)
+        interleaved = options.mode != "single-stream"
+        evaluate(by_engine, measured.records, plan.min_clean, interleaved=interleaved)
         self.interrupted = measured.interrupted
         if isa in self._peaks:
             set_shares(rows, self._peaks[isa])
@@ -337,10 +345,18 @@ def check_output(row: Row, output: npt.NDArray[Any], case: Case, tolerance: floa
         row.reason = f"relative error {row.error:.1e} to float64, more than {tolerance:.0e}"
 
 
-def evaluate(rows: dict[str, Row], records: dict[str, Record], min_clean: int) -> None:
-    """Fill in times and ratios from the rounds that nobody disturbed."""
+def evaluate(
+    rows: dict[str, Row], records: dict[str, Record], min_clean: int, *, interleaved: bool = True
+) -> None:
+    """Fill in times and ratios from the rounds that nobody disturbed.
+
+    Records that were not interleaved have no rounds in common: all of them count, and a ratio is
+    one of medians.
+    """
     kept, tainted = clean_rounds(records, min_clean)
     for name, record in records.items():
+        if not interleaved:
+            kept, tainted = list(range(len(record.rounds))), any(record.tainted)
         row = rows[name]
         row.tainted, row.retried = tainted, record.retried
         row.dropped = len(record.rounds) - len(kept)
@@ -348,10 +364,12 @@ def evaluate(rows: dict[str, Row], records: dict[str, Record], min_clean: int) -
             continue
         wall = [record.rounds[k] / 1e6 for k in kept]
         row.wall_ms = summarize(wall)
+        row.queries = row.wall_ms.count
         row.cpu_ms = summarize([record.cpu[k] / 1e6 for k in kept])
         row.turn_ms = [float(t) for t in turn_figures(wall)]
         row.gflops = 2.0 * row.macs / (row.wall_ms.minimum * 1e6)
     base = ours(list(rows.values()))
     for row in rows.values():
         if base is not None and row is not base and row.turn_ms:
-            row.ratio = paired_ratio(row.turn_ms, base.turn_ms)
+            ratio = paired_ratio if interleaved else unpaired_ratio
+            row.ratio = ratio(row.turn_ms, base.turn_ms)

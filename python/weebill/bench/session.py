@@ -51,7 +51,7 @@ def make_options(kind: str, given: Mapping[str, Any]) -> Options:
     if given["isa"]:
         isas = parse_names("--isa", given["isa"], known_isas())
     backends = tuple(ENGINES)
-    if given["backend"]:
+    if given["backend"] not in (None, "all"):
         backends = parse_names("--backend", given["backend"], backends)
     parse_names("--wait-policy", given["wait_policy"], ("default", "passive"))
     parse_names("--format", given["format_"], ("table", "csv", "markdown"))
@@ -63,6 +63,7 @@ def make_options(kind: str, given: Mapping[str, Any]) -> Options:
         batches=parse_positives("--batch", given["batch"]),
         threads=threads,
         backends=backends,
+        slow=given["backend"] is not None,
         isas=isas,
         cpus=cpus,
         min_time=given["min_time"],

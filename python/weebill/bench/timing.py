@@ -175,6 +175,53 @@ def measure(
     return Measured(records, broken)
 
 
+def single_stream(
+    contenders: Mapping[str, Contender],
+    plan: Plan,
+    progress: Callable[[int], None] = lambda _round: None,
+    *,
+    min_queries: int = 1024,
+    min_ns: float = 60e9,
+) -> Measured:
+    """One contender after another, each with one query after another, as MLPerf's single stream.
+
+    Nothing is repeated or left out: what other work did to the queries is part of the answer.
+
+    Args:
+        contenders: By name.
+        plan: Its `rounds` scale the progress; its `turn_ns` is the length of a turn.
+        progress: Called after each turn with the share that is done, in rounds.
+        min_queries: Of each contender, at least.
+        min_ns: Sum of the queries' times of each contender, at least.
+    """
+    measured = Measured({}, {})
+    for index, (name, contender) in enumerate(contenders.items()):
+        record = Record()
+        queries, spent = 0, 0.0
+        try:
+            contender.turn(0, plan.min_calls)  # warm-up
+            calls = calls_per_turn(contender.turn(1, plan.min_calls).samples, plan)
+            while queries < min_queries or spent < min_ns:
+                turn = contender.turn(0, calls)
+                record.rounds.append(turn.samples)
+                record.cpu.append(turn.cpu)
+                record.tainted.append(turn.disturbed.tainted)
+                queries += turn.samples.size
+                spent += float(turn.samples.sum())
+                share = min(queries / min_queries, spent / min_ns if min_ns else 1.0, 1.0)
+                progress(int(plan.rounds * (index + share) / len(contenders)))
+        except KeyboardInterrupt:
+            measured.interrupted = True
+            if record.rounds:
+                measured.records[name] = record
+            return measured
+        except RuntimeError as error:
+            measured.broken[name] = str(error)
+        else:
+            measured.records[name] = record
+    return measured
+
+
 def _undisturbed(contender: Contender, plan: Plan, calls: int) -> tuple[Turn, int]:
     """A turn and how often it was repeated because it was tainted."""
     retried = 0

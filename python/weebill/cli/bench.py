@@ -28,7 +28,10 @@ BatchOption = Annotated[str, typer.Option(help="Batch sizes: 1,8.")]
 ThreadsOption = Annotated[
     str | None, typer.Option(help="Thread counts: 1,2. Default: one; models: one and all.")
 ]
-BackendOption = Annotated[str | None, typer.Option(help="Engines, comma separated. Default: all.")]
+BackendOption = Annotated[
+    str | None,
+    typer.Option(help="Engines, comma separated, or all. Default: all but those slow to compile."),
+]
 IsaOption = Annotated[
     str | None, typer.Option(help="Limit engines that can be limited: avx2,scalar.")
 ]

@@ -53,6 +53,7 @@ class Engine(ABC):
     modules: ClassVar[tuple[str, ...]]  # top-level modules that must be importable
     library: ClassVar[str] = ""  # what `load` imports, where it is not modules[0]
     settings: ClassVar[Settings] = Settings()
+    slow: ClassVar[str] = ""  # why the engine runs only if it is asked for
 
     def missing(self) -> str | None:
         """Why the engine cannot be used here, or None."""

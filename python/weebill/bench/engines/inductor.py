@@ -26,6 +26,8 @@ class Inductor(TorchFolded):
         layout="NHWC", isa="environment", note="torch.compile, freezing, cpp_wrapper"
     )
 
+    slow: ClassVar[str] = "compiles for half a minute a network; --backend all includes it"
+
     def load(self, folder: Path, x: FloatArray, threads: int) -> Session:
         """Compile and call twice (the second call settles the guards)."""
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder / "inductor"))

@@ -1,0 +1,192 @@
+"""Guards the number of instructions that the kernels and blocks execute.
+
+Instruction counts repeat exactly on a busy machine, where times do not. Every row of the
+micro-benchmark runs twice under callgrind, in a process that does nothing else, and the second run
+counts (the first makes what is made once). NEON is not counted: qemu's user emulation counts
+instructions by plugins only, which Debian's build of it does not have.
+
+    python bench/instructions.py check BENCH_KERNELS     # 2 % more than the baseline fails
+    python bench/instructions.py update BENCH_KERNELS    # a new baseline
+    python bench/instructions.py plot history.svg
+
+BENCH_KERNELS is build/release/bench/csrc/bench_kernels.
+
+The baseline names the compiler. Another compiler's counts are printed beside it and fail nothing:
+they differ by more than a change of ours would.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import datetime
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+BASELINE = HERE / "baselines" / "instructions.json"
+HISTORY = HERE / "baselines" / "history.csv"
+ISAS = ("avx2", "scalar")
+LIMIT = 0.02  # more instructions than that fail
+# Rows that take long to emulate and whose code other rows cover.
+SKIP = {
+    "avx2": ("mobilenet_v1/", "mobilenet_v2/", "efficientnet_lite0/", "xnnpack_separable/"),
+    "scalar": (
+        *("mobilenet_v1/", "mobilenet_v2/", "mobilenet_v3_large/"),
+        *("efficientnet_lite0/", "xnnpack_separable/", "published/"),
+    ),
+}
+
+Counts = dict[str, int]
+
+
+def count(binary: Path, isa: str, select: str = "") -> Counts:
+    """Instructions of one iteration of every row."""
+    with tempfile.TemporaryDirectory() as scratch:
+        out = Path(scratch) / "out"
+        command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}"]
+        command += ["--collect-atstart=no", "--dump-instr=no", str(binary)]
+        command += ["--isa", isa, "--count", "--filter", select]
+        for skipped in SKIP[isa]:
+            command += ["--skip", skipped]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()[-400:]}")
+        counts: Counts = {}
+        for path in Path(scratch).iterdir():
+            text = path.read_text()
+            name = re.search(r"^desc: Trigger: Client Request: (\S+)$", text, re.M)
+            total = re.search(r"^(?:totals|summary): (\d+)", text, re.M)
+            if name and total:
+                counts[name[1]] = int(total[1])
+    if not counts:
+        raise RuntimeError(
+            f"{binary} counts nothing: it was built without valgrind's headers, or nothing matches"
+        )
+    return counts
+
+
+def compiler_of(binary: Path) -> str:
+    """What the binary was built with, as it says itself."""
+    done = subprocess.run([binary, "--compiler"], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def compare(before: Mapping[str, int], after: Mapping[str, int]) -> list[tuple[str, int, int]]:
+    """Rows whose count changed beyond the limit, or that only one side has (0 there)."""
+    changed = []
+    for name in sorted({*before, *after}):
+        old, new = before.get(name, 0), after.get(name, 0)
+        if abs(new - old) > LIMIT * old:
+            changed.append((name, old, new))
+    return changed
+
+
+def judge(baseline: Mapping[str, Any], compiler: str, counts: Mapping[str, Counts]) -> int:
+    """Print what changed; 1 if something got worse."""
+    same_compiler = baseline["compiler"] == compiler
+    worse = 0
+    for isa, rows in counts.items():
+        for name, old, new in compare(baseline["instructions"][isa], rows):
+            change = f"{new / old - 1:+.1%}" if old else "new"
+            print(f"{isa:8}{name:50}{old:12}{new:12}  {change}")
+            worse += new > old or new == 0
+    total = sum(map(len, counts.values()))
+    print(f"{total} counts, {worse} more than {LIMIT:.0%} above the baseline, or not in both")
+    if worse and not same_compiler:
+        print(f"not failed: the baseline is {baseline['compiler']}'s, this binary is {compiler}'s")
+        return 0
+    if worse:
+        print("if that is meant: make instruction-baseline, and say why in the commit")
+    return int(worse > 0)
+
+
+def store(compiler: str, counts: Mapping[str, Counts]) -> None:
+    """Write the baseline and add its sums to the history."""
+    document = {"compiler": compiler, "instructions": counts}
+    BASELINE.parent.mkdir(exist_ok=True)
+    BASELINE.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
+    command = ["git", "rev-parse", "--short=12", "HEAD"]
+    commit = subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=False)
+    new = not HISTORY.exists()
+    with HISTORY.open("a", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        if new:
+            writer.writerow(["date", "parent", "compiler", "isa", "group", "instructions"])
+        for isa, rows in counts.items():
+            sums: Counts = {}
+            for name, value in rows.items():
+                group = name.partition("/")[0]
+                sums[group] = sums.get(group, 0) + value
+            day = datetime.date.today().isoformat()
+            for group, value in sorted(sums.items()):
+                writer.writerow([day, commit.stdout.strip(), compiler, isa, group, value])
+
+
+def plot(path: Path) -> None:
+    """Sums of every group over the history, relative to the first entry."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    with HISTORY.open() as stream:
+        entries = list(csv.DictReader(stream))
+    figure, panels = pyplot.subplots(1, len(ISAS), figsize=(10, 4), sharey=True, squeeze=False)
+    for panel, isa in zip(panels[0], ISAS, strict=True):
+        series: dict[str, list[int]] = {}
+        for entry in entries:
+            if entry["isa"] == isa:
+                series.setdefault(entry["group"], []).append(int(entry["instructions"]))
+        for group, values in series.items():
+            panel.plot([100 * v / values[0] for v in values], marker="o", label=group)
+        panel.set_title(isa)
+        panel.set_xlabel("baseline")
+        panel.grid(alpha=0.3)
+    panels[0][0].set_ylabel("instructions, % of the first baseline")
+    panels[0][-1].legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path)
+
+
+def main() -> int:
+    """Entry point."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("action", choices=("check", "update", "plot"))
+    parser.add_argument("path", type=Path, help="bench_kernels, or the plot to write")
+    parser.add_argument("--filter", default="", help="rows whose name contains it")
+    given = parser.parse_args()
+    if given.action == "plot":
+        plot(given.path)
+        return 0
+    if shutil.which("valgrind") is None:
+        print("instructions: valgrind is not installed", file=sys.stderr)
+        return 2
+    with ThreadPoolExecutor() as pool:
+        found = pool.map(lambda isa: count(given.path, isa, given.filter), ISAS)
+        counts = dict(zip(ISAS, found, strict=True))
+    compiler = compiler_of(given.path)
+    if given.action == "update":
+        store(compiler, counts)
+        return 0
+    baseline = json.loads(BASELINE.read_text())
+    if given.filter:
+        baseline["instructions"] = {
+            isa: {name: n for name, n in rows.items() if given.filter in name}
+            for isa, rows in baseline["instructions"].items()
+        }
+    return judge(baseline, compiler, counts)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
