@@ -9,6 +9,7 @@ Autocast: the ops compute in float32; under CPU autocast floating inputs are con
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any, TypeAlias
@@ -17,14 +18,29 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from weebill import _fake, _flops, _reference
+from weebill import _fake, _flops, _python_ops, _reference
 
 _Op: TypeAlias = Callable[..., Tensor]
 
 
-def _load() -> None:
-    if torch.__version__ < "2.10":  # a TorchVersion: compares as versions do
-        raise ImportError(f"weebill: torch must be 2.10 or later, got {torch.__version__}")
+def _load() -> object:
+    """Defines the ops, in the library for torch's stable ABI where torch has one.
+
+    WEEBILL_TORCH_OPS=python takes the way of older torches: slower calls, the same results.
+
+    Returns:
+        What must be kept for the ops to exist.
+    """
+    version = torch.__version__  # a TorchVersion: compares as versions do
+    if version < "2.5":
+        raise ImportError(f"weebill: torch must be 2.5 or later, got {version}")
+    way = os.environ.get("WEEBILL_TORCH_OPS", "")
+    if way not in ("", "python"):
+        raise ImportError(
+            f"environment: WEEBILL_TORCH_OPS must be 'python' or not set, got '{way}'"
+        )
+    if version < "2.10" or way == "python":
+        return _python_ops.register()
     spec = find_spec("weebill._torch_ops")
     if spec is None or spec.origin is None:
         raise ImportError(
@@ -32,6 +48,26 @@ def _load() -> None:
             "then weebill with 'pip install --no-build-isolation'"
         )
     torch.ops.load_library(spec.origin)  # type: ignore[no-untyped-call]
+    return None
+
+
+def _register_autocast(name: str) -> None:
+    op = f"weebill::{name}"
+    if hasattr(torch.library, "register_autocast"):
+        torch.library.register_autocast(op, "cpu", torch.float32)
+        return
+    # torch 2.5 and 2.6: what register_autocast does
+    keys = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
+
+    def cast(*arguments: Any) -> Tensor:
+        with torch._C._ExcludeDispatchKeyGuard(keys):
+            converted = torch.amp.autocast_mode._cast(arguments, "cpu", torch.float32)
+            result: Tensor = getattr(torch.ops.weebill, name)(*converted)
+            return result
+
+    library = torch.library.Library("weebill", "IMPL")  # type: ignore[no-untyped-call]
+    library.impl(name, cast, "AutocastCPU")  # type: ignore[no-untyped-call]
+    _kept.append(library)
 
 
 def _save_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -69,13 +105,13 @@ def _register() -> None:
         formula, takes_tensors = _flops.FORMULAS[name]
         register_flop_formula(getattr(torch.ops.weebill, name), get_raw=takes_tensors)(formula)
         if name != "channel_shuffle":  # which moves values of any type
-            torch.library.register_autocast(op, "cpu", torch.float32)
+            _register_autocast(name)
         if name != "run":
             backward = _backward_of(getattr(_reference, name))
             torch.library.register_autograd(op, backward, setup_context=_save_inputs)
 
 
-_load()
+_kept: list[object] = [_load()]
 _register()
 
 run: _Op = torch.ops.weebill.run.default

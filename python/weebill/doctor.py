@@ -250,7 +250,7 @@ def _torch(machine: Machine) -> Iterator[Finding]:
         return
     value += f", {threads} threads"
     if number < (2, 10):
-        advice = "the ops work through Python; torch 2.10 or later calls them faster"
+        advice = "the ops are called through Python; torch 2.10 or later calls them faster"
         yield Finding("torch", "note", value, advice)
     elif importlib.util.find_spec("weebill._torch_ops") is None:
         advice = "this build of weebill has no ops for it: install a wheel, or build beside torch"

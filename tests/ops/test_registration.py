@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +14,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from tests.ops.cases import PLAIN_OPS, arguments, in_double, network, op, reference
-from weebill import ops
+from weebill import _python_ops, ops
 
 
 @pytest.mark.parametrize("name", [*PLAIN_OPS, "run"])
@@ -175,3 +179,48 @@ def test_copies_of_modules_run() -> None:
     x = torch.randn(1, 3, 12, 12)
     with torch.no_grad():
         assert torch.equal(copy.deepcopy(module)(x), module(x))
+
+
+@pytest.mark.parametrize("name", [*PLAIN_OPS, "run"])
+def test_the_schema_is_the_same_from_python(name: str) -> None:
+    assert str(op(name)._schema) == f"weebill::{name}{_python_ops.SCHEMAS[name]}"
+
+
+@pytest.mark.parametrize("name", [*PLAIN_OPS, "run"])
+def test_ops_from_python_give_the_same(name: str, isa: str) -> None:
+    values = arguments(name)
+    expected = op(name)(*values)
+    found = getattr(_python_ops, name)(*values)
+    assert torch.equal(found, expected)
+    assert found.stride() == expected.stride()
+
+
+def test_all_tests_of_the_ops_pass_with_ops_from_python() -> None:
+    """As under torch 2.5 to 2.9: in a process where the library is not loaded."""
+    files = ["test_bad_inputs.py", "test_run.py", "test_pool_linear.py", "test_squeeze_excite.py"]
+    code = (
+        "import sys, pytest, torch, weebill.ops\n"
+        "assert type(weebill._ops._kept[0]) is torch.library.Library\n"
+        "sys.exit(pytest.main(['-q', '-x', '-p', 'no:cacheprovider', *sys.argv[1:]]))"
+    )
+    folder = Path(__file__).parent
+    result = subprocess.run(
+        [sys.executable, "-c", code, *(str(folder / name) for name in files)],
+        cwd=folder.parent.parent,
+        env={**os.environ, "WEEBILL_TORCH_OPS": "python"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
+
+
+def test_a_way_that_there_is_not() -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", "import weebill.ops"],
+        env={**os.environ, "WEEBILL_TORCH_OPS": "fast"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "WEEBILL_TORCH_OPS must be 'python' or not set, got 'fast'" in result.stderr

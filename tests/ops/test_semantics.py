@@ -96,12 +96,15 @@ def test_threads_do_not_change_a_bit(name: str, isa: str) -> None:
 
 
 @pytest.mark.usefixtures("restored_threads")
-def test_thread_count_is_torchs() -> None:
+def test_torchs_threads_and_those_of_the_runtime_are_two_numbers() -> None:
     from weebill import config
 
-    for threads in (1, 3, 2):
-        torch.set_num_threads(threads)
-        assert config.info()["threads"] == threads
+    before = config.threads()
+    torch.set_num_threads(before + 2)
+    assert config.threads() == config.info()["threads"] == before
+    config.set_threads(before + 1)
+    assert torch.get_num_threads() == before + 2
+    config.set_threads(before)
 
 
 @pytest.mark.usefixtures("restored_threads")
