@@ -183,21 +183,22 @@ def test_copies_of_modules_run() -> None:
 
 @pytest.mark.parametrize("name", [*PLAIN_OPS, "run"])
 def test_the_schema_is_the_same_from_python(name: str) -> None:
-    assert str(op(name)._schema) == f"weebill::{name}{_python_ops.SCHEMAS[name]}"
+    stem = name.partition(":")[0]
+    assert str(op(name)._schema) == f"weebill::{stem}{_python_ops.SCHEMAS[stem]}"
 
 
 @pytest.mark.parametrize("name", [*PLAIN_OPS, "run"])
 def test_ops_from_python_give_the_same(name: str, isa: str) -> None:
     values = arguments(name)
     expected = op(name)(*values)
-    found = getattr(_python_ops, name)(*values)
+    found = getattr(_python_ops, name.partition(":")[0])(*values)
     assert torch.equal(found, expected)
     assert found.stride() == expected.stride()
 
 
 def test_all_tests_of_the_ops_pass_with_ops_from_python() -> None:
     """As under torch 2.5 to 2.9: in a process where the library is not loaded."""
-    files = ["test_bad_inputs.py", "test_run.py", "test_pool_linear.py", "test_squeeze_excite.py"]
+    files = ["test_run.py", "test_pool_linear.py", "test_squeeze_excite.py"]
     code = (
         "import sys, pytest, torch, weebill.ops\n"
         "assert type(weebill._ops._kept[0]) is torch.library.Library\n"
