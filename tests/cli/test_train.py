@@ -1,4 +1,4 @@
-"""`weebill train`, as a process: options, files, resume, and what comes out of it."""
+"""`weebill train`: options, files, resume, and what comes out of it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +15,39 @@ import pytest
 from PIL import Image
 
 from tests.train.data import write_fashion_mnist
+from weebill.cli._app import run
 from weebill.cli.train import _parse_option
 from weebill.models import get_weights
 
 SMALL = ("--model-option", "width_mult=0.35", "--epochs", "2", "--batch-size", "32", "--flip", "0")
 
 
-def weebill(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+@dataclass
+class Result:
+    """What a process would leave."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Weebill = Callable[..., Result]
+
+
+@pytest.fixture
+def weebill(capsys: pytest.CaptureFixture[str]) -> Weebill:
+    """The command in this process, which saves seconds of importing torch."""
+
+    def call(*arguments: object) -> Result:
+        code = run(list(map(str, arguments)))
+        return Result(code, *capsys.readouterr())
+
+    return call
+
+
+def weebill_process(*arguments: object) -> Result:
+    """The command as a user starts it."""
+    done = subprocess.run(
         [sys.executable, "-m", "weebill.cli", *map(str, arguments)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -28,12 +55,13 @@ def weebill(*arguments: object) -> subprocess.CompletedProcess[str]:
         timeout=120,
         check=False,
     )
+    return Result(done.returncode, done.stdout, done.stderr)
 
 
-def test_train_then_classify(tmp_path: Path) -> None:
+def test_train_then_classify(tmp_path: Path, weebill: Weebill) -> None:
     data, output = write_fashion_mnist(tmp_path), tmp_path / "run"
     common = ("train", data, "--output", output, "--no-tensorboard", *SMALL, "--warmup-epochs", 0.5)
-    result = weebill(*common, "--model-option", "stem_stride=1")
+    result = weebill_process(*common, "--model-option", "stem_stride=1")
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
     assert [line.split(":")[0] for line in lines] == ["epoch 1", "epoch 2"]
@@ -59,7 +87,7 @@ def test_train_then_classify(tmp_path: Path) -> None:
     assert document["results"][0]["classes"][0]["label"] in chosen.meta["categories"]
 
 
-def test_train_on_a_folder_from_weights(tmp_path: Path) -> None:
+def test_train_on_a_folder_from_weights(tmp_path: Path, weebill: Weebill) -> None:
     random = np.random.default_rng(0)
     for split in ("train", "val"):
         for name in ("ant", "bee"):
@@ -94,7 +122,11 @@ def test_train_on_a_folder_from_weights(tmp_path: Path) -> None:
     ],
 )
 def test_train_mistakes_are_one_line(
-    tmp_path: Path, arguments: list[str], words: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    arguments: list[str],
+    words: str,
+    weebill: Weebill,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     result = weebill("train", *arguments, "--output", "out")

@@ -25,16 +25,22 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def start(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """A process of its own that can import the tests."""
+    """A process of its own that can import the tests; no child of it outlives a timeout."""
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    return subprocess.run(
+    with subprocess.Popen(
         [sys.executable, *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=120,
-        check=False,
-    )
+        start_new_session=True,
+    ) as process:
+        try:
+            out, err = process.communicate(timeout=200)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -50,6 +50,10 @@ def build(
     state_dict = chosen.get_state_dict(progress=progress)
     if num_classes is None:
         num_classes = known or (classes_of or _classes)(state_dict) or default_classes
+    if chosen.arguments:
+        # They may be a stranger's: nothing is allocated before the shapes are known to agree.
+        with torch.device("meta"):
+            _checked(make(num_classes), state_dict, chosen.name)
     model = make(num_classes)
     _load(model, state_dict, chosen.name)
     return model
@@ -101,6 +105,16 @@ def _converted(model: nn.Module, state_dict: StateDict) -> StateDict:
 
 
 def _load(model: nn.Module, state_dict: StateDict, name: str) -> None:
+    # strict=False for absent num_batches_tracked only: the rest is checked.
+    model.load_state_dict(_checked(model, state_dict, name), strict=False)
+
+
+def _checked(model: nn.Module, state_dict: StateDict, name: str) -> StateDict:
+    """The weights with the model's keys.
+
+    Raises:
+        ValueError: they do not fit.
+    """
     converted = _converted(model, state_dict)
     found = differences(model, converted)
     if found:
@@ -110,8 +124,7 @@ def _load(model: nn.Module, state_dict: StateDict, name: str) -> None:
             f"weights: {name} must fit the model, but {', '.join(found[:_SHOWN])}{more}; "
             + (f"they fit {fitting}" if fitting else "no known model has such weights")
         )
-    # strict=False for absent num_batches_tracked only: the rest was checked.
-    model.load_state_dict(converted, strict=False)
+    return converted
 
 
 def _classes(state_dict: StateDict) -> int | None:

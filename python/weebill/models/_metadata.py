@@ -19,6 +19,8 @@ __all__ = ["read_description", "replace_file", "save_weights"]
 
 # Of the header's text values.
 _KEY = "weebill"
+# No argument and no size is larger; a hostile file must not ask for a network that fills memory.
+_LARGEST = 10_000
 
 
 def save_weights(
@@ -124,12 +126,12 @@ def read_description(
             }
         )
         numbers = [*arguments.values(), preset.crop_size, preset.resize_size]
-        if not all(isinstance(value, int | float) for value in numbers):
-            raise TypeError("arguments and sizes must be numbers")
+        if not all(isinstance(value, int | float) and 0 <= value <= _LARGEST for value in numbers):
+            raise TypeError(f"arguments and sizes must be numbers up to {_LARGEST}")
         names = meta.get("categories", [])
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise TypeError("categories must be names")
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"weights: the description in '{path}' must be one that weebill wrote ({error})"
         ) from None

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import distributed
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
-__all__ = ["World", "process_group", "sum_over_processes"]
+__all__ = ["World", "parallel", "process_group", "sum_over_processes"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,23 @@ def process_group() -> Iterator[World]:
         yield World(distributed.get_rank(), distributed.get_world_size())
     finally:
         distributed.destroy_process_group()
+
+
+@contextlib.contextmanager
+def parallel(model: nn.Module, world: World) -> Iterator[nn.Module]:
+    """The model whose gradients are the mean over all processes; must end before the process group.
+
+    DistributedDataParallel's reducer holds the process group. Were it the last to let go of it, its
+    destructor would wait, with the interpreter's lock, for a thread of gloo's that needs this lock.
+    """
+    if world.size == 1:
+        yield model
+        return
+    wrapped = DistributedDataParallel(model)
+    try:
+        yield wrapped
+    finally:
+        del wrapped.logger, wrapped.reducer
 
 
 def sum_over_processes(values: Sequence[float], world: World) -> list[float]:

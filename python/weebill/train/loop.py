@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
@@ -24,7 +23,7 @@ from weebill.train.augment import Augmentation
 from weebill.train.callbacks import Callback, Epoch
 from weebill.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from weebill.train.datasets import LabelledImages, collate
-from weebill.train.distributed import World, process_group, sum_over_processes
+from weebill.train.distributed import World, parallel, process_group, sum_over_processes
 from weebill.train.evaluation import evaluate
 from weebill.train.optim import make_average, make_optimizer, make_scheduler
 from weebill.train.recipe import Recipe
@@ -83,9 +82,7 @@ def fit(
         _check(train, test, recipe, world)
         folder = Path(output)
         checkpoint = _start(folder, recipe, world, resume)
-        state = _State.make(model, recipe, len(train), world)
-        if checkpoint is not None:
-            state.restore(checkpoint)
+        _prepare(model, recipe)
         epochs_done = checkpoint.epoch if checkpoint else 0
         history = [Epoch(**entry) for entry in checkpoint.history] if checkpoint else []  # type: ignore[arg-type]
         listeners = callbacks if world.is_main else ()
@@ -95,7 +92,13 @@ def fit(
             std=train.preset.std,
             num_classes=len(train.classes),
         )
-        with _told(listeners, recipe, state.steps, epochs_done):
+        with (
+            parallel(model, world) as network,
+            _told(listeners, recipe, len(train) // recipe.batch_size, epochs_done),
+        ):
+            state = _State.make(model, network, recipe, len(train), world)
+            if checkpoint is not None:
+                state.restore(checkpoint)
             for number in range(epochs_done + 1, recipe.epochs + 1):
                 start = time.perf_counter()
                 _seed(recipe.seed, number, world.rank)
@@ -157,6 +160,16 @@ def _start(folder: Path, recipe: Recipe, world: World, resume: bool) -> Checkpoi
     return None
 
 
+def _prepare(model: nn.Module, recipe: Recipe) -> None:
+    """What must be before the processes agree on the parameters."""
+    if recipe.norm_momentum is not None:
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.momentum = recipe.norm_momentum
+    # Depthwise convolutions train faster in this layout.
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
 @dataclasses.dataclass
 class _State:
     """What changes from step to step."""
@@ -171,13 +184,9 @@ class _State:
     average: AveragedModel | None
 
     @classmethod
-    def make(cls, model: nn.Module, recipe: Recipe, images: int, world: World) -> _State:
-        if recipe.norm_momentum is not None:
-            for module in model.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.momentum = recipe.norm_momentum
-        # Depthwise convolutions train faster in this layout.
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    def make(
+        cls, model: nn.Module, network: nn.Module, recipe: Recipe, images: int, world: World
+    ) -> _State:
         steps = images // recipe.batch_size
         optimizer = make_optimizer(model, recipe)
         return cls(
@@ -185,7 +194,7 @@ class _State:
             world=world,
             steps=steps,
             model=model,
-            parallel=DistributedDataParallel(model) if world.size > 1 else model,
+            parallel=network,
             optimizer=optimizer,
             scheduler=make_scheduler(
                 optimizer,
