@@ -45,7 +45,7 @@ def test_layouts_and_shared_memory_are_stored(tmp_path: Path) -> None:
     assert torch.equal(found["b"], tensor[:, 1:])
 
 
-GOOD = {
+GOOD: dict[str, Any] = {
     "arguments": {"width_mult": 0.5},
     "preset": {"crop_size": 28, "resize_size": 28, "mean": [0.5], "std": [0.5]},
     "meta": {"categories": ["a"]},
