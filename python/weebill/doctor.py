@@ -242,7 +242,7 @@ def _torch(machine: Machine) -> Iterator[Finding]:
     threads, failure = _try_torch()
     if failure:
         advice = (
-            "install one for this processor (docs/runtime.md), or do without: weebill.runtime"
+            "install one for this processor (the page on boards), or do without: weebill.runtime"
             if "illegal instruction" in failure
             else "reinstall it, or do without: weebill.runtime"
         )
