@@ -145,7 +145,10 @@ def _fitting(state_dict: StateDict) -> str | None:
                     model: nn.Module = entry.builder(**arguments, **variant)
             except (TypeError, ValueError):  # a user's builder may take other arguments
                 continue
-            if not differences(model, _converted(model, state_dict)):
+            found = differences(model, _converted(model, state_dict))
+            if not found:
                 shown = ", ".join(f"{k}={v}" for k, v in {**arguments, **variant}.items())
                 return f"{entry.name}({shown})"
+            if not all(" instead of " in difference for difference in found):
+                break  # other layers; variants have the same ones in other widths
     return None
