@@ -19,7 +19,8 @@ SOURCES := pyproject.toml CMakeLists.txt README.md $(shell find cmake csrc pytho
              -not -name '*.pyc' -not -name '*.so')
 CXX_SOURCES = $(shell find csrc tests/csrc bench/csrc -name '*.h' -o -name '*.inl' -o -name '*.cpp')
 
-.PHONY: help demo test test-cpp test-python lint format docs dev wheel-x86_64 wheel-aarch64 clean
+.PHONY: help demo test test-cpp test-python lint instructions instruction-baseline figures format \
+  docs dev wheel-x86_64 wheel-aarch64 clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z0-9_ -]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 14

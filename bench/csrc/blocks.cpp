@@ -56,23 +56,7 @@ Window window_of(const BlockShape& b) {
   return w;
 }
 
-std::vector<std::byte> pack_block(const BlockShape& b) {
-  Weights weights;
-  const Activation activation = parse_activation("bench", "activation", b.activation);
-  if (b.kind == "pool") {
-    GlobalPoolSpec spec;
-    spec.channels = b.c_in;
-    return pack(spec);
-  }
-  if (b.kind == "conv2d") {
-    Conv2dSpec spec;
-    spec.weight = weights.make({b.c_out, b.c_in, b.k, b.k});
-    spec.bias = weights.make({b.c_out});
-    spec.window = window_of(b);
-    spec.activation = activation;
-    return pack(spec);
-  }
-  if (b.kind != "separable") throw std::runtime_error("unknown kind of block: " + b.kind);
+SeparableSpec separable(const BlockShape& b, Weights& weights, Activation activation) {
   SeparableSpec spec;
   if (b.expand != 0) {
     spec.expand_weight = weights.make({b.c_mid, b.c_in, 1, 1});
@@ -93,7 +77,54 @@ std::vector<std::byte> pack_block(const BlockShape& b) {
   spec.project_activation = parse_activation("bench", "project", b.project);
   spec.window = window_of(b);
   spec.residual = b.residual != 0;
-  return pack(spec);
+  return spec;
+}
+
+/// ShuffleNetV2's unit: a branch, and where the stride is not 1 a shortcut beside it.
+std::vector<std::byte> pack_shuffle(const BlockShape& b, Weights& weights, Activation activation) {
+  BlockShape branch = b;
+  branch.c_in = b.s == 1 ? b.c_in / 2 : b.c_in;
+  branch.c_out = b.c_out / 2;
+  SeparableSpec spec = separable(branch, weights, activation);
+  spec.depthwise_activation = Activation::kNone;
+  const std::vector<std::byte> first = pack(spec);
+  std::vector<std::byte> second;
+  if (b.s != 1) {
+    branch.expand = 0;
+    branch.c_mid = b.c_in;
+    SeparableSpec shortcut = separable(branch, weights, activation);
+    shortcut.depthwise_activation = Activation::kNone;
+    second = pack(shortcut);
+  }
+  return pack_shuffle_unit({first.data(), first.size()}, {second.data(), second.size()});
+}
+
+std::vector<std::byte> pack_block(const BlockShape& b) {
+  Weights weights;
+  const Activation activation = parse_activation("bench", "activation", b.activation);
+  if (b.kind == "pool") {
+    GlobalPoolSpec spec;
+    spec.channels = b.c_in;
+    return pack(spec);
+  }
+  if (b.kind == "conv2d") {
+    Conv2dSpec spec;
+    spec.weight = weights.make({b.c_out, b.c_in, b.k, b.k});
+    spec.bias = weights.make({b.c_out});
+    spec.window = window_of(b);
+    spec.activation = activation;
+    return pack(spec);
+  }
+  if (b.kind == "max_pool") {
+    MaxPoolSpec spec;
+    spec.channels = b.c_in;
+    spec.window = window_of(b);
+    spec.window.kernel_h = spec.window.kernel_w = b.k;
+    return pack(spec);
+  }
+  if (b.kind == "shuffle_unit") return pack_shuffle(b, weights, activation);
+  if (b.kind != "separable") throw std::runtime_error("unknown kind of block: " + b.kind);
+  return pack(separable(b, weights, activation));
 }
 
 float* align64(std::vector<float>& values) {
@@ -103,8 +134,7 @@ float* align64(std::vector<float>& values) {
 
 void bench_block(Bench& bench, const std::string& group, const BlockShape& b) {
   Case what{group, b.name, 0, 0, b.count};
-  // The core has no record for these.
-  if (b.kind == "shuffle_unit" || b.kind == "max_pool" || !bench.wants(what)) return;
+  if (!bench.wants(what)) return;
   const std::vector<std::byte> record = pack_block(b);
   std::vector<float> storage(record.size() / sizeof(float) + 16);
   float* const aligned = align64(storage);

@@ -12,17 +12,7 @@ from weebill import _C
 from weebill.bench.suites import Block
 from weebill.bench.weights import Weights, folded
 
-__all__ = ["cannot_pack", "pack_blocks"]
-
-_KINDS = ("conv2d", "depthwise", "separable", "squeeze_excite", "pool")
-
-
-def cannot_pack(blocks: Sequence[Block]) -> str | None:
-    """Why the core alone cannot run the blocks, or None."""
-    for block in blocks:
-        if block.kind not in _KINDS:
-            return f"no record for {block.kind}"
-    return None
+__all__ = ["pack_blocks"]
 
 
 def pack_blocks(blocks: Sequence[Block], weights: Sequence[Weights]) -> npt.NDArray[np.uint8]:
@@ -46,19 +36,44 @@ def _pack(block: Block, weights: Weights) -> npt.NDArray[np.uint8]:
         return _C.pack_conv2d(
             *_layer(weights, "conv"), stride, padding, (1, 1), groups, block.activation
         )
+    if block.kind == "max_pool":
+        return _C.pack_max_pool2d(block.c_in, (block.k, block.k), stride, padding, (1, 1))
+    if block.kind == "shuffle_unit":
+        depthwise = (block.activation, "none", block.project)
+        branch = _separable(weights, "", stride, padding, depthwise)
+        if block.s == 1:
+            return _C.pack_shuffle_unit(branch)
+        side = _separable(weights, "side_", stride, padding, ("none", "none", block.project))
+        return _C.pack_shuffle_unit(branch, side)
+    activations = (block.activation, block.activation, block.project)
+    return _separable(weights, "", stride, padding, activations, residual=bool(block.residual))
+
+
+def _separable(
+    weights: Weights,
+    prefix: str,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    activations: tuple[str, str, str],
+    *,
+    residual: bool = False,
+) -> npt.NDArray[np.uint8]:
+    """Layers of `weights` whose names start with `prefix`, with the activations of expansion,
+    depthwise and projection."""
     given: dict[str, Any] = {}
     names = {"squeeze": "se_reduce", "excite": "se_expand"}
     for layer in ("expand", "depthwise", "squeeze", "excite", "project"):
-        if f"{layer}.weight" in weights:
+        if f"{prefix}{layer}.weight" in weights:
             target = names.get(layer, layer)
-            given[f"{target}_weight"], given[f"{target}_bias"] = _layer(weights, layer)
+            both = _layer(weights, f"{prefix}{layer}")
+            given[f"{target}_weight"], given[f"{target}_bias"] = both
     return _C.pack_separable(
         **given,
         stride=stride,
         padding=padding,
         dilation=(1, 1),
-        expand_activation=block.activation if block.expand else "none",
-        depthwise_activation=block.activation,
-        project_activation=block.project,
-        residual=bool(block.residual),
+        expand_activation=activations[0] if "expand_weight" in given else "none",
+        depthwise_activation=activations[1],
+        project_activation=activations[2],
+        residual=residual,
     )

@@ -9,7 +9,7 @@ import numpy as np
 
 from weebill.bench.engines.base import Engine, FloatArray, Session, Settings
 from weebill.bench.engines.torch_eager import TorchEager, TorchSession, channels_last, load_module
-from weebill.bench.records import cannot_pack, pack_blocks
+from weebill.bench.records import pack_blocks
 
 if TYPE_CHECKING:
     from weebill.bench.case import Case
@@ -80,12 +80,6 @@ class WeebillNative(Engine):
 
         return str(weebill.__version__)
 
-    def refuses(self, case: Case, threads: int) -> str | None:
-        """Blocks that have no record; threads come with torch."""
-        if threads > 1:
-            return "one thread only without torch"
-        return cannot_pack(case.blocks)
-
     def export(self, case: Case, folder: Path) -> None:
         """Pack the blocks and write ``records.npz``."""
         records = pack_blocks(case.blocks, case.weights())
@@ -94,9 +88,9 @@ class WeebillNative(Engine):
 
     def load(self, folder: Path, x: FloatArray, threads: int) -> Session:
         """Read the records; they are copied to an aligned address."""
-        del threads
-        from weebill import _C
+        from weebill import _C, config
 
+        config.set_threads(threads)
         with np.load(folder / "records.npz") as stored:
             records = _C.join([stored["records"]])
             return NativeSession(records, x, vector=bool(stored["vector"]))
