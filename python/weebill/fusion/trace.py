@@ -97,14 +97,18 @@ class Graph:
         if any(_looks_up(node) for node in self._graph.nodes):
             raise NotTraceable("its forward takes no tensor but a dictionary")
         generator = torch.Generator().manual_seed(0)
-        for size in TRIAL_SIZES if spatial else ((),):
-            x = torch.randn((TRIAL_BATCH, channels, *size), generator=generator)
+        sizes = [(channels, *size) for size in (TRIAL_SIZES if spatial else ((),))]
+        if spatial:
+            # the first layer may see one half of the input: a unit of ShuffleNetV2 by itself
+            sizes.append((2 * channels, *TRIAL_SIZES[0]))
+        for size in sizes:
+            x = torch.randn((TRIAL_BATCH, *size), generator=generator)
             interpreter = ShapeInterpreter(self.owner, self._graph)
             try:
                 with torch.no_grad():
                     y = interpreter.run(x.clone())
             except Exception as error:  # the forward is foreign code
-                failure = f"{type(error).__name__}: {error}".splitlines()[0]
+                failure = failure or f"{type(error).__name__}: {error}".splitlines()[0]
                 continue
             if not isinstance(y, Tensor):
                 raise NotTraceable("its forward does not return one tensor")
