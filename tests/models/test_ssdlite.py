@@ -151,6 +151,20 @@ def test_the_same_head_on_shufflenet_v2(torchvision: Any, spread: Any) -> None:
         SSDLiteBackbone.of_shufflenet_v2(model)
 
 
+def test_shufflenet_v2_detector(spread: Any) -> None:
+    model = spread(create_model("ssdlite320_shufflenet_v2_x1_0", num_classes=4))
+    assert model.backbone.out_channels[:2] == (232, 1024)
+    x = model.transform(photos()[:2])
+    fused = weebill.convert(model)
+    with torch.inference_mode():
+        with unfused():
+            expected = model.head(model.backbone(x))
+        found = fused.head(fused.backbone(x))
+        assert len(fused(photos()[:1])[0]["boxes"]) > 0
+    for y, exact in zip(found, expected, strict=True):
+        assert (y - exact).abs().max() <= 1e-5 * exact.abs().max()
+
+
 def targets() -> list[dict[str, Tensor]]:
     boxes = [
         torch.tensor([[10.0, 20, 200, 250], [5, 5, 60, 50], [100, 90, 130, 200]]),

@@ -61,6 +61,7 @@ from weebill.models.ssdlite import (
     SSDLiteBackbone,
     ssdlite,
     ssdlite320_mobilenet_v3_large,
+    ssdlite320_shufflenet_v2_x1_0,
 )
 
 __all__ = [
@@ -123,5 +124,6 @@ __all__ = [
     "shufflenet_v2_x2_0",
     "ssdlite",
     "ssdlite320_mobilenet_v3_large",
+    "ssdlite320_shufflenet_v2_x1_0",
     "summary",
 ]

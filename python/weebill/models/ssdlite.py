@@ -18,6 +18,7 @@ from weebill.models._presets import ObjectDetection
 from weebill.models._registry import register_model
 from weebill.models._weights import Weights, WeightsEnum, WeightsLike
 from weebill.models.mobilenet_v3 import mobilenet_v3_large
+from weebill.models.shufflenet_v2 import shufflenet_v2_x1_0
 from weebill.models.ssd import SSD, DefaultBoxGenerator, SSDHead
 from weebill.nn import Conv2dNormActivation, InvertedResidual
 
@@ -26,6 +27,7 @@ __all__ = [
     "SSDLiteBackbone",
     "ssdlite",
     "ssdlite320_mobilenet_v3_large",
+    "ssdlite320_shufflenet_v2_x1_0",
 ]
 
 
@@ -239,3 +241,35 @@ def ssdlite320_mobilenet_v3_large(
 
     members = SSDLite320_MobileNet_V3_Large_Weights
     return build(make, members, weights, num_classes, progress, 91, ssdlite_classes)
+
+
+@register_model()
+def ssdlite320_shufflenet_v2_x1_0(
+    *,
+    weights: WeightsLike = None,
+    progress: bool = True,
+    num_classes: int | None = None,
+    weights_backbone: WeightsLike = None,
+    norm_layer: Norm | None = None,
+    **arguments: Any,
+) -> SSD:
+    """The same head on ShuffleNetV2 x1.0, at 320 x 320.
+
+    Args:
+        weights: `Weights` or the path of a file; none are published. Default: random.
+        progress, num_classes, arguments: As in `ssdlite320_mobilenet_v3_large`.
+        weights_backbone: Trained weights of `shufflenet_v2_x1_0` to start from.
+        norm_layer: Of the layers after the backbone. Default: BatchNorm, eps 1e-3.
+
+    Raises:
+        ValueError: a size is out of range, or the weights are not of this network.
+        OSError: there is no such file, or the download failed.
+    """
+
+    def make(classes: int) -> SSD:
+        check_sizes("ssdlite320_shufflenet_v2_x1_0", num_classes=classes)
+        network = shufflenet_v2_x1_0(weights=weights_backbone, progress=progress)
+        backbone = SSDLiteBackbone.of_shufflenet_v2(network, norm_layer)
+        return ssdlite(backbone, classes, norm_layer, **arguments)
+
+    return build(make, None, weights, num_classes, progress, 91, ssdlite_classes)
