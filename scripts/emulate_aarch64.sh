@@ -11,7 +11,7 @@ target=$PWD/build/aarch64
 scripts/aarch64_root.sh
 
 install() {  # install FOLDER PACKAGE...: aarch64 packages; --no-deps, or pip asks for the host's
-  "$python" -m pip install --quiet --target "$target/$1" --platform manylinux_2_28_aarch64 \
+  "$python" -m pip install --quiet --target "$target/$1" --platform manylinux_2_28_aarch64 --platform manylinux2014_aarch64 \
     --only-binary=:all: --python-version 311 --no-deps "${@:2}"
 }
 
@@ -31,7 +31,7 @@ emulated() {  # emulated CPU FOLDERS ARGUMENT...: aarch64 Python with these fold
   echo "$1: ${*:3}: ok, $((SECONDS - start)) s"
 }
 
-cached site-numpy numpy==2.2.6
+cached site-numpy numpy==2.4.6
 rm -rf "$target/site-weebill"
 install site-weebill "$wheel"
 board=$target/site-weebill:$target/site-numpy
@@ -41,5 +41,5 @@ for cpu in cortex-a53 cortex-a72; do
 done
 
 cached site-torch torch==2.10.0 typing-extensions sympy mpmath filelock jinja2 markupsafe networkx \
-  fsspec pillow safetensors
+  fsspec
 emulated cortex-a76 "$board:$target/site-torch" tests/emulated/with_torch.py

@@ -1,0 +1,132 @@
+"""How near the inner loops of the NEON kernels come to what their FMAs and loads allow, by
+llvm-mca's models of the cores: `python -m bench.mca OBJECT`, OBJECT being the compiled
+csrc/isa/neon.cpp (cmake --preset arm64). An estimate, for cores that are not at hand: caches are
+always hit and branches always predicted. Needs aarch64-linux-gnu-objdump and llvm-mca-19.
+
+LLVM has no model of its own for A72 (A57's is used) and A76 (Neoverse N1's, the same family).
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+CORES = {"A53": "cortex-a53", "A55": "cortex-a55", "A57/A72": "cortex-a57", "A76": "neoverse-n1"}
+ITERATIONS = 100
+# FMAs in the loop that a kernel spends its time in, of all the loops in its code
+KERNELS = {
+    "pointwise 5x16": (r"tiles_of<5, 1, 0, false>", 80),
+    "pointwise 4x16": (r"tiles_of<4, 1, 0, false>", 64),
+    "pointwise 4x24": (r"tiles_of<4, 1, 1, false>", 96),
+    "pointwise 8x8": (r"tiles_of<8, 0, 1, false>", 64),
+    "depthwise 3x3 s1": (r"depthwise_k3s1_f32", 63),
+    "depthwise 3x3 s2": (r"depthwise_k3s2_f32", 63),
+    "depthwise 5x5 s1": (r"depthwise_k5s1_f32", 175),
+    "depthwise 5x5 s2": (r"depthwise_k5s2_f32", 175),
+}
+BRANCH = re.compile(r"(?:b|b\.\w+|cbn?z|tbn?z)\t(?:.*, )?([0-9a-f]+)$")
+
+
+@dataclass(frozen=True)
+class Instruction:
+    address: int
+    text: str
+
+
+def functions(listing: str) -> dict[str, list[Instruction]]:
+    """The functions of an objdump listing, without its notes on addresses."""
+    found: dict[str, list[Instruction]] = {}
+    code: list[Instruction] = []
+    for line in listing.splitlines():
+        if title := re.match(r"[0-9a-f]+ <(.*)>:$", line):
+            code = found.setdefault(title[1], [])
+        elif entry := re.match(r"\s*([0-9a-f]+):\t(.*)$", line):
+            text = re.sub(r"\s*(<.*|//.*)$", "", entry[2]).strip()
+            code.append(Instruction(int(entry[1], 16), text))
+    return found
+
+
+def count(loop: list[Instruction], mnemonics: str) -> int:
+    return sum(re.match(rf"(?:{mnemonics})\b", each.text) is not None for each in loop)
+
+
+def innermost_loops(code: list[Instruction]) -> list[list[Instruction]]:
+    """Runs of instructions that end in a branch to their start and hold no other such run."""
+    ends = []
+    for each in code:
+        branch = BRANCH.match(each.text)
+        if branch and code[0].address <= int(branch[1], 16) <= each.address:
+            ends.append((int(branch[1], 16), each.address))
+    inner = [
+        (start, end)
+        for start, end in ends
+        if not any(
+            (start, end) != other and start <= other[0] and other[1] <= end for other in ends
+        )
+    ]
+    return [[each for each in code if start <= each.address <= end] for start, end in inner]
+
+
+def main_loop(code: dict[str, list[Instruction]], name: str, fmas: int) -> list[Instruction]:
+    """The shortest innermost loop of the function with this number of FMAs."""
+    loops = [
+        loop
+        for title, body in code.items()
+        if re.search(name, title)
+        for loop in innermost_loops(body)
+        if count(loop, "fmla") == fmas
+    ]
+    if not loops:
+        raise SystemExit(f"bench.mca: no loop with {fmas} FMAs in {name}")
+    return min(loops, key=len)
+
+
+def cycles(loop: list[Instruction], core: str) -> float:
+    """Per iteration. Branches count as instructions that do nothing: all fall through but the last."""
+    text = "\n".join("nop" if BRANCH.match(each.text) else each.text for each in loop)
+    command = ["llvm-mca-19", "-mtriple=aarch64", f"-mcpu={core}", f"-iterations={ITERATIONS}"]
+    output = subprocess.run(command, input=text, capture_output=True, text=True, check=True).stdout
+    total = re.search(r"^Total Cycles:\s+(\d+)$", output, re.MULTILINE)
+    assert total is not None, output
+    return int(total[1]) / ITERATIONS
+
+
+def bound(loop: list[Instruction], core: str) -> float:
+    """Cycles that the FMAs alone, or the loads and stores alone, would take if nothing waited."""
+    vectors = [f"v{i}.4s" for i in range(24)]
+    fmas = count(loop, "fmla")
+    accesses = count(loop, "ldr|ldp|str|stp")
+    alone = [
+        [Instruction(0, f"fmla {vectors[i % 24]}, v30.4s, v31.4s") for i in range(fmas)],
+        [Instruction(0, f"ldr q{i % 24}, [x0, #{i % 8 * 16}]") for i in range(accesses)],
+    ]
+    return max(cycles(each, core) for each in alone)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("object", type=Path)
+    path = parser.parse_args().object
+    listing = subprocess.run(
+        ["aarch64-linux-gnu-objdump", "-dC", "--no-show-raw-insn", path],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    code = functions(listing)
+    print("Cycles per pass through the loop / bound, and the part of the bound that is reached")
+    print(f"{'loop':18}{'insn':>6}{'FMA':>5}" + "".join(f"{core:>18}" for core in CORES))
+    for name, (function, fmas) in KERNELS.items():
+        loop = main_loop(code, function, fmas)
+        row = f"{name:18}{len(loop):6}{fmas:5}"
+        for core in CORES.values():
+            taken, least = cycles(loop, core), bound(loop, core)
+            row += f"{taken:7.0f}/{least:4.0f}{least / taken:6.0%}"
+        print(row)
+
+
+if __name__ == "__main__":
+    main()
