@@ -85,7 +85,7 @@ def main_loop(code: dict[str, list[Instruction]], name: str, fmas: int) -> list[
 
 
 def cycles(loop: list[Instruction], core: str) -> float:
-    """Per iteration. Branches count as instructions that do nothing: all fall through but the last."""
+    """Per iteration. Branches count as no-ops: all fall through but the last."""
     text = "\n".join("nop" if BRANCH.match(each.text) else each.text for each in loop)
     command = ["llvm-mca-19", "-mtriple=aarch64", f"-mcpu={core}", f"-iterations={ITERATIONS}"]
     output = subprocess.run(command, input=text, capture_output=True, text=True, check=True).stdout
