@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from weebill._C import __version__
 
 if TYPE_CHECKING:
-    from weebill import config, data, models, nn, ops, runtime, train
+    from weebill import config, data, export, models, nn, ops, runtime, train
     from weebill.convert.convert import convert
     from weebill.convert.report import Report, report
     from weebill.convert.save import save
@@ -24,6 +24,7 @@ __all__ = [
     "config",
     "convert",
     "data",
+    "export",
     "models",
     "nn",
     "ops",
@@ -33,7 +34,7 @@ __all__ = [
     "train",
 ]
 
-_SUBMODULES = frozenset({"config", "data", "models", "nn", "ops", "runtime", "train"})
+_SUBMODULES = frozenset({"config", "data", "export", "models", "nn", "ops", "runtime", "train"})
 _FROM_CONVERT = frozenset({"Report", "convert", "report", "save"})
 
 

@@ -330,6 +330,60 @@ def test_a_head_alone() -> None:
     assert isinstance(fast, FusedModule)
 
 
+class Frozen(nn.Module):
+    """As detection networks have it."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.eps = 1e-3
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            self.register_buffer(name, torch.rand(channels) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        shift = self.bias - self.running_mean * scale
+        return x * scale.reshape(1, -1, 1, 1) + shift.reshape(1, -1, 1, 1)
+
+
+def test_frozen_batch_norm() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(8, 8, 3, groups=8), Frozen(8), nn.ReLU(), nn.Conv2d(8, 6, 1), Frozen(6)
+    ).eval()
+    fast: Any = weebill.convert(model)
+    assert isinstance(fast, FusedModule)
+    x = torch.randn(2, 8, 9, 9)
+    with torch.inference_mode():
+        assert_near(fast(x), model, x)
+        model[1].running_var.mul_(2)
+        fast.load_state_dict(model.state_dict())
+        assert_near(fast(x), model, x)
+        for net in (fast, model):
+            net[4].eps = 0.5  # type: ignore[assignment]
+        assert_near(fast(x), model, x)
+
+
+def test_wide_dense_convolutions_are_left_to_torch() -> None:
+    def layer(c_in: int, groups: int = 1) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(c_in, 32, 3, groups=groups), nn.BatchNorm2d(32), nn.ReLU())
+
+    stem, wide, grouped = (
+        weebill.convert(part).eval() for part in (layer(3), layer(32), layer(16, groups=4))
+    )
+    assert isinstance(stem, FusedModule)
+    for left in (wide, grouped):
+        assert type(left) is nn.Sequential
+        assert "does not pay: 100 %" in weebill.report(left).entries[0].reason
+
+
+def test_a_data_parallel_wrapper() -> None:
+    model = nn.DataParallel(block())
+    fast = weebill.convert(model)
+    assert isinstance(fast.module, FusedModule)
+    x = torch.randn(1, 8, 9, 9)
+    with torch.inference_mode():
+        assert_near(fast(x), model, x)
+
+
 def test_padding_same_of_torch_and_asymmetric_kernels() -> None:
     model = nn.Sequential(nn.Conv2d(8, 8, (4, 3), padding="same", groups=8), nn.Conv2d(8, 9, 1))
     model.eval()

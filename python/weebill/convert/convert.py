@@ -12,6 +12,7 @@ import copy
 import torch
 from torch import nn
 
+from weebill.fusion import cost
 from weebill.fusion.layers import NotFusable
 from weebill.fusion.match import match
 from weebill.fusion.module import FusedModule, fuse_in_place
@@ -20,8 +21,8 @@ from weebill.fusion.module import FusedModule, fuse_in_place
 def convert(model: nn.Module, *, inplace: bool = False) -> nn.Module:
     """A copy of the model for evaluation, with everything in it fused that can be.
 
-    Parts are found by what they compute, not by their classes. Each is checked against its plain
-    forward before it takes over. The state dict, the modules and their names stay the same; the
+    Parts are found by what they compute, not by their classes, and left where fusion does not pay.
+    Each is checked against its plain forward before it takes over. The state dict, the modules and their names stay the same; the
     classes of fused modules become subclasses of what they were. The model still trains (as plain
     torch), is packed again when weights change, can be copied and pickled. Results of fused modules
     are channels_last.
@@ -74,7 +75,10 @@ def try_to_fuse(module: nn.Module) -> bool:
     plain: type[nn.Module] = type(module)
     fuse_in_place(module)
     assert isinstance(module, FusedModule)
-    if module.fusion.prepare(module, (program, graph)):
+    prepared = module.fusion.prepare(module, (program, graph))
+    if prepared and not cost.objection(
+        program.blocks, module.fusion.records(), graph.trial_input.shape
+    ):
         return True
     module.__dict__.pop("_fusion", None)
     module.__class__ = plain  # type: ignore[assignment]

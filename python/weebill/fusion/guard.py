@@ -76,7 +76,7 @@ def _expect_structure(guard: _C.Guard, module: nn.Module, *, inside: bool) -> No
         guard.expect_size(module._modules, CHANGED)
         for name in module._modules:
             guard.expect_entry(module._modules, name, CHANGED)
-    if isinstance(module, _LEAVES):
+    if isinstance(module, _LEAVES) or "running_var" in module._buffers:
         for name in _ATTRIBUTES:
             if name in module.__dict__:
                 guard.expect_entry(module.__dict__, name, CHANGED)

@@ -7,10 +7,9 @@ import copy
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from weebill.fusion.spec import Layer, Padding, Window
-from weebill.fusion.trace import has_hooks
+from weebill.fusion.trace import has_hooks, is_norm
 
 
 class NotFusable(Exception):
@@ -47,7 +46,7 @@ def linear_layer(module: nn.Linear, path: str) -> Layer:
 
 def check_norm(module: nn.Module) -> None:
     """Raises NotFusable unless the module is an affine map of fixed statistics in evaluation."""
-    if not isinstance(module, _BatchNorm):
+    if not is_norm(module):
         raise NotFusable(f"{type(module).__name__} is no BatchNorm")
     if has_hooks(module):
         raise NotFusable("it has hooks")

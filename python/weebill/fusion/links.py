@@ -19,13 +19,12 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from weebill.fusion import activations
 from weebill.fusion.layers import NotFusable, check_norm, conv_layer, linear_layer
 from weebill.fusion.shuffles import find_halves, find_shuffle, is_concat
 from weebill.fusion.spec import Layer, Window
-from weebill.fusion.trace import Graph, has_hooks
+from weebill.fusion.trace import Graph, has_hooks, is_norm
 
 #: Longest piece of elementwise graph that is tried as an activation.
 _MAX_ACTIVATION_NODES = 8
@@ -128,7 +127,7 @@ def _single(graph: Graph, node: fx.Node, user: fx.Node) -> Link | None:
             if len(graph.shape(node)) != 2:
                 raise NotFusable(f"its input has {len(graph.shape(node))} dimensions")
             return Link("layer", node, user, layer=linear_layer(module, path))
-        if isinstance(module, _BatchNorm):
+        if module is not None and is_norm(module):
             check_norm(module)
             return Link("norm", node, user, name=path)
         if user.target is F.batch_norm:

@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 from weebill import _C, _fake, _ops
 from weebill._errors import fail
-from weebill.fusion import compiled
+from weebill.fusion import compiled, cost
 from weebill.fusion.fold import fold, source_names
 from weebill.fusion.guard import BUSY, CHANGED, FRESH, Guard, packable
 from weebill.fusion.layers import NotFusable
@@ -300,13 +300,14 @@ def _check(packed: _Packed, graph: Graph) -> None:
 
 
 def why_not(owner: nn.Module) -> str:
-    """Why the module's forward has no fused form; empty if it has one."""
+    """Why the module's forward has no fused form, or one that does not pay; empty if it has one."""
     try:
         program, graph = match(owner)
-        _check(_Packed(owner, program), graph)
+        packed = _Packed(owner, program)
+        _check(packed, graph)
     except NotFusable as error:
         return str(error)
-    return ""
+    return cost.objection(program.blocks, packed.separate, graph.trial_input.shape)
 
 
 def _distance(a: Tensor, b: Tensor) -> float:

@@ -11,12 +11,14 @@ shadowed instead: shallow copies whose class overrides `__call__`.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import operator
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -126,8 +128,8 @@ class Graph:
                 return module.in_features, pooled
             if isinstance(module, nn.AdaptiveAvgPool2d) or node.target in _POOLS:
                 pooled = True
-            if isinstance(module, _BatchNorm):
-                return module.num_features, True
+            if is_norm(module):
+                return len(module.running_mean), True  # type: ignore[union-attr, arg-type]
         raise NotTraceable("it has no convolution or linear layer")
 
 
@@ -219,9 +221,43 @@ def _attribute(tracer: fx.proxy.GraphAppendingTracer, path: str) -> fx.Proxy:
     return fx.Proxy(tracer.graph.create_node("get_attr", path), tracer)
 
 
+def is_norm(module: nn.Module | None) -> bool:
+    """Whether it is a BatchNorm, or a class of its own that computes one with fixed statistics."""
+    return isinstance(module, _BatchNorm) or (module is not None and _is_frozen_norm(module))
+
+
+def _is_frozen_norm(module: nn.Module) -> bool:
+    """Tried on random statistics: detection networks bring their own FrozenBatchNorm2d."""
+    if isinstance(module, _BatchNorm) or module._modules:
+        return False
+    tensors = {**module._parameters, **module._buffers}
+    names = {"weight", "bias", "running_mean", "running_var"}
+    if not names <= tensors.keys() or not tensors.keys() <= {*names, "num_batches_tracked"}:
+        return False
+    if not isinstance(getattr(module, "eps", None), float):
+        return False
+    try:
+        probe: Any = copy.deepcopy(module).eval()
+        known = {name: getattr(probe, name) for name in names}
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn((2, len(known["weight"]), 3, 2), generator=generator)
+        with torch.no_grad():
+            for tensor in known.values():
+                tensor.uniform_(0.5, 2.0, generator=generator)
+            y = probe(x)
+            expected = F.batch_norm(x, **known, eps=probe.eps)
+    except Exception:  # foreign code
+        return False
+    return (
+        isinstance(y, Tensor)
+        and y.shape == expected.shape
+        and torch.allclose(y, expected, rtol=1e-5, atol=1e-5)
+    )
+
+
 def is_torch_module(module: nn.Module) -> bool:
-    """Whether calls of the module are one node: torch.nn's modules and all convolutions."""
-    if isinstance(module, (nn.Conv2d, nn.Linear)):
+    """Whether calls of the module are one node: torch.nn's, all convolutions, frozen norms."""
+    if isinstance(module, (nn.Conv2d, nn.Linear)) or _is_frozen_norm(module):
         return True
     if isinstance(module, _BatchNorm):
         # one that adds to torch's forward (an activation, say) is looked into
