@@ -22,10 +22,10 @@ def convert(model: nn.Module, *, inplace: bool = False) -> nn.Module:
     """A copy of the model for evaluation, with everything in it fused that can be.
 
     Parts are found by what they compute, not by their classes, and left where fusion does not pay.
-    Each is checked against its plain forward before it takes over. The state dict, the modules and their names stay the same; the
-    classes of fused modules become subclasses of what they were. The model still trains (as plain
-    torch), is packed again when weights change, can be copied and pickled. Results of fused modules
-    are channels_last.
+    Each is checked against its plain forward before it takes over. The state dict, the modules and
+    their names stay the same; the classes of fused modules become subclasses of what they were. The
+    model still trains (as plain torch), is packed again when weights change, can be copied and
+    pickled. Results of fused modules are channels_last.
 
     Args:
         model: Any module; it is put into evaluation mode.
