@@ -140,6 +140,95 @@ void bench_kernel(Bench& bench, const std::string& name, void (*kernel)(const De
   }
 }
 
+/// A row of dx under one window, zeros around dy.
+template <typename Run>
+void bench_input_grad(Bench& bench, const std::string& name, const Line& line,
+                      const WindowOfRow& window, Run run) {
+  const std::int64_t columns = line.columns * window.stride;
+  const std::int64_t rows = (window.kernel + window.stride - 1) / window.stride;
+  const std::int64_t row = line.columns + 2 * window.kernel;
+  const Case what{"kernel", name + "/w" + text(columns) + "_c" + text(line.channels),
+                  2.0 * static_cast<double>(line.columns * line.channels * window.kernel * rows),
+                  kFloat * static_cast<double>(line.channels * (rows * line.columns + columns))};
+  if (!bench.wants(what)) return;
+  const std::vector<float> dy = numbers(rows * row * line.channels);
+  const std::vector<float> w = numbers(padded(line.channels) * window.kernel * window.kernel);
+  std::vector<float> dx(static_cast<std::size_t>(columns * line.channels));
+  std::vector<const float*> pointers;
+  for (std::int64_t r = 0; r < rows; ++r) {
+    pointers.push_back(dy.data() + (r * row + window.kernel) * line.channels);
+  }
+  const DepthwiseInputGradArgs args{
+      pointers.data(), line.channels, w.data(),          dx.data(), line.channels, 0,
+      window.stride,   rows,          window.kernel / 2, columns,   line.channels};
+  bench.run(what, [&] { run(args); });
+}
+
+void bench_kernel(Bench& bench, const std::string& name,
+                  void (*kernel)(const DepthwiseInputGradArgs&)) {
+  for (const Line& line : kLines) bench_input_grad(bench, name, line, window_of(name), kernel);
+}
+
+void bench_kernel(Bench& bench, const std::string& name,
+                  void (*kernel)(const DepthwiseInputGradAnyArgs&)) {
+  const Line line{28, 120};
+  bench_input_grad(bench, name, line, {7, 1}, [&](const DepthwiseInputGradArgs& common) {
+    kernel({common, 7, 7, 1, 1, line.columns});
+  });
+}
+
+/// Eight output rows.
+template <typename Run>
+void bench_weight_grad(Bench& bench, const std::string& name, const Line& line,
+                       const WindowOfRow& window, Run run) {
+  constexpr std::int64_t kRows = 8;
+  const std::int64_t x_columns = (line.columns - 1) * window.stride + window.kernel;
+  const std::int64_t x_rows = (kRows - 1) * window.stride + window.kernel;
+  const std::int64_t taps = window.kernel * window.kernel;
+  const Case what{
+      "kernel", name + "/w" + text(line.columns) + "_c" + text(line.channels),
+      2.0 * static_cast<double>(kRows * line.columns * line.channels * taps),
+      kFloat * static_cast<double>(line.channels * (x_rows * x_columns + kRows * line.columns))};
+  if (!bench.wants(what)) return;
+  const std::vector<float> x = numbers(x_rows * x_columns * line.channels);
+  const std::vector<float> dy = numbers(kRows * line.columns * line.channels);
+  std::vector<float> dw(static_cast<std::size_t>(padded(line.channels) * taps));
+  const std::int64_t row = x_columns * line.channels;
+  const DepthwiseWeightGradArgs args{
+      x.data(),      window.stride * row, row,
+      line.channels, dy.data(),           line.columns * line.channels,
+      line.channels, dw.data(),           kRows,
+      line.columns,  line.channels};
+  bench.run(what, [&] { run(args); });
+}
+
+void bench_kernel(Bench& bench, const std::string& name,
+                  void (*kernel)(const DepthwiseWeightGradArgs&)) {
+  for (const Line& line : kLines) bench_weight_grad(bench, name, line, window_of(name), kernel);
+}
+
+void bench_kernel(Bench& bench, const std::string& name,
+                  void (*kernel)(const DepthwiseWeightGradAnyArgs&)) {
+  bench_weight_grad(
+      bench, name, {28, 120}, {7, 1},
+      [kernel](const DepthwiseWeightGradArgs& common) { kernel({common, 7, 7, 1, 1}); });
+}
+
+void bench_kernel(Bench& bench, const std::string& name,
+                  void (*kernel)(const PointwiseWeightGradArgs&)) {
+  for (const Product& p : kProducts) {
+    const Case what{"kernel", name + "/m" + text(p.m) + "_k" + text(p.k) + "_n" + text(p.n),
+                    2.0 * static_cast<double>(p.m * p.k * p.n),
+                    kFloat * static_cast<double>(p.m * (p.k + p.n) + p.k * p.n)};
+    if (!bench.wants(what)) continue;
+    const std::vector<float> x = numbers(p.m * p.k), dy = numbers(p.m * p.n);
+    std::vector<float> dw(static_cast<std::size_t>(p.n * p.k));
+    const PointwiseWeightGradArgs args{x.data(), p.k, dy.data(), p.n, dw.data(),
+                                       p.k,      p.m, p.k,       p.n, 64};
+    bench.run(what, [&] { kernel(args); });
+  }
+}
+
 struct Pixels {
   std::int64_t pixels, channels;
 };
@@ -167,6 +256,17 @@ void bench_kernel(Bench& bench, const std::string& name, void (*kernel)(const Sc
     const ScaleArgs args{x.data(),   p.channels, scale.data(), y.data(),
                          p.channels, p.pixels,   p.channels};
     bench.run(pixels_case(name, p, 2), [&] { kernel(args); });
+  }
+}
+
+void bench_kernel(Bench& bench, const std::string& name, void (*kernel)(const CopyArgs&)) {
+  for (const Pixels& p : kPixels) {
+    const std::vector<float> x = numbers(p.pixels * p.channels);
+    std::vector<float> y(x.size());
+    const CopyArgs args{x.data(), p.channels, y.data(), p.channels, p.pixels, p.channels};
+    Case what = pixels_case(name, p, 2);
+    what.flops = 0;
+    bench.run(what, [&] { kernel(args); });
   }
 }
 

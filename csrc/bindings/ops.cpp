@@ -13,6 +13,7 @@
 #include <stdexcept>
 
 #include "bindings/arguments.h"
+#include "bindings/backward_ops.h"
 #include "bindings/records.h"
 #include "bindings/shuffle_ops.h"
 #include "core/parallel.h"
@@ -271,6 +272,7 @@ STABLE_TORCH_LIBRARY(weebill, m) {
       "Tensor project_weight, Tensor? project_bias, int[] stride, int[] padding, int[] dilation, "
       "str expand_activation, str depthwise_activation, str se_activation, str se_gate, "
       "str project_activation, bool residual) -> Tensor");
+  weebill::bindings::define_backward_ops(m);
   weebill::bindings::define_shuffle_ops(m);
 }
 
@@ -284,5 +286,6 @@ STABLE_TORCH_LIBRARY_IMPL(weebill, CPU, m) {
   m.impl("squeeze_excite", &boxed<squeeze_excite_kernel>);
   m.impl("depthwise_pointwise", &boxed<depthwise_pointwise_kernel>);
   m.impl("inverted_residual", &boxed<inverted_residual_kernel>);
+  implement_backward_ops(m);
   implement_shuffle_ops(m);
 }

@@ -112,18 +112,8 @@ class Arguments {
   bool boolean() { return take<bool>(); }
   ListHandle list() { return ListHandle(take<StableListHandle>()); }
 
-  std::vector<std::int64_t> integers() {
-    const ListHandle handle = list();
-    std::size_t size = 0;
-    torch_check(torch_list_size(handle.get(), &size), "tell a list's size");
-    std::vector<std::int64_t> values(size);
-    for (std::size_t i = 0; i < size; ++i) {
-      StableIValue value = 0;
-      torch_check(torch_list_get_item(handle.get(), i, &value), "read a list");
-      values[i] = torch::stable::detail::to<std::int64_t>(value);
-    }
-    return values;
-  }
+  std::vector<std::int64_t> integers() { return values<std::int64_t>(); }
+  std::vector<bool> booleans() { return values<bool>(); }
 
   std::string string() {
     const StringOwner handle(take<StringHandle>());
@@ -135,6 +125,20 @@ class Arguments {
   }
 
  private:
+  template <typename T>
+  std::vector<T> values() {
+    const ListHandle handle = list();
+    std::size_t size = 0;
+    torch_check(torch_list_size(handle.get(), &size), "tell a list's size");
+    std::vector<T> found(size);
+    for (std::size_t i = 0; i < size; ++i) {
+      StableIValue value = 0;
+      torch_check(torch_list_get_item(handle.get(), i, &value), "read a list");
+      found[i] = torch::stable::detail::to<T>(value);
+    }
+    return found;
+  }
+
   template <typename T>
   T take() {
     return torch::stable::detail::to<T>(*next_++);

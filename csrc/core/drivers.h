@@ -8,6 +8,7 @@
 #include "core/parallel.h"
 #include "core/plan.h"
 #include "core/record.h"
+#include "core/workspace.h"
 
 namespace weebill {
 
@@ -68,6 +69,9 @@ void run_product(const Run& run, PointwiseArgs args);
 /// (each of round_up(c, 16) elements, added in order) divided by `pixels`.
 void squeeze_excite_scale(const Run& run, const Record& record, const float* sums,
                           std::int64_t rows, std::int64_t pixels, float* scale);
+
+/// The tensor as dense NHWC: its own memory if it is that, else a copy in `scope`.
+const float* nhwc_data(const Run& run, const TensorView& x, Workspace::Scope& scope);
 
 /// Which output columns of a window lie wholly inside an image w wide: [first, last).
 struct Interior {

@@ -208,6 +208,23 @@ TensorView nhwc_view(const float* data, const Shape& s) {
   return {data, s.n, s.c, s.h, s.w, s.h * s.w * s.c, 1, s.w * s.c, s.c};
 }
 
+}  // namespace
+
+const float* nhwc_data(const Run& run, const TensorView& x, Workspace::Scope& scope) {
+  if (dense_nhwc(x)) return x.data;
+  const std::int64_t image = x.h * x.w * x.c;
+  float* copy = scope.take(x.n * image);
+  run.for_each(x.n, [&](std::int64_t n) {
+    TensorView one = x;
+    one.data += n * x.stride_n;
+    one.n = 1;
+    copy_to_nhwc(run, one, copy + n * image);
+  });
+  return copy;
+}
+
+namespace {
+
 // One record on dense NHWC images.
 void run_record(const Run& run, const Record& record, const float* x, const Shape& shape,
                 float* y) {
@@ -281,9 +298,7 @@ void run_list(const Run& run, const std::vector<Record>& records, const std::vec
       from = to;
       ++first;
     } else {
-      float* copy = scope.take(elements(first));
-      copy_to_nhwc(run, x, copy);
-      from = copy;
+      from = nhwc_data(run, x, scope);
     }
   }
   for (std::size_t i = first; i < last;) {

@@ -88,17 +88,6 @@ void pack_product(const float* w, std::int64_t n, std::int64_t k, float* out) {
   pack_product(w, n, k, [](std::int64_t i) { return i; }, out);
 }
 
-// [channels / 16][taps][16]: the layout of DepthwiseArgs::w.
-void pack_taps(const float* w, std::int64_t channels, std::int64_t taps, float* out) {
-  for (std::int64_t first = 0; first < channels; first += kBlock) {
-    for (std::int64_t t = 0; t < taps; ++t) {
-      for (std::int64_t c = 0; c < kBlock; ++c) {
-        *out++ = first + c < channels ? w[(first + c) * taps + t] : 0.0f;
-      }
-    }
-  }
-}
-
 void pack_bias(const Weight& bias, std::int64_t n, float* out) {
   if (bias) std::memcpy(out, bias.data, static_cast<std::size_t>(n) * sizeof(float));
 }
@@ -186,7 +175,8 @@ RecordLayout layout(const RecordHeader& h) {
 
 namespace {
 
-std::vector<std::byte> pack_conv2d(const Conv2dSpec& spec, bool depthwise_apart) {
+// The general form: a depthwise convolution is one as well.
+RecordHeader conv2d_header(const Conv2dSpec& spec) {
   check_rank4(spec.op, "weight", spec.weight);
   const std::vector<std::int64_t>& shape = spec.weight.shape;
   const std::int64_t c_out = shape[0];
@@ -203,16 +193,6 @@ std::vector<std::byte> pack_conv2d(const Conv2dSpec& spec, bool depthwise_apart)
   window.kernel_w = as_int(shape[3]);
   check_window(spec.op, window);
 
-  if (depthwise_apart && groups == c_in && groups == c_out && groups > 1) {
-    SeparableSpec depthwise;
-    depthwise.op = spec.op;
-    depthwise.depthwise_weight = spec.weight;
-    depthwise.depthwise_bias = spec.bias;
-    depthwise.window = window;
-    depthwise.depthwise_activation = spec.activation;
-    return pack(depthwise);
-  }
-
   const bool unpadded = window.same != 0 || (window.pad_top == 0 && window.pad_left == 0 &&
                                              window.pad_bottom == 0 && window.pad_right == 0);
   const bool pointwise = groups == 1 && shape[2] == 1 && shape[3] == 1 && window.stride_h == 1 &&
@@ -224,13 +204,29 @@ std::vector<std::byte> pack_conv2d(const Conv2dSpec& spec, bool depthwise_apart)
   header.has_project = 1;
   header.window = pointwise ? Window() : window;
   header.activation = spec.activation;
+  return header;
+}
+
+std::vector<std::byte> pack_conv2d(const Conv2dSpec& spec, bool depthwise_apart) {
+  const RecordHeader header = conv2d_header(spec);
+  const std::vector<std::int64_t>& shape = spec.weight.shape;
+  const std::int64_t groups = spec.groups;
+  if (depthwise_apart && groups == header.c_in && groups == header.c_out && groups > 1) {
+    SeparableSpec depthwise;
+    depthwise.op = spec.op;
+    depthwise.depthwise_weight = spec.weight;
+    depthwise.depthwise_bias = spec.bias;
+    depthwise.window = header.window;
+    depthwise.depthwise_activation = spec.activation;
+    return pack(depthwise);
+  }
   Writer writer(spec.op, header);
 
   // Inputs are ordered (row, column, channel): the taps of an image row are contiguous, so a row
   // outside the image is a contiguous part that is left out.
   const std::int64_t depth = shape[1];
   const std::int64_t taps = shape[2] * shape[3];
-  const std::int64_t n = c_out / groups;
+  const std::int64_t n = shape[0] / groups;
   const std::int64_t k = taps * depth;
   auto input = [depth, taps](std::int64_t i) { return i % depth * taps + i / depth; };
   for (std::int64_t g = 0; g < groups; ++g) {
@@ -245,6 +241,23 @@ std::vector<std::byte> pack_conv2d(const Conv2dSpec& spec, bool depthwise_apart)
 }
 
 }  // namespace
+
+void pack_taps(const float* w, std::int64_t channels, std::int64_t taps, float* out) {
+  for (std::int64_t first = 0; first < channels; first += kBlock) {
+    for (std::int64_t t = 0; t < taps; ++t) {
+      for (std::int64_t c = 0; c < kBlock; ++c) {
+        *out++ = first + c < channels ? w[(first + c) * taps + t] : 0.0f;
+      }
+    }
+  }
+}
+
+Shape conv2d_output(const Conv2dSpec& spec, const Shape& x) {
+  const RecordHeader header = conv2d_header(spec);
+  Record record{};
+  record.header = &header;
+  return record_output(spec.op, record, x);
+}
 
 std::vector<std::byte> pack(const Conv2dSpec& spec) { return pack_conv2d(spec, true); }
 

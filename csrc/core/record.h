@@ -86,6 +86,12 @@ std::vector<Record> parse(const std::string& op, Packed packed);
 /// Output shape of one record; throws ValueError where x does not fit.
 Shape record_output(const std::string& op, const Record& record, const Shape& x);
 
+/// Checks the spec as pack() does; the shape that the convolution gives for x.
+Shape conv2d_output(const Conv2dSpec& spec, const Shape& x);
+
+/// Weights (channels, taps) in the layout of DepthwiseArgs::w.
+void pack_taps(const float* w, std::int64_t channels, std::int64_t taps, float* out);
+
 /// The window with its padding made explicit for an input of h x w (SAME needs the size).
 Window resolve(const Window& window, std::int64_t h, std::int64_t w);
 

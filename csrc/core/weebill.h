@@ -204,6 +204,27 @@ struct AnyTensorView {
 /// NCHW, and must not overlap x. An x of the same layout costs no more than a copy.
 WEEBILL_API void channel_shuffle(const AnyTensorView& x, std::int64_t groups, bool nhwc, void* y);
 
+/// What a backward computes: null pointers are not wanted. `input` is dense NHWC, the others as
+/// their weights are.
+struct ConvolutionGradients {
+  float* input = nullptr;
+  float* weight = nullptr;
+  float* bias = nullptr;
+};
+
+/// Gradients of a depthwise convolution (c_out == c_in) without activation, given dy, the gradient
+/// of its output. The window's kernel size is taken from the weight. Any strides are accepted; what
+/// is not dense NHWC costs one copy. Throws ValueError where the shapes do not fit, NotSupported
+/// for more than one filter per channel.
+WEEBILL_API void depthwise_conv2d_backward(const TensorView& dy, const TensorView& x,
+                                           const Weight& weight, Window window,
+                                           const ConvolutionGradients& wanted);
+
+/// The same of a pointwise convolution, weight (c_out, c_in, 1, 1).
+WEEBILL_API void pointwise_conv2d_backward(const TensorView& dy, const TensorView& x,
+                                           const Weight& weight,
+                                           const ConvolutionGradients& wanted);
+
 /// Everything about one block that `run` would decide for this input: text, one line per record.
 /// The reasons of the fusion rule are part of it.
 WEEBILL_API std::string explain(const Shape& x, Packed records, int threads);

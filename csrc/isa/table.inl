@@ -22,7 +22,9 @@ namespace {
 #include "simd/activation.inl"
 // clang-format off
 #include "kernels/pointwise.inl"
+#include "kernels/pointwise_backward.inl"
 #include "kernels/depthwise.inl"
+#include "kernels/depthwise_backward.inl"
 #include "kernels/channels.inl"
 #include "kernels/pool.inl"
 #include "kernels/shuffle.inl"

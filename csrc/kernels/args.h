@@ -91,6 +91,70 @@ struct DepthwiseAnyArgs {
   std::int64_t first_tap, taps;
 };
 
+/// One row (or a part of it) of the gradient by the input of a depthwise convolution:
+///   dx[i, c] = sum_{r < rows} sum_v w[c, first_row + r * row_step, v]
+///                                   * dy_rows[r][(first + i - v) / stride * dy_stride + c]
+/// over the v in [0, kernel) for which stride divides first + i - v. Those columns of dy must be
+/// there, also the ones before column 0 and after the last: rows are padded with zeros. The
+/// window's width and stride are fixed by the table entry.
+struct DepthwiseInputGradArgs {
+  const float* const* dy_rows;  ///< `rows` pointers to the pixel of output column 0
+  std::int64_t dy_stride;
+  const float* w;  ///< as in DepthwiseArgs
+  float* dx;
+  std::int64_t dx_stride;
+  std::int64_t first_row, row_step, rows;
+  std::int64_t first;    ///< of the padded input row, the column that dx starts at; >= 0
+  std::int64_t columns;  ///< of dx, >= 0
+  std::int64_t channels;
+};
+
+/// As DepthwiseInputGradArgs for any window, over the v for which stride divides
+/// first + i - v * dilation and the quotient lies in [0, dy_columns): no padding is read.
+struct DepthwiseInputGradAnyArgs {
+  DepthwiseInputGradArgs common;
+  std::int64_t kernel_h, kernel_w;
+  std::int64_t stride, dilation;  ///< along the row
+  std::int64_t dy_columns;
+};
+
+/// Gradient by the weight of a depthwise convolution, all taps inside x:
+///   dw[c, u, v] += sum_{i < rows} sum_{j < columns} dy[i * dy_row_stride + j * dy_stride + c]
+///                  * x[i * x_row_step + u * x_row_stride + (j * stride + v) * x_stride + c]
+struct DepthwiseWeightGradArgs {
+  const float* x;
+  std::int64_t x_row_step;    ///< from one output row to the next
+  std::int64_t x_row_stride;  ///< from one row of the window to the next
+  std::int64_t x_stride;
+  const float* dy;
+  std::int64_t dy_row_stride, dy_stride;
+  float* dw;  ///< laid out as DepthwiseArgs::w; channels beyond the last are left alone
+  std::int64_t rows, columns, channels;
+};
+
+/// As DepthwiseWeightGradArgs for any window, with x at column j * stride + v * dilation.
+struct DepthwiseWeightGradAnyArgs {
+  DepthwiseWeightGradArgs common;
+  std::int64_t kernel_h, kernel_w;
+  std::int64_t stride, dilation;  ///< along the row
+};
+
+/// Gradient by the weight of a pointwise convolution:
+///   dw[o * dw_stride + i] += sum_{p < m} dy[p * dy_stride + o] * x[p * x_stride + i]
+/// in parts of m_block pixels, each summed for itself first.
+struct PointwiseWeightGradArgs {
+  const float* x;
+  std::int64_t x_stride;
+  const float* dy;
+  std::int64_t dy_stride;
+  float* dw;
+  std::int64_t dw_stride;
+  std::int64_t m;        ///< pixels, >= 0
+  std::int64_t k;        ///< input channels, >= 0
+  std::int64_t n;        ///< output channels, >= 1
+  std::int64_t m_block;  ///< >= 1
+};
+
 /// sum[c] += sum_{p < pixels} x[p * x_stride + c].
 struct SumArgs {
   const float* x;
@@ -105,6 +169,16 @@ struct ScaleArgs {
   const float* x;
   std::int64_t x_stride;
   const float* scale;
+  float* y;
+  std::int64_t y_stride;
+  std::int64_t pixels;
+  std::int64_t channels;
+};
+
+/// y[p, c] = x[p, c].
+struct CopyArgs {
+  const float* x;
+  std::int64_t x_stride;
   float* y;
   std::int64_t y_stride;
   std::int64_t pixels;

@@ -210,27 +210,57 @@ def shuffle_unit_v1(
     return _window_output(x, channels, kernel, stride, padding, dilation)
 
 
-def _checked(kernel: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def _gradients(
+    x: Tensor, weight: Tensor, output_mask: Sequence[bool]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """By x (channels_last), weight and bias; shape (0,) for what is not wanted."""
+    none = (0,)
+    return (
+        _empty(x, x.shape[1], x.shape[2], x.shape[3]) if output_mask[0] else x.new_empty(none),
+        x.new_empty(weight.shape if output_mask[1] else none),
+        x.new_empty((weight.shape[0],) if output_mask[2] else none),
+    )
+
+
+def depthwise_conv2d_backward(
+    grad_output: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    output_mask: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _gradients(x, weight, output_mask)
+
+
+def pointwise_conv2d_backward(
+    grad_output: Tensor, x: Tensor, weight: Tensor, output_mask: Sequence[bool]
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _gradients(x, weight, output_mask)
+
+
+def _checked(kernel: Callable[..., Any]) -> Callable[..., Any]:
     """The kernel behind the checks that all have in common; the real ones make the rest."""
     op = kernel.__name__
     names = list(inspect.signature(kernel).parameters)
 
-    def checked(*arguments: Any) -> Tensor:
+    def checked(*arguments: Any) -> Any:
         for name, value in zip(names, arguments, strict=True):
             if isinstance(value, Tensor) and value.device.type != "cpu":
                 raise TypeError(f"{op}: {name} must be on the cpu, got {value.device}")
-        x = arguments[0]
+        name, x = names[0], arguments[0]
         if x.dtype != torch.float32 and op != "channel_shuffle":
-            raise TypeError(f"{op}: x must be float32, got {x.dtype}".replace("torch.", ""))
+            raise TypeError(f"{op}: {name} must be float32, got {x.dtype}".replace("torch.", ""))
         if x.dim() != 4:
-            raise ValueError(f"{op}: x must have 4 dimensions (n, c, h, w), got {x.dim()}")
+            raise ValueError(f"{op}: {name} must have 4 dimensions (n, c, h, w), got {x.dim()}")
         return kernel(*arguments)
 
     return checked
 
 
 #: By the name of the op.
-KERNELS: dict[str, Callable[..., Tensor]] = {
+KERNELS: dict[str, Callable[..., Any]] = {
     kernel.__name__: _checked(kernel)
     for kernel in (
         run,
@@ -244,5 +274,7 @@ KERNELS: dict[str, Callable[..., Tensor]] = {
         channel_shuffle,
         shuffle_unit,
         shuffle_unit_v1,
+        depthwise_conv2d_backward,
+        pointwise_conv2d_backward,
     )
 }

@@ -137,6 +137,12 @@ def shuffle_unit_v1(
     return sum(_convolution(pixels, weight) for pixels, weight in weights)
 
 
+def convolution_backward(dy: Shape, x: Shape, weight: Shape, *arguments: Any, **_: Any) -> int:
+    """A product each for the gradients by input and weight, as the last argument, a mask, asks."""
+    by_input, by_weight, _bias = arguments[-1]
+    return (int(by_input) + int(by_weight)) * _convolution(_pixels(dy), weight)
+
+
 #: By the name of the op: (formula, whether it takes tensors instead of shapes).
 FORMULAS: dict[str, tuple[Callable[..., int], bool]] = {
     "run": (run, True),
@@ -150,4 +156,6 @@ FORMULAS: dict[str, tuple[Callable[..., int], bool]] = {
     "channel_shuffle": (channel_shuffle, False),
     "shuffle_unit": (shuffle_unit, False),
     "shuffle_unit_v1": (shuffle_unit_v1, False),
+    "depthwise_conv2d_backward": (convolution_backward, False),
+    "pointwise_conv2d_backward": (convolution_backward, False),
 }

@@ -1,8 +1,7 @@
 """Loads the torch ops and adds what is written in Python: fake kernels, gradients, autocast.
 
-Gradients: the backward of an op computes its forward again with plain torch (`_reference`) and
-differentiates that. `run` has none: packed weights are no parameters, and a Python autograd kernel
-would cost every call some microseconds, with or without gradients.
+Gradients: see `_gradients`. `run` has none: packed weights are no parameters, and a Python autograd
+kernel would cost every call some microseconds, with or without gradients.
 
 Autocast: the ops compute in float32; under CPU autocast floating inputs are converted to it.
 """
@@ -18,9 +17,10 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from weebill import _fake, _flops, _python_ops, _reference
+from weebill import _fake, _flops, _gradients, _python_ops
 
 _Op: TypeAlias = Callable[..., Tensor]
+_Gradients: TypeAlias = Callable[..., tuple[Tensor, Tensor, Tensor]]
 
 
 def _load() -> object:
@@ -70,34 +70,6 @@ def _register_autocast(name: str) -> None:
     _kept.append(library)
 
 
-def _save_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.places = [i for i, value in enumerate(inputs) if isinstance(value, Tensor)]
-    ctx.save_for_backward(*(inputs[i] for i in ctx.places))
-    ctx.others = [None if isinstance(value, Tensor) else value for value in inputs]
-
-
-def _backward_of(reference: _Op) -> Callable[..., tuple[Tensor | None, ...]]:
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        arguments = list(ctx.others)
-        wanted = [i for i in ctx.places if ctx.needs_input_grad[i]]
-        create_graph = torch.is_grad_enabled()
-        with torch.enable_grad():
-            # Views, so that a tensor given for two arguments gets each one's own gradient, and a
-            # second derivative finds its way to the tensor.
-            for i, tensor in zip(ctx.places, ctx.saved_tensors, strict=True):
-                arguments[i] = tensor.view_as(tensor)
-            y = reference(*arguments)
-            found = torch.autograd.grad(
-                y, [arguments[i] for i in wanted], grad, create_graph=create_graph
-            )
-        grads: list[Tensor | None] = [None] * len(arguments)
-        for i, gradient in zip(wanted, found, strict=True):
-            grads[i] = gradient
-        return tuple(grads)
-
-    return backward
-
-
 def _register() -> None:
     for name, fake in _fake.KERNELS.items():
         op = f"weebill::{name}"
@@ -107,8 +79,8 @@ def _register() -> None:
         if name != "channel_shuffle":  # which moves values of any type
             _register_autocast(name)
         if name != "run":
-            backward = _backward_of(getattr(_reference, name))
-            torch.library.register_autograd(op, backward, setup_context=_save_inputs)
+            backward = _gradients.backward_of(name)
+            torch.library.register_autograd(op, backward, setup_context=_gradients.save_inputs)
 
 
 _kept: list[object] = [_load()]
@@ -125,3 +97,5 @@ inverted_residual: _Op = torch.ops.weebill.inverted_residual.default
 channel_shuffle: _Op = torch.ops.weebill.channel_shuffle.default
 shuffle_unit: _Op = torch.ops.weebill.shuffle_unit.default
 shuffle_unit_v1: _Op = torch.ops.weebill.shuffle_unit_v1.default
+depthwise_conv2d_backward: _Gradients = torch.ops.weebill.depthwise_conv2d_backward.default
+pointwise_conv2d_backward: _Gradients = torch.ops.weebill.pointwise_conv2d_backward.default

@@ -51,6 +51,10 @@ SCHEMAS: dict[str, str] = {
     "Tensor? project_bias, int[] stride, int[] padding, int[] dilation, int expand_groups, "
     "int groups, int project_groups, str expand_activation, str depthwise_activation, "
     "str activation, str shortcut) -> Tensor",
+    "depthwise_conv2d_backward": "(Tensor grad_output, Tensor x, Tensor weight, int[] stride, "
+    "int[] padding, int[] dilation, bool[] output_mask) -> (Tensor, Tensor, Tensor)",
+    "pointwise_conv2d_backward": "(Tensor grad_output, Tensor x, Tensor weight, "
+    "bool[] output_mask) -> (Tensor, Tensor, Tensor)",
 }
 
 
@@ -406,7 +410,24 @@ def shuffle_unit_v1(
     return _run(op, array, record)
 
 
-_KERNELS: dict[str, Callable[..., Tensor]] = {
+def _gradients(name: str) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+    """Through plain torch, in the layout that the kernels give."""
+    reference: Callable[..., tuple[Tensor, Tensor, Tensor]] = getattr(_reference, name)
+
+    def backward(grad_output: Tensor, x: Tensor, weight: Tensor, *arguments: object) -> object:
+        arrays = [_input(name, grad_output), _input(name, x), _given(name, "weight", weight)]
+        found = reference(*(torch.from_numpy(array) for array in arrays), *arguments)
+        return tuple(
+            gradient.contiguous(memory_format=torch.channels_last)
+            if i == 0 and gradient.dim() == 4
+            else gradient.contiguous()
+            for i, gradient in enumerate(found)
+        )
+
+    return backward  # type: ignore[return-value]
+
+
+_KERNELS: dict[str, Callable[..., object]] = {
     kernel.__name__: kernel
     for kernel in (
         run,
@@ -421,4 +442,4 @@ _KERNELS: dict[str, Callable[..., Tensor]] = {
         shuffle_unit,
         shuffle_unit_v1,
     )
-}
+} | {name: _gradients(name) for name in SCHEMAS if name.endswith("_backward")}

@@ -7,6 +7,7 @@ padding (top, left, bottom, right), or (-1,) for TensorFlow's SAME.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +33,49 @@ def same_padding(size: int, kernel: int, stride: int, dilation: int) -> tuple[in
     return total // 2, total - total // 2
 
 
+#: A convolution on the padding (top, left, bottom, right), or None where there is none: the ops set
+#: it when they compute these formulas for a gradient, so that the parts run on kernels.
+Convolution = Callable[..., Tensor | None]
+convolution: ContextVar[Convolution | None] = ContextVar("weebill_convolution", default=None)
+
+
+def _explicit(
+    x: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> Sequence[int]:
+    if len(padding) == 4:
+        return padding
+    top, bottom = same_padding(x.shape[2], weight.shape[2], stride[0], dilation[0])
+    left, right = same_padding(x.shape[3], weight.shape[3], stride[1], dilation[1])
+    return top, left, bottom, right
+
+
+def _convolve(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int] = (1, 1),
+    padding: Sequence[int] = (0, 0, 0, 0),
+    dilation: Sequence[int] = (1, 1),
+    groups: int = 1,
+) -> Tensor:
+    kernel = convolution.get()
+    if kernel is not None:
+        y = kernel(x, weight, bias, stride, padding, dilation, groups)
+        if y is not None:
+            return y
+    top, left, bottom, right = padding
+    symmetric = [0, 0]
+    if top == bottom and left == right:
+        symmetric = [top, left]
+    else:
+        x = F.pad(x, (left, right, top, bottom))
+    return F.conv2d(x, weight, bias, list(stride), symmetric, list(dilation), groups)
+
+
 def conv2d(
     x: Tensor,
     weight: Tensor,
@@ -43,17 +87,8 @@ def conv2d(
     activation: str,
 ) -> Tensor:
     """activation(conv2d(x, weight) + bias)."""
-    if len(padding) == 4:
-        top, left, bottom, right = padding
-    else:
-        top, bottom = same_padding(x.shape[2], weight.shape[2], stride[0], dilation[0])
-        left, right = same_padding(x.shape[3], weight.shape[3], stride[1], dilation[1])
-    symmetric = [0, 0]
-    if top == bottom and left == right:
-        symmetric = [top, left]
-    else:
-        x = F.pad(x, (left, right, top, bottom))
-    y = F.conv2d(x, weight, bias, list(stride), symmetric, list(dilation), groups)
+    padding = _explicit(x, weight, stride, padding, dilation)
+    y = _convolve(x, weight, bias, stride, padding, dilation, groups)
     return ACTIVATIONS[activation](y)
 
 
@@ -72,7 +107,7 @@ def depthwise_conv2d(
 
 def pointwise_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> Tensor:
     """`conv2d` with a 1 x 1 window."""
-    return ACTIVATIONS[activation](F.conv2d(x, weight, bias))
+    return ACTIVATIONS[activation](_convolve(x, weight, bias))
 
 
 def pool_linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> Tensor:
@@ -91,8 +126,8 @@ def squeeze_excite(
 ) -> Tensor:
     """x * gate(expand(activation(reduce(mean_hw(x)))))."""
     mean = x.mean((2, 3), keepdim=True)
-    squeezed = ACTIVATIONS[activation](F.conv2d(mean, reduce_weight, reduce_bias))
-    return x * ACTIVATIONS[gate](F.conv2d(squeezed, expand_weight, expand_bias))
+    squeezed = ACTIVATIONS[activation](_convolve(mean, reduce_weight, reduce_bias))
+    return x * ACTIVATIONS[gate](_convolve(squeezed, expand_weight, expand_bias))
 
 
 def depthwise_pointwise(
@@ -253,3 +288,56 @@ def shuffle_unit_v1(
         pooled = depthwise_conv2d(x, mean, None, stride, padding, dilation, "none")
         y = torch.cat((pooled, y), 1)
     return ACTIVATIONS[activation](y)
+
+
+def depthwise_conv2d_backward(
+    grad_output: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    output_mask: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of `depthwise_conv2d` without activation by x, weight and bias; a gradient that the
+    mask leaves out has shape (0,)."""
+    top, left, bottom, right = _explicit(x, weight, stride, padding, dilation)
+    padded = F.pad(x, (left, right, top, bottom))
+    found = torch.ops.aten.convolution_backward(
+        grad_output,
+        padded,
+        weight,
+        [weight.shape[0]],
+        list(stride),
+        [0, 0],
+        list(dilation),
+        False,
+        [0, 0],
+        x.shape[1],
+        list(output_mask),
+    )
+    gradients = [x.new_empty(0) if gradient is None else gradient for gradient in found]
+    if output_mask[0]:
+        gradients[0] = gradients[0][:, :, top : top + x.shape[2], left : left + x.shape[3]]
+    return gradients[0], gradients[1], gradients[2]
+
+
+def pointwise_conv2d_backward(
+    grad_output: Tensor, x: Tensor, weight: Tensor, output_mask: Sequence[bool]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of `pointwise_conv2d` without activation by x, weight and bias."""
+    found = torch.ops.aten.convolution_backward(
+        grad_output,
+        x,
+        weight,
+        [weight.shape[0]],
+        [1, 1],
+        [0, 0],
+        [1, 1],
+        False,
+        [0, 0],
+        1,
+        list(output_mask),
+    )
+    first, second, third = (x.new_empty(0) if gradient is None else gradient for gradient in found)
+    return first, second, third

@@ -26,6 +26,9 @@ PLAIN_OPS = (
 )
 
 
+BACKWARD_OPS = ("depthwise_conv2d_backward", "pointwise_conv2d_backward")
+
+
 def arguments(name: str, requires_grad: bool = False) -> tuple[Any, ...]:
     """For `torch.ops.weebill.<name>`, of float32 on the CPU. Smooth activations, so that gradients
     are the same on both sides of a rounding."""
@@ -71,6 +74,9 @@ def arguments(name: str, requires_grad: bool = False) -> tuple[Any, ...]:
             *(*window, 1, 3, 3, "silu", "none", "silu", "concat"),
         ),
     }
+    mask = [True, True, True]
+    cases["depthwise_conv2d_backward"] = (*(t(2, 6, 4, 5), x, t(6, 1, 3, 3), *window, mask),)
+    cases["pointwise_conv2d_backward"] = (t(2, 4, 7, 5), x, t(4, 6, 1, 1), mask)
     if name == "run":
         return x.detach(), *network()
     return cases[name]
