@@ -11,7 +11,7 @@ __all__ = ["fashion_mnist_weights"]
 
 
 def fashion_mnist_weights(
-    file: str, *, sha256: str, width_mult: float | None, **meta: Any
+    file: str, *, sha256: str, width_mult: float | None = None, **meta: Any
 ) -> Weights:
     """Weights for grey 28 x 28 pictures of clothing.
 

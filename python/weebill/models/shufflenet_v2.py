@@ -7,15 +7,16 @@ table 5.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 
 from weebill.data import ImageClassification, imagenet_categories
 from weebill.models._base import Classifier, FeatureInfo, check_sizes
-from weebill.models._build import build
+from weebill.models._build import build, merge_arguments
 from weebill.models._registry import register_model
-from weebill.models._weights import Weights, WeightsEnum, WeightsLike
+from weebill.models._trained import fashion_mnist_weights
+from weebill.models._weights import Weights, WeightsEnum, WeightsLike, resolve_weights
 from weebill.nn import ShuffleUnit
 
 __all__ = [
@@ -41,7 +42,10 @@ _REFERENCE = "https://github.com/pytorch/vision/pull/5906"
 
 
 class ShuffleNet_V2_X0_5_Weights(WeightsEnum):
-    """torchvision's trained weights of `shufflenet_v2_x0_5`."""
+    """Trained weights of `shufflenet_v2_x0_5`: torchvision's, and small ones in this package.
+
+    FASHION_MNIST_V1 is for grey 28 x 28 pictures.
+    """
 
     IMAGENET1K_V1 = Weights(
         url="https://download.pytorch.org/models/shufflenetv2_x0.5-f707e7126e.pth",
@@ -55,6 +59,11 @@ class ShuffleNet_V2_X0_5_Weights(WeightsEnum):
             "acc@5": 81.746,
             "recipe": _ERICSUN,
         },
+    )
+    FASHION_MNIST_V1 = fashion_mnist_weights(
+        "shufflenet_v2_x0_5-fashion_mnist.safetensors",
+        sha256="f3576a11ad1633dfd0c6b8993550d2fea91ce04dddef13e58b9b4f0b565d1dcd",
+        **{"num_params": 351610, "multiply_adds": 2.58e6, "acc@1": 92.00, "acc@5": 99.85},
     )
     DEFAULT = IMAGENET1K_V1
 
@@ -126,6 +135,7 @@ class ShuffleNetV2(Classifier):
     Args:
         widths: Output channels of the three stages and of the last 1 x 1 convolution.
         num_classes, in_channels: Of the output and the input.
+        stem_stride: Stride of the first convolution; 1 for small images.
 
     Shapes: (N, in_channels, H, W) -> (N, num_classes), any H and W >= 1.
 
@@ -134,14 +144,24 @@ class ShuffleNetV2(Classifier):
     """
 
     def __init__(
-        self, widths: Sequence[int], *, num_classes: int = 1000, in_channels: int = 3
+        self,
+        widths: Sequence[int],
+        *,
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        stem_stride: int = 2,
     ) -> None:
         nn.Module.__init__(self)  # the parts have other names than the base class gives
-        check_sizes("ShuffleNetV2", num_classes=num_classes, in_channels=in_channels)
-        self.conv1 = _conv_norm_relu(in_channels, _STEM, 3, 2)
+        check_sizes(
+            "ShuffleNetV2",
+            num_classes=num_classes,
+            in_channels=in_channels,
+            stem_stride=stem_stride,
+        )
+        self.conv1 = _conv_norm_relu(in_channels, _STEM, 3, stem_stride)
         self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
-        info = [FeatureInfo(0, _STEM, 2), FeatureInfo(1, _STEM, 4)]
-        channels, index, reduction = _STEM, 1, 4
+        info = [FeatureInfo(0, _STEM, stem_stride), FeatureInfo(1, _STEM, 2 * stem_stride)]
+        channels, index, reduction = _STEM, 1, 2 * stem_stride
         for number, (repeats, width) in enumerate(zip(_REPEATS, widths[:3], strict=True), 2):
             units = [ShuffleUnit(channels, width, 2)]
             units += [ShuffleUnit(width, width, 1) for _ in range(repeats - 1)]
@@ -210,8 +230,25 @@ def _conv_norm_relu(c_in: int, c_out: int, kernel: int, stride: int) -> nn.Seque
     )
 
 
-def _make(widths: Sequence[int], in_channels: int, num_classes: int) -> ShuffleNetV2:
-    return ShuffleNetV2(widths, num_classes=num_classes, in_channels=in_channels)
+_DEFAULTS = {"stem_stride": 2, "in_channels": 3}
+
+
+def _build(
+    widths: Sequence[int],
+    members: type[WeightsEnum],
+    weights: WeightsLike,
+    num_classes: int | None,
+    progress: bool,
+    **given: Any,
+) -> ShuffleNetV2:
+    """The network, with what the weights were trained for where the caller gives nothing."""
+    chosen = None if weights is None else resolve_weights(members, weights)
+    arguments = merge_arguments(chosen, given, _DEFAULTS)
+
+    def make(num_classes: int) -> ShuffleNetV2:
+        return ShuffleNetV2(widths, num_classes=num_classes, **arguments)
+
+    return build(make, members, chosen, num_classes, progress)
 
 
 @register_model(weights=ShuffleNet_V2_X0_5_Weights)
@@ -220,7 +257,8 @@ def shufflenet_v2_x0_5(
     weights: WeightsLike = None,
     progress: bool = True,
     num_classes: int | None = None,
-    in_channels: int = 3,
+    stem_stride: int | None = None,
+    in_channels: int | None = None,
 ) -> ShuffleNetV2:
     """ShuffleNetV2 x0.5, 1.4 M parameters and 41 M multiply-adds at 224 x 224.
 
@@ -229,7 +267,9 @@ def shufflenet_v2_x0_5(
             path of a file. Default: random.
         progress: Show a bar while downloading.
         num_classes: Default: what the weights have, or 1000.
-        in_channels: Channels of the input.
+        stem_stride: Of the first convolution; 1 for small images. Default: what the weights have,
+            or 2.
+        in_channels: Channels of the input. Default: what the weights have, or 3.
 
     Raises:
         ValueError: a size is out of range, or the weights are not of this network.
@@ -237,8 +277,15 @@ def shufflenet_v2_x0_5(
 
     Source: ShuffleNet V2, arXiv:1807.11164, table 5.
     """
-    make = partial(_make, (48, 96, 192, 1024), in_channels)
-    return build(make, ShuffleNet_V2_X0_5_Weights, weights, num_classes, progress)
+    return _build(
+        (48, 96, 192, 1024),
+        ShuffleNet_V2_X0_5_Weights,
+        weights,
+        num_classes,
+        progress,
+        stem_stride=stem_stride,
+        in_channels=in_channels,
+    )
 
 
 @register_model(weights=ShuffleNet_V2_X1_0_Weights)
@@ -247,11 +294,19 @@ def shufflenet_v2_x1_0(
     weights: WeightsLike = None,
     progress: bool = True,
     num_classes: int | None = None,
-    in_channels: int = 3,
+    stem_stride: int | None = None,
+    in_channels: int | None = None,
 ) -> ShuffleNetV2:
     """ShuffleNetV2 x1.0, 2.3 M parameters and 146 M multiply-adds; see `shufflenet_v2_x0_5`."""
-    make = partial(_make, (116, 232, 464, 1024), in_channels)
-    return build(make, ShuffleNet_V2_X1_0_Weights, weights, num_classes, progress)
+    return _build(
+        (116, 232, 464, 1024),
+        ShuffleNet_V2_X1_0_Weights,
+        weights,
+        num_classes,
+        progress,
+        stem_stride=stem_stride,
+        in_channels=in_channels,
+    )
 
 
 @register_model(weights=ShuffleNet_V2_X1_5_Weights)
@@ -260,11 +315,19 @@ def shufflenet_v2_x1_5(
     weights: WeightsLike = None,
     progress: bool = True,
     num_classes: int | None = None,
-    in_channels: int = 3,
+    stem_stride: int | None = None,
+    in_channels: int | None = None,
 ) -> ShuffleNetV2:
     """ShuffleNetV2 x1.5, 3.5 M parameters and 299 M multiply-adds; see `shufflenet_v2_x0_5`."""
-    make = partial(_make, (176, 352, 704, 1024), in_channels)
-    return build(make, ShuffleNet_V2_X1_5_Weights, weights, num_classes, progress)
+    return _build(
+        (176, 352, 704, 1024),
+        ShuffleNet_V2_X1_5_Weights,
+        weights,
+        num_classes,
+        progress,
+        stem_stride=stem_stride,
+        in_channels=in_channels,
+    )
 
 
 @register_model(weights=ShuffleNet_V2_X2_0_Weights)
@@ -273,8 +336,16 @@ def shufflenet_v2_x2_0(
     weights: WeightsLike = None,
     progress: bool = True,
     num_classes: int | None = None,
-    in_channels: int = 3,
+    stem_stride: int | None = None,
+    in_channels: int | None = None,
 ) -> ShuffleNetV2:
     """ShuffleNetV2 x2.0, 7.4 M parameters and 591 M multiply-adds; see `shufflenet_v2_x0_5`."""
-    make = partial(_make, (244, 488, 976, 2048), in_channels)
-    return build(make, ShuffleNet_V2_X2_0_Weights, weights, num_classes, progress)
+    return _build(
+        (244, 488, 976, 2048),
+        ShuffleNet_V2_X2_0_Weights,
+        weights,
+        num_classes,
+        progress,
+        stem_stride=stem_stride,
+        in_channels=in_channels,
+    )
