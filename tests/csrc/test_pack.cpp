@@ -207,7 +207,7 @@ WEEBILL_TEST(hostile_pointers) {
   Weights weights(false);
   const Victim victim = victims(weights).front();
   const Guarded<std::byte> blob("records", victim.record.size() + 64, Flush::kEnd, 64);
-  for (std::size_t shift : {1, 4, 8, 32, 63}) {
+  for (std::size_t shift : {1, 4, 8, 24, 63}) {
     set_case("%zu bytes off", shift);
     std::memcpy(blob.data() + shift, victim.record.data(), victim.record.size());
     WEEBILL_EXPECT(!accepted(blob.data() + shift, victim.record.size(), victim.input));
