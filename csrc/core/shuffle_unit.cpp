@@ -23,7 +23,7 @@ class Pieces {
   /// Tensors of which no channel is part of the value any more are used again: of b_t (t > 0) the
   /// first half / 2^s channels are left s units later. b_0 keeps one for ever.
   Pieces(Workspace::Scope& scope, std::int64_t units, std::int64_t pixels, std::int64_t half)
-      : half_(half), tensor_(pixels * half) {
+      : tensor_(pixels * half) {
     std::int64_t lives = 0;  // units until nothing is left
     while ((std::int64_t{1} << lives) < 2 * half) ++lives;
     count_ = std::min(units + 1, lives + 2);
@@ -44,7 +44,7 @@ class Pieces {
  private:
   std::int64_t slot(std::int64_t t) const { return t == 0 ? 0 : 1 + (t - 1) % (count_ - 1); }
 
-  std::int64_t half_, tensor_, count_;
+  std::int64_t tensor_, count_;
   float* memory_;
 };
 
