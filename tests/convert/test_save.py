@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,7 +19,13 @@ import weebill
 from tests.convert.foreign import foreign_model, settle
 from weebill import runtime
 from weebill.data import ImageClassification
-from weebill.models import efficientnet_lite0, mobilenet_v3_large, mobilenet_v3_small
+from weebill.models import (
+    efficientnet_lite0,
+    mobilenet_v3_large,
+    mobilenet_v3_small,
+    shufflenet_v2_x0_5,
+)
+from weebill.runtime._container import Container
 
 
 def saved(model: nn.Module, path: Path, **options: Any) -> runtime.Model:
@@ -75,6 +82,21 @@ def test_classifiers_are_bitwise_those_of_torch(make: Any, tmp_path: Path) -> No
 def test_foreign_classifiers(name: str, tmp_path: Path) -> None:
     model = settled(foreign_model(name))
     assert_near(saved(model, tmp_path / "a"), model, torch.randn(2, 3, 70, 64))
+
+
+def test_shuffle_units_are_bitwise_those_of_torch(tmp_path: Path) -> None:
+    model = settled(shufflenet_v2_x0_5(num_classes=10))
+    network = saved(model, tmp_path / "a.weebill")
+    for shape in ((1, 3, 64, 64), (3, 3, 47, 33)):
+        assert_equal(network, model, torch.randn(shape))
+    with (tmp_path / "a.weebill").open("rb") as file:
+        (program,) = json.loads(Container(file).metadata["weebill"])["programs"]
+    kinds = [block["kind"] for block in program]
+    assert kinds == ["conv2d", "max_pool2d"] + ["shuffle_unit"] * 16 + [
+        *("conv2d", "global_avg_pool2d", "conv2d")
+    ]
+    weights = sum(p.numel() for p in model.parameters()) * 4
+    assert (tmp_path / "a.weebill").stat().st_size <= weights + (1 << 16)
 
 
 def test_feature_maps_are_bitwise_those_of_torch(tmp_path: Path) -> None:

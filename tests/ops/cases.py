@@ -108,12 +108,16 @@ def network() -> tuple[Tensor, list[int]]:
     return torch.from_numpy(record), _C.geometry(record)
 
 
-def op(name: str) -> Any:
-    return getattr(_ops, name.partition(":")[0])
+def op_name(case: str) -> str:
+    return case.partition(":")[0]
 
 
-def reference(name: str) -> Any:
-    return getattr(_reference, name.partition(":")[0])
+def op(case: str) -> Any:
+    return getattr(_ops, op_name(case))
+
+
+def reference(case: str) -> Any:
+    return getattr(_reference, op_name(case))
 
 
 def in_double(values: tuple[Any, ...]) -> tuple[Any, ...]:

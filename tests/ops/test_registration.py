@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from tests.ops.cases import PLAIN_OPS, arguments, in_double, network, op, reference
+from tests.ops.cases import PLAIN_OPS, arguments, in_double, network, op, op_name, reference
 from weebill import _python_ops, ops
 
 
@@ -183,7 +183,7 @@ def test_copies_of_modules_run() -> None:
 
 @pytest.mark.parametrize("name", [*PLAIN_OPS, "run"])
 def test_the_schema_is_the_same_from_python(name: str) -> None:
-    stem = name.partition(":")[0]
+    stem = op_name(name)
     assert str(op(name)._schema) == f"weebill::{stem}{_python_ops.SCHEMAS[stem]}"
 
 
@@ -191,7 +191,7 @@ def test_the_schema_is_the_same_from_python(name: str) -> None:
 def test_ops_from_python_give_the_same(name: str, isa: str) -> None:
     values = arguments(name)
     expected = op(name)(*values)
-    found = getattr(_python_ops, name.partition(":")[0])(*values)
+    found = getattr(_python_ops, op_name(name))(*values)
     assert torch.equal(found, expected)
     assert found.stride() == expected.stride()
 
