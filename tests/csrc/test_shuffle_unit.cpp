@@ -1,4 +1,5 @@
 // Channel shuffle and the units of ShuffleNetV2 and V1: alone, and in runs that carry the shuffle.
+#include <algorithm>
 #include <cstring>
 
 #include "core/weebill.h"
@@ -284,7 +285,7 @@ WEEBILL_TEST(channel_shuffle_elements) {
     channel_shuffle(view, groups, nhwc, y.data());
     WEEBILL_EXPECT(x.unchanged(values));
     WEEBILL_EXPECT(y.intact());
-    WEEBILL_EXPECT(std::memcmp(y.data(), expected.data(), expected.size()) == 0);
+    WEEBILL_EXPECT(std::equal(expected.begin(), expected.end(), y.data()));
   }
   WEEBILL_EXPECT_THROW(ValueError, "channel_shuffle",
                        channel_shuffle({nullptr, 4, 1, 4, 1, 1, 4, 1, 4, 4}, 3, true, nullptr));
