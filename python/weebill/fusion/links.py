@@ -5,7 +5,7 @@ they form one of the three diamonds that lightweight CNNs are made of:
 
     activation   x -> f(x) -> x * f(x)
     squeeze      x -> pool -> layer -> act -> layer -> gate -> x * gate
-    residual     x -> ... -> x + ...
+    residual     x -> ... -> x + ..., or average pool of x -> concat with ...
     unit         x -> two halves, or two branches -> concat -> channel shuffle
 """
 
@@ -22,7 +22,12 @@ from torch import Tensor, fx, nn
 
 from weebill.fusion import activations
 from weebill.fusion.layers import NotFusable, check_norm, conv_layer, linear_layer
-from weebill.fusion.shuffles import find_halves, find_shuffle, is_concat
+from weebill.fusion.shuffles import (
+    average_window,
+    find_halves,
+    find_shuffle,
+    is_concat,
+)
 from weebill.fusion.spec import Layer, Window
 from weebill.fusion.trace import Graph, has_hooks, is_norm
 
@@ -63,7 +68,7 @@ class Link:
     inner: list[Link] = field(default_factory=list)
     shortcut: list[Link] | None = None  # of a unit that has two branches
     groups: int = 1  # of a shuffle
-    window: Window | None = None  # of a max pool
+    window: Window | None = None  # of a max pool, or of the average pool beside a residual branch
 
 
 @dataclass
@@ -105,7 +110,7 @@ def _step(graph: Graph, node: fx.Node, users: list[fx.Node]) -> Link:
         link = _single(graph, node, users[0])
         if link is not None:
             return link
-    for diamond in (_activation, _squeeze, _residual, _unit, _shuffle):
+    for diamond in (_activation, _squeeze, _residual, _pooled, _unit, _shuffle):
         link = diamond(graph, node, users)
         if link is not None:
             return link
@@ -292,6 +297,20 @@ def _residual(graph: Graph, node: fx.Node, users: list[fx.Node]) -> Link | None:
             return Link("residual", node, total, inner=inner.links)
         if inner.reason:
             raise NotFusable(f"residual: {inner.reason}")
+    return None
+
+
+def _pooled(graph: Graph, node: fx.Node, users: list[fx.Node]) -> Link | None:
+    if len(users) != 2:
+        return None
+    for branch, pool in (users, reversed(users)):
+        window = average_window(graph, pool)
+        ends = graph.users(pool)
+        if window is None or len(ends) != 1:
+            continue
+        inner = follow(graph, node, branch, ends[0])
+        if inner.links and is_concat(ends[0], pool, inner.end):
+            return Link("residual", node, ends[0], inner=inner.links, window=window)
     return None
 
 

@@ -7,6 +7,8 @@ become blocks, the largest first:
     depthwise, pointwise, dense convolution, linear              alone
     squeeze, global pool, max pool, channel shuffle              alone
     separable block, or two, concatenated and shuffled           one unit of ShuffleNetV2
+    1 x 1 in groups, shuffle, depthwise, 1 x 1 in groups
+        [+ residual, or average pool concatenated] [activation]  one unit of ShuffleNetV1
 """
 
 from __future__ import annotations
@@ -47,9 +49,14 @@ class Pool:
 
 @dataclass(frozen=True)
 class Residual:
-    """The input added to what the inner tokens compute."""
+    """The input added to what the inner tokens compute, then an activation.
+
+    With `pool` the input is not added: its average pool is concatenated before.
+    """
 
     inner: tuple[Token, ...]
+    pool: Window | None = None
+    activation: str = "none"
 
 
 @dataclass(frozen=True)
@@ -116,7 +123,7 @@ def tokens(graph: Graph, links: Sequence[Link]) -> list[Token]:
                 raise NotFusable(f"{link.name}: a BatchNorm that follows no convolution")
             found[-1] = replace(last, norms=(*last.norms, link.name))
         elif link.kind == "activation" and link.name != "none":
-            if not isinstance(last, Layer) or last.activation != "none":
+            if not isinstance(last, (Layer, Residual)) or last.activation != "none":
                 raise NotFusable(f"{link.exit.name}: an activation that follows no convolution")
             found[-1] = replace(last, activation=link.name)
         elif link.kind == "pool":
@@ -134,7 +141,7 @@ def tokens(graph: Graph, links: Sequence[Link]) -> list[Token]:
             inner = link.inner[:-1] if link.inner[-1].kind == "expand" else link.inner
             found.append(_squeeze(tokens(graph, inner)))
         elif link.kind == "residual":
-            found.append(Residual(tuple(tokens(graph, link.inner))))
+            found.append(Residual(tuple(tokens(graph, link.inner)), link.window))
         elif link.kind == "expand":
             raise NotFusable(f"{link.exit.name} outside a squeeze-excite")
     return found
@@ -158,6 +165,8 @@ def assemble(found: Sequence[Token]) -> list[BlockSpec]:
             index += 1
             continue
         block, used = _separable(found[index:])
+        if block is None:
+            block, used = _unit_v1(found[index:])
         if block is None:
             block, used = _single(token), 1
         blocks.append(block)
@@ -213,9 +222,46 @@ def _single(token: Token) -> BlockSpec:
 
 def _residual(token: Residual) -> BlockSpec:
     block, used = _separable(token.inner)
-    if block is None or block.project is None or used != len(token.inner):
+    separable = block is not None and block.project is not None and used == len(token.inner)
+    if block is not None and separable and token.pool is None and token.activation == "none":
+        return replace(block, residual=True)
+    unit, used = _unit_v1(token.inner, shuffled=False)
+    if unit is None or unit.depthwise is None or used != len(token.inner):
         raise NotFusable("a residual around something else than one depthwise-pointwise block")
-    return replace(block, residual=True)
+    if unit.activation != "none":
+        raise NotFusable("a branch with an activation at its end, before it joins its input")
+    if token.pool is not None and token.pool != unit.depthwise.window:
+        raise NotFusable("an average pool with another window than the depthwise convolution's")
+    concat = token.pool is not None
+    return replace(unit, residual=not concat, concat=concat, activation=token.activation)
+
+
+def _unit_v1(found: Sequence[Token], *, shuffled: bool = True) -> tuple[BlockSpec | None, int]:
+    """The unit of ShuffleNetV1 at the front, without what joins it, and its number of tokens."""
+    if not found:
+        return None, 0
+    expand, *rest = found
+    shuffle = rest[0] if rest and isinstance(rest[0], Shuffle) else None
+    if shuffle is None and shuffled:
+        return None, 0
+    if shuffle is not None:
+        del rest[0]
+    if len(rest) < 2 or not isinstance(expand, Layer) or not expand.one_by_one:
+        return None, 0
+    depthwise, project = rest[:2]
+    if not isinstance(depthwise, Layer) or not depthwise.depthwise:
+        return None, 0
+    if not isinstance(project, Layer) or not project.one_by_one:
+        return None, 0
+    block = BlockSpec(
+        "shuffle_unit_v1",
+        expand=expand,
+        depthwise=depthwise,
+        project=replace(project, activation="none"),
+        groups=1 if shuffle is None else shuffle.groups,
+        activation=project.activation,
+    )
+    return block, 3 if shuffle is None else 4
 
 
 def _branch(inner: tuple[Token, ...]) -> BlockSpec:

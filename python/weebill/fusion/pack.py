@@ -73,7 +73,37 @@ def pack(block: BlockSpec, weights: Callable[[Layer], Folded]) -> NDArray[np.uin
             layer.groups,
             layer.activation,
         )
+    if block.kind == "shuffle_unit_v1":
+        return _pack_unit_v1(block, weights)
     return _pack_separable(block, weights)
+
+
+def _pack_unit_v1(block: BlockSpec, weights: Callable[[Layer], Folded]) -> NDArray[np.uint8]:
+    assert block.expand is not None
+    assert block.depthwise is not None
+    assert block.project is not None
+    expand, depthwise, project = (
+        weights(layer) for layer in (block.expand, block.depthwise, block.project)
+    )
+    window = block.depthwise.window
+    return _C.pack_shuffle_unit_v1(
+        expand_weight=expand.weight,
+        expand_bias=expand.bias,
+        depthwise_weight=depthwise.weight,
+        depthwise_bias=depthwise.bias,
+        project_weight=project.weight,
+        project_bias=project.bias,
+        stride=window.stride,
+        padding=window.padding,
+        dilation=window.dilation,
+        expand_groups=block.expand.groups,
+        groups=block.groups,
+        project_groups=block.project.groups,
+        expand_activation=block.expand.activation,
+        depthwise_activation=block.depthwise.activation,
+        activation=block.activation,
+        shortcut="add" if block.residual else "concat" if block.concat else "none",
+    )
 
 
 def _pack_separable(block: BlockSpec, weights: Callable[[Layer], Folded]) -> NDArray[np.uint8]:

@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
+from weebill.fusion.spec import Window
 from weebill.fusion.trace import Graph, ancestors, has_hooks
 
 #: Longest piece of graph that is tried as a shuffle.
@@ -75,6 +76,41 @@ def is_concat(node: fx.Node, first: fx.Node, second: fx.Node) -> bool:
     return (
         isinstance(tensors, (list, tuple)) and list(tensors) == [first, second] and dim in (1, -3)
     )
+
+
+def average_window(graph: Graph, node: fx.Node) -> Window | None:
+    """The window of an average pool that counts the zeros of its padding; None for other nodes."""
+    module = graph.module(node)
+    if type(module) is nn.AvgPool2d:
+        if has_hooks(module) or module.divisor_override is not None:
+            return None
+        bound = {name: getattr(module, name) for name in _POOL_ARGUMENTS}
+    elif node.op == "call_function" and node.target is F.avg_pool2d:
+        bound = dict(zip(("input", *_POOL_ARGUMENTS), node.args, strict=False)) | node.kwargs
+        if bound.get("divisor_override") is not None or len(node.args) > 1 + len(_POOL_ARGUMENTS):
+            return None
+    else:
+        return None
+    kernel = _both(bound.get("kernel_size"))
+    stride = kernel if not bound.get("stride") else _both(bound["stride"])
+    padding = _both(bound.get("padding", 0))
+    if kernel is None or stride is None or padding is None or bound.get("ceil_mode", False):
+        return None
+    padded = padding != (0, 0)
+    if padded and not bound.get("count_include_pad", True):
+        return None
+    return Window(kernel, stride, (*padding, *padding))
+
+
+_POOL_ARGUMENTS = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad")
+
+
+def _both(value: Any) -> tuple[int, int] | None:
+    if isinstance(value, int):
+        return value, value
+    if isinstance(value, (tuple, list)) and all(isinstance(v, int) for v in value):
+        return value[0], value[-1]
+    return None
 
 
 def _numbered(shape: tuple[int, ...]) -> Tensor:

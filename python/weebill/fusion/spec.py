@@ -51,10 +51,14 @@ class Layer:
     @property
     def pointwise(self) -> bool:
         """1 x 1, stride 1, no padding, one group: a matrix product on pixels."""
+        return self.groups == 1 and self.one_by_one
+
+    @property
+    def one_by_one(self) -> bool:
+        """1 x 1, stride 1, no padding, in any number of groups."""
         window = self.window
         return (
-            self.groups == 1
-            and window.kernel == (1, 1)
+            window.kernel == (1, 1)
             and window.stride == (1, 1)
             and window.padding in ("same", (0, 0, 0, 0))
         )
@@ -75,9 +79,12 @@ class BlockSpec:
     Attributes:
         kind: "conv2d" (`layer`), "separable" (`expand`, `depthwise`, `squeeze`, `project`),
             "squeeze_excite" (`squeeze`), "global_avg_pool2d" (`channels`), "max_pool2d" (`channels`
-            and `window`), "channel_shuffle" (`channels`, `groups`) or "shuffle_unit" (`branch`,
-            `shortcut`: separable blocks).
-        residual: The block's input is added to its output ("separable" only).
+            and `window`), "channel_shuffle" (`channels`, `groups`), "shuffle_unit" (`branch`,
+            `shortcut`: separable blocks) or "shuffle_unit_v1" (`expand`, `depthwise`, `project`,
+            `groups` of the shuffle, `concat`, `activation`).
+        residual: The block's input is added to its output ("separable" and "shuffle_unit_v1").
+        concat: The average pool of the block's input comes before its output ("shuffle_unit_v1").
+        activation: Of the whole output ("shuffle_unit_v1").
     """
 
     kind: Literal[
@@ -88,6 +95,7 @@ class BlockSpec:
         "max_pool2d",
         "channel_shuffle",
         "shuffle_unit",
+        "shuffle_unit_v1",
     ]
     layer: Layer | None = None
     expand: Layer | None = None
@@ -100,6 +108,8 @@ class BlockSpec:
     groups: int = 1
     branch: BlockSpec | None = None
     shortcut: BlockSpec | None = None
+    concat: bool = False
+    activation: str = "none"
 
     def check(self) -> None:
         """Raises ValueError unless the block has exactly the parts of its kind."""
@@ -117,13 +127,31 @@ class BlockSpec:
                 f"a block of kind {self.kind} must have {', '.join(sorted(needed)) or 'no part'}"
                 f", got {', '.join(sorted(parts)) or 'none'}"
             )
-        if self.residual and self.kind != "separable":
+        unit_v1 = self.kind == "shuffle_unit_v1"
+        if self.residual and self.kind != "separable" and not unit_v1:
             raise ValueError(f"a block of kind {self.kind} must not have a residual")
+        if (self.concat or self.activation != "none") and not unit_v1:
+            raise ValueError(f"a block of kind {self.kind} must not have concat or activation")
+        if self.concat and self.residual:
+            raise ValueError("a block must not have both a residual and concat")
+        if unit_v1:
+            self._check_unit_v1()
         for part in (self.branch, self.shortcut):
             if part is not None:
                 if part.kind != "separable":
                     raise ValueError(f"a branch of a unit must be separable, got {part.kind}")
                 part.check()
+
+    def _check_unit_v1(self) -> None:
+        assert self.expand is not None
+        assert self.depthwise is not None
+        assert self.project is not None
+        if not self.expand.one_by_one or not self.project.one_by_one:
+            raise ValueError("expand and project of a unit must be 1 x 1")
+        if self.project.activation != "none":
+            raise ValueError(
+                f"project of a unit must have no activation, got {self.project.activation}"
+            )
 
     def layers(self) -> tuple[Layer, ...]:
         """All layers, in the order in which they run."""
@@ -172,6 +200,15 @@ class BlockSpec:
             assert self.layer is not None
             return _words(_layer_name(self.layer), _widths(self.layer), *_details(self.layer))
         assert self.depthwise is not None
+        if self.kind == "shuffle_unit_v1":
+            return _words(
+                "shuffle unit v1",
+                _widths(self.expand, self.depthwise, self.project),
+                *_details(self.depthwise),
+                f"{self.groups} groups",
+                "residual" if self.residual else "concat" if self.concat else "",
+                self.activation if self.activation != "none" else "",
+            )
         name = "depthwise-pointwise" if self.project else "depthwise"
         if self.expand:
             name = "inverted residual" if self.project else "pointwise-depthwise"
@@ -197,6 +234,7 @@ _PARTS: dict[str, tuple[set[str], set[str]]] = {
     "max_pool2d": ({"window"}, {"window"}),
     "channel_shuffle": (set(), set()),
     "shuffle_unit": ({"branch"}, {"branch", "shortcut"}),
+    "shuffle_unit_v1": ({"expand", "depthwise", "project"}, {"expand", "depthwise", "project"}),
 }
 
 

@@ -8,7 +8,7 @@ from weebill.nn.blocks import (
     InvertedResidual,
     SqueezeExcite,
 )
-from weebill.nn.shuffle import ChannelShuffle, ShuffleUnit
+from weebill.nn.shuffle import ChannelShuffle, ShuffleUnit, ShuffleUnitV1
 
 __all__ = [
     "ChannelShuffle",
@@ -18,6 +18,7 @@ __all__ = [
     "FusedModule",
     "InvertedResidual",
     "ShuffleUnit",
+    "ShuffleUnitV1",
     "SqueezeExcite",
     "unfused",
 ]

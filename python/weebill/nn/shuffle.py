@@ -1,8 +1,12 @@
-"""Channel shuffle and ShuffleNetV2's unit as torch modules, with torchvision's state dict."""
+"""Channel shuffle and the units of ShuffleNetV2 and V1 as torch modules.
+
+That of V2 has torchvision's state dict.
+"""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from weebill import ops
@@ -109,8 +113,86 @@ class ShuffleUnit(FusedModule):
         return _shuffle(y, 2)
 
 
-def _pointwise(c_in: int, c_out: int) -> tuple[nn.Module, ...]:
-    return nn.Conv2d(c_in, c_out, 1, bias=False), nn.BatchNorm2d(c_out), nn.ReLU(inplace=True)
+class ShuffleUnitV1(FusedModule):
+    """ShuffleNetV1's unit.
+
+        stride 1:  y = relu(x + branch(x))
+        stride 2:  y = relu(concat(average_pool(x), branch(x)))
+
+    The branch is 1 x 1 in groups to O / 4 channels, ReLU, channel shuffle, depthwise 3 x 3, 1 x 1
+    in groups; BatchNorm after each convolution. The average pool is 3 x 3 and counts the zeros of
+    its padding.
+
+    Args:
+        in_channels, out_channels: C, O.
+        groups: Of the shuffle and the 1 x 1 convolutions; divides O / 4 and the branch's channels.
+        stride: Of the depthwise convolution and the pool. 1: C == O; else C < O.
+        expand_groups: Of the first 1 x 1 convolution. Default: `groups`. The first unit of a
+            ShuffleNetV1 has 1.
+
+    Shapes: (N, C, H, W) -> (N, O, ceil(H / stride), ceil(W / stride)).
+
+    Raises:
+        ValueError: A number does not fit.
+
+    State dict: `branch.0` ... `branch.7`.
+
+    Source: ShuffleNet, arXiv:1707.01083, figure 2 (b) and (c).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        groups: int = 3,
+        stride: int = 1,
+        expand_groups: int | None = None,
+    ) -> None:
+        super().__init__()
+        if not 1 <= stride <= 3:
+            raise ValueError(f"ShuffleUnitV1: stride must be from 1 to 3, got {stride}")
+        if groups < 1:
+            raise ValueError(f"ShuffleUnitV1: groups must be >= 1, got {groups}")
+        if out_channels < 4 or out_channels % (4 * groups):
+            raise ValueError(
+                f"ShuffleUnitV1: out_channels must be a multiple of {4 * groups} (4 * groups), "
+                f"got {out_channels}"
+            )
+        if stride == 1 and in_channels != out_channels:
+            raise ValueError(
+                f"ShuffleUnitV1: in_channels must be {out_channels} (out_channels) with stride 1, "
+                f"got {in_channels}"
+            )
+        width = out_channels - (in_channels if stride > 1 else 0)
+        if width < 1 or width % groups:
+            raise ValueError(
+                f"ShuffleUnitV1: out_channels - in_channels must be a positive multiple of "
+                f"{groups} (groups) with stride {stride}, got {width}"
+            )
+        first = groups if expand_groups is None else expand_groups
+        middle = out_channels // 4
+        if first < 1 or in_channels % first or middle % first:
+            raise ValueError(
+                f"ShuffleUnitV1: expand_groups must divide {in_channels} and {middle}, got {first}"
+            )
+        self.stride = stride
+        self.branch = nn.Sequential(
+            *_pointwise(in_channels, middle, first),
+            ChannelShuffle(groups) if 1 < groups < middle else nn.Identity(),  # else no move
+            *_depthwise(middle, stride),
+            *_pointwise(middle, width, groups)[:2],
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.branch(x)
+        if self.stride == 1:
+            return F.relu(x + y)
+        return F.relu(torch.cat((F.avg_pool2d(x, 3, self.stride, 1), y), dim=1))
+
+
+def _pointwise(c_in: int, c_out: int, groups: int = 1) -> tuple[nn.Module, ...]:
+    conv = nn.Conv2d(c_in, c_out, 1, groups=groups, bias=False)
+    return conv, nn.BatchNorm2d(c_out), nn.ReLU(inplace=True)
 
 
 def _depthwise(channels: int, stride: int) -> tuple[nn.Module, ...]:
