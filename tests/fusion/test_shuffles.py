@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import weebill
 from tests.convert.foreign import settle
 from weebill import runtime
-from weebill.nn import ShuffleUnitV1
+from weebill.fusion.spec import BlockSpec, Layer, Window
+from weebill.nn import ShuffleUnitV1, unfused
 
 
 class Foreign(nn.Module):
@@ -122,3 +126,41 @@ def test_variants_give_their_own_results(kind: str) -> None:
     calls = weebill.report(check(model, torch.randn(2, 48, 8, 5))).calls
     if kind in ("alone", "linear"):
         assert calls == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"residual": True, "concat": True}, "both a residual and concat"),
+        ({"expand": Layer("e", 6, 6, window=Window((3, 3)))}, "must be 1 x 1"),
+        ({"project": Layer("p", 6, 6, activation="relu")}, "must have no activation, got relu"),
+        ({"project": None}, "shuffle_unit_v1 must have depthwise, expand, project"),
+        ({"kind": "separable", "concat": True}, "separable must not have concat or activation"),
+    ],
+)
+def test_blocks_that_are_none(changes: dict[str, Any], text: str) -> None:
+    block = BlockSpec(
+        "shuffle_unit_v1",
+        expand=Layer("e", 6, 6, 3),
+        depthwise=Layer("d", 6, 6, 6, Window((3, 3), (1, 1), (1, 1, 1, 1))),
+        project=Layer("p", 6, 6, 3),
+        groups=3,
+        activation="relu",
+    )
+    block.check()
+    with pytest.raises(ValueError, match=text):
+        replace(block, **changes).check()
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_unit_is_exported_and_counted(stride: int) -> None:
+    unit = ShuffleUnitV1(48 // stride, 48, stride=stride).eval()
+    x = torch.randn(2, 48 // stride, 7, 5)
+    with torch.no_grad():
+        exported = torch.export.export(unit, (x,)).module()
+        assert torch.equal(exported(x), unit(x))
+        with unfused(), FlopCounterMode(display=False) as plain:
+            unit(x)
+        with FlopCounterMode(display=False) as fused:
+            unit(x)
+    assert fused.get_total_flops() == plain.get_total_flops() > 0
