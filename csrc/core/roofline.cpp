@@ -70,10 +70,21 @@ WEEBILL_LOOPS(scalar, WEEBILL_SCALAR, float, 1, WEEBILL_SET1, WEEBILL_MULTIPLY_A
 #if defined(__x86_64__)
 #define WEEBILL_AVX2 [[gnu::noinline, gnu::target("avx2,fma")]]
 #define WEEBILL_AVX512 [[gnu::noinline, gnu::target("avx512f")]]
+}  // namespace
+// Like kernels, in a namespace of their instruction set: the checks of wheels go by it.
+namespace avx2 {
+namespace {
 WEEBILL_LOOPS(avx2, WEEBILL_AVX2, __m256, 8, _mm256_set1_ps, _mm256_fmadd_ps, _mm256_add_ps,
               _mm256_loadu_ps, _mm256_cvtss_f32)
+}  // namespace
+}  // namespace avx2
+namespace avx512 {
+namespace {
 WEEBILL_LOOPS(avx512, WEEBILL_AVX512, __m512, 16, _mm512_set1_ps, _mm512_fmadd_ps, _mm512_add_ps,
               _mm512_loadu_ps, _mm512_cvtss_f32)
+}  // namespace
+}  // namespace avx512
+namespace {
 #elif defined(__aarch64__)
 #define WEEBILL_NEON [[gnu::noinline]]
 #define WEEBILL_NEON_FMA(x, y, z) vfmaq_f32(z, x, y)
@@ -86,8 +97,8 @@ const Loops& loops_of(const std::string& isa) {
   kernels_of(isa);  // throws for one that can't run here
   static const Loops all[] = {
 #if defined(__x86_64__)
-      {"avx512", 16, multiply_add_avx512, read_avx512},
-      {"avx2", 8, multiply_add_avx2, read_avx2},
+      {"avx512", 16, avx512::multiply_add_avx512, avx512::read_avx512},
+      {"avx2", 8, avx2::multiply_add_avx2, avx2::read_avx2},
 #elif defined(__aarch64__)
       {"neon", 4, multiply_add_neon, read_neon},
 #endif

@@ -48,12 +48,38 @@ bool spin_until(Condition&& condition) {
 // True on the pool's threads, and on any thread while it runs a region.
 thread_local bool inside_region = false;
 
+// std::condition_variable::wait and std::mutex::try_lock are newer symbols than wheels may need.
+template <typename Condition>
+void wait_until(std::condition_variable& variable, std::unique_lock<std::mutex>& lock,
+                Condition&& condition) {
+  while (!condition()) {
+    pthread_cond_wait(variable.native_handle(), lock.mutex()->native_handle());
+  }
+}
+
+// Holds a flag that nobody waits for.
+class TryLock {
+ public:
+  explicit TryLock(std::atomic_flag& flag)
+      : flag_(flag), owns_(!flag.test_and_set(std::memory_order_acquire)) {}
+  TryLock(const TryLock&) = delete;
+  TryLock& operator=(const TryLock&) = delete;
+  ~TryLock() {
+    if (owns_) flag_.clear(std::memory_order_release);
+  }
+  bool owns() const { return owns_; }
+
+ private:
+  std::atomic_flag& flag_;
+  bool owns_;
+};
+
 class Pool {
  public:
   // False if another region is running: then nothing has been done.
   bool try_run(std::int64_t tasks, Body body, void* context, int threads) {
-    const std::unique_lock<std::mutex> region(region_, std::try_to_lock);
-    if (!region.owns_lock()) return false;
+    const TryLock region(region_);
+    if (!region.owns()) return false;
     start_threads(threads - 1);
     {
       const std::lock_guard<std::mutex> lock(mutex_);
@@ -76,7 +102,7 @@ class Pool {
       const auto done = [this] { return busy_.load(std::memory_order_acquire) == 0; };
       const bool spun = spin_until(done);
       lock.lock();
-      if (!spun) done_.wait(lock, done);
+      if (!spun) wait_until(done_, lock, done);
     }
     const std::exception_ptr error = error_;
     error_ = nullptr;
@@ -88,16 +114,16 @@ class Pool {
  private:
   void start_threads(int wanted) {
     while (started_ < wanted) {
-      // Signals are for the program's own threads.
+      // Signals are for the program's own threads. (On Linux sigprocmask is the calling thread's.)
       sigset_t all, before;
       sigfillset(&all);
-      pthread_sigmask(SIG_SETMASK, &all, &before);
+      sigprocmask(SIG_SETMASK, &all, &before);
       try {
         std::thread([this] { serve(); }).detach();
       } catch (const std::exception&) {
         wanted = started_;  // the system has no more: the threads that are there will do
       }
-      pthread_sigmask(SIG_SETMASK, &before, nullptr);
+      sigprocmask(SIG_SETMASK, &before, nullptr);
       if (wanted > started_) ++started_;
     }
   }
@@ -109,7 +135,7 @@ class Pool {
       const auto called = [this, &seen] { return epoch_.load(std::memory_order_acquire) != seen; };
       spin_until(called);
       std::unique_lock<std::mutex> lock(mutex_);
-      wake_.wait(lock, called);
+      wait_until(wake_, lock, called);
       seen = epoch_.load(std::memory_order_relaxed);
       if (seats_ == 0) continue;
       --seats_;
@@ -134,8 +160,8 @@ class Pool {
     }
   }
 
-  std::mutex region_;  // held by the thread whose region runs
-  int started_ = 0;    // threads; guarded by region_
+  std::atomic_flag region_ = ATOMIC_FLAG_INIT;  // held by the thread whose region runs
+  int started_ = 0;                             // threads; guarded by region_
 
   std::mutex mutex_;  // of all that follows, but for what is atomic
   std::condition_variable wake_, done_;
