@@ -21,6 +21,7 @@ import argparse
 import csv
 import datetime
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -57,7 +58,9 @@ def count(binary: Path, isa: str, select: str = "") -> Counts:
         command += ["--isa", isa, "--count", "--filter", select]
         for skipped in SKIP[isa]:
             command += ["--skip", skipped]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        # on one thread: how threads share work out is not the same twice
+        environment = {**os.environ, "WEEBILL_NUM_THREADS": "1"}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         if done.returncode != 0:
             raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()[-400:]}")
         counts: Counts = {}
