@@ -210,6 +210,13 @@ IMPORTS = [
 ]
 
 
+def test_converting_leaves_the_compiler_of_torch_alone() -> None:
+    code = (
+        "import weebill, sys; weebill.convert, weebill.nn; sys.exit('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 @pytest.mark.parametrize("module", IMPORTS)
 def test_import_leaves_torch_alone(module: str) -> None:
     code = f"import {module}, sys; sys.exit('torch' in sys.modules)"

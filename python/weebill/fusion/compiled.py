@@ -38,6 +38,15 @@ if TYPE_CHECKING:
     from weebill.fusion.module import FusedModule
 
 _T = TypeVar("_T")
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def _constant_in_graphs(function: _F) -> _F:
+    """As `torch.compiler.assume_constant_result`, which imports torch's compiler to set this mark:
+    more than a second for everybody who never compiles."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
 
 #: Modules that graphs call, by their number. A number is never used again.
 _modules: weakref.WeakValueDictionary[int, FusedModule] = weakref.WeakValueDictionary()
@@ -108,7 +117,7 @@ def _run(x: Tensor, records: Tensor, prepared: tuple[int, list[int], int]) -> Te
     return y if output_rank == 4 else y.flatten(1)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@_constant_in_graphs
 def _records(owner: FusedModule) -> Tensor:
     packed = owner.fusion.packed
     assert packed is not None
@@ -172,7 +181,7 @@ def _wanted(owner: FusedModule, x: Tensor) -> list[Tensor]:
     return [*parameters, *owner.buffers()]
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@_constant_in_graphs
 def _prepare(owner: FusedModule) -> tuple[int, list[int], int] | None:
     """Number, geometry and rank of the result of a module of images that runs fused now."""
     if transformed() or not apart(lambda: owner.fusion.prepare(owner)):
