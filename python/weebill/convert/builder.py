@@ -19,7 +19,7 @@ from weebill.fusion.layers import check_norm, conv_layer, linear_layer
 from weebill.fusion.match import Program
 from weebill.fusion.module import FusedModule
 from weebill.fusion.spec import BlockSpec
-from weebill.fusion.trace import writes
+from weebill.fusion.trace import ancestors, writes
 from weebill.runtime import nodes
 from weebill.runtime.description import Output
 
@@ -95,7 +95,7 @@ class Builder:
     def build(self, result: Any) -> Network:
         """All nodes that the result needs, and the outputs."""
         order = list(self.graph.nodes)
-        live = self.live = _ancestors(order[-1])
+        live = self.live = ancestors(order[-1])
         self._check_writes([node for node in order if node in live])
         for node in order[:-1]:
             if node in live:
@@ -315,17 +315,6 @@ def _inside(block: BlockSpec, path: str) -> BlockSpec:
             norms=tuple(f"{path}.{norm}" for norm in layer.norms),
         )
     )
-
-
-def _ancestors(node: fx.Node) -> set[fx.Node]:
-    found = {node}
-    stack = [node]
-    while stack:
-        for source in stack.pop().all_input_nodes:
-            if source not in found:
-                found.add(source)
-                stack.append(source)
-    return found
 
 
 def _flat(value: Any) -> list[Any]:
