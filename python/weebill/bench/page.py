@@ -48,8 +48,6 @@ def render_page(results: Sequence[Result]) -> str:
         _accuracy(rows, marks),
         _against(rows, marks, "threads", "threads"),
         _against(rows, marks, "size", "image height, pixels"),
-        _stages(results),
-        _fusion(results),
         _cold(results),
     ]
     environment = jinja2.Environment(
@@ -233,55 +231,6 @@ def _against(rows: Sequence[Row], marks: dict[str, str], what: str, title: str) 
         return None
     name = "threads" if what == "threads" else "image size"
     return Section(f"Latency and {name}", "", figures)
-
-
-def _stages(results: Sequence[Result]) -> Section | None:
-    lines = [stage for result in results for stage in result.stages if "stage" in stage]
-    if not lines:
-        return None
-    right = ("us", "share", "GFLOP/s")
-    table = Table(
-        "",
-        ("case", "stage", *right),
-        tuple(
-            (
-                str(s["case"]),
-                str(s["stage"]),
-                f"{s['us']:.1f}",
-                f"{s['share']:.0%}",
-                f"{s['gflops']:.1f}" if s["gflops"] else "",
-            )
-            for s in lines
-        ),
-        right,
-    )
-    text = "Time of the kernels inside a fused block, one thread; the rest is between the kernels."
-    return Section("Inside a fused block", text, table=table)
-
-
-def _fusion(results: Sequence[Result]) -> Section | None:
-    lines = [stage for result in results for stage in result.stages if "saved_predicted" in stage]
-    if not lines:
-        return None
-    right = ("predicted, KiB", "measured, KiB")
-    table = Table(
-        "",
-        ("block", *right),
-        tuple(
-            (
-                str(s["case"]),
-                f"{s['saved_predicted'] / 1024:.0f}",
-                f"{s['saved_measured'] / 1024:.0f}",
-            )
-            for s in lines
-        ),
-        right,
-    )
-    text = (
-        "Bytes that a fused block does not move between the second-level cache and what lies "
-        "behind it, compared with its operators run one after another."
-    )
-    return Section("Bytes that fusion saved", text, table=table)
 
 
 def _cold(results: Sequence[Result]) -> Section | None:
