@@ -68,89 +68,53 @@ FormatOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-@bench.command()
-def models(
-    select: Select = None,
-    list_: ListOption = False,
-    size: SizeOption = "224",
-    batch: BatchOption = "1",
-    threads: ThreadsOption = None,
-    backend: BackendOption = None,
-    isa: IsaOption = None,
-    cpu: CpuOption = None,
-    min_time: MinTimeOption = 0.3,
-    turn_ms: TurnOption = 10.0,
-    wait_policy: WaitOption = "default",
-    tolerance: ToleranceOption = 1e-4,
-    cache: CacheOption = None,
-    out: OutOption = None,
-    detail: DetailOption = False,
-    cold: ColdOption = False,
-    single_stream: StreamOption = False,
-    format_: FormatOption = "table",
-    json: JsonOption = False,
-) -> None:
-    """Measure whole networks; NAMEs are networks."""
+def _command(kind: str, turn: float, text: str) -> None:
+    """Adds a command that measures: all take the same options."""
+
+    def measure(
+        select: Select = None,
+        list_: ListOption = False,
+        size: SizeOption = "224",
+        batch: BatchOption = "1",
+        threads: ThreadsOption = None,
+        backend: BackendOption = None,
+        isa: IsaOption = None,
+        cpu: CpuOption = None,
+        min_time: MinTimeOption = 0.3,
+        turn_ms: TurnOption = turn,
+        wait_policy: WaitOption = "default",
+        tolerance: ToleranceOption = 1e-4,
+        cache: CacheOption = None,
+        out: OutOption = None,
+        detail: DetailOption = False,
+        cold: ColdOption = False,
+        single_stream: StreamOption = False,
+        format_: FormatOption = "table",
+        json: JsonOption = False,
+    ) -> None:
+        _run(kind, locals())
+
+    bench.command(kind, help=text)(measure)
+
+
+_command("models", 10.0, "Measure whole networks; NAMEs are networks.")
+_command("blocks", 5.0, "Measure blocks; NAMEs are suites or parts of block names.")
+_command(
+    "ops",
+    5.0,
+    "Measure single operators of a suite's blocks; NAMEs are suites or parts of names.",
+)
+
+
+def _default_threads(kind: str) -> str:
     cores = len(os.sched_getaffinity(0))
-    everything = "1" if cores == 1 else f"1,{cores}"
-    _run("models", {**locals(), "threads": threads or everything})
-
-
-@bench.command()
-def blocks(
-    select: Select = None,
-    list_: ListOption = False,
-    size: SizeOption = "224",
-    batch: BatchOption = "1",
-    threads: ThreadsOption = None,
-    backend: BackendOption = None,
-    isa: IsaOption = None,
-    cpu: CpuOption = None,
-    min_time: MinTimeOption = 0.3,
-    turn_ms: TurnOption = 5.0,
-    wait_policy: WaitOption = "default",
-    tolerance: ToleranceOption = 1e-4,
-    cache: CacheOption = None,
-    out: OutOption = None,
-    detail: DetailOption = False,
-    cold: ColdOption = False,
-    single_stream: StreamOption = False,
-    format_: FormatOption = "table",
-    json: JsonOption = False,
-) -> None:
-    """Measure blocks; NAMEs are suites or parts of block names."""
-    _run("blocks", {**locals(), "threads": threads or "1"})
-
-
-@bench.command()
-def ops(
-    select: Select = None,
-    list_: ListOption = False,
-    size: SizeOption = "224",
-    batch: BatchOption = "1",
-    threads: ThreadsOption = None,
-    backend: BackendOption = None,
-    isa: IsaOption = None,
-    cpu: CpuOption = None,
-    min_time: MinTimeOption = 0.3,
-    turn_ms: TurnOption = 5.0,
-    wait_policy: WaitOption = "default",
-    tolerance: ToleranceOption = 1e-4,
-    cache: CacheOption = None,
-    out: OutOption = None,
-    detail: DetailOption = False,
-    cold: ColdOption = False,
-    single_stream: StreamOption = False,
-    format_: FormatOption = "table",
-    json: JsonOption = False,
-) -> None:
-    """Measure single operators of a suite's blocks; NAMEs are suites or parts of names."""
-    _run("ops", {**locals(), "threads": threads or "1"})
+    return f"1,{cores}" if kind == "models" and cores > 1 else "1"
 
 
 def _run(kind: str, given: dict[str, object]) -> None:
     from weebill.bench.session import list_choices, make_options, measure
 
+    given = {**given, "threads": given["threads"] or _default_threads(kind)}
     options = make_options(kind, given)
     if given["list_"]:
         columns, rows = list_choices(options)
