@@ -8,8 +8,10 @@ NotImplementedError arrives as a RuntimeError whose text starts with that name
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import NoReturn
+from collections.abc import Callable, Mapping
+from typing import NoReturn, TypeVar
+
+_T = TypeVar("_T")
 
 _NAMED = re.compile(r"^(TypeError|NotImplementedError): (.*)$", re.DOTALL)
 _TYPES: dict[str, type[Exception]] = {
@@ -29,7 +31,7 @@ def typed_error(error: Exception, op: str, tensors: Mapping[str, object]) -> Exc
     Args:
         error: What torch raised.
         op: Name of the op, the first word of the message.
-        tensors: The call's tensor arguments by name; None for one that was not given.
+        tensors: The call's tensor arguments by name; anything else among them is passed over.
 
     Returns:
         TypeError for an argument of the wrong kind, device, layout or dtype; NotImplementedError
@@ -51,6 +53,14 @@ def typed_error(error: Exception, op: str, tensors: Mapping[str, object]) -> Exc
 def fail(error: Exception, op: str, **tensors: object) -> NoReturn:
     """Raises `typed_error(error, op, tensors)`."""
     raise typed_error(error, op, tensors) from None
+
+
+def call(function: Callable[..., _T], op: str, **arguments: object) -> _T:
+    """The op on its arguments, which are given by name in the order of its schema; errors typed."""
+    try:
+        return function(*arguments.values())
+    except RuntimeError as error:
+        fail(error, op, **arguments)
 
 
 def _misplaced_tensor(op: str, tensors: Mapping[str, object]) -> TypeError | None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from weebill import _ops
 from weebill._arguments import Padding, Size, pair, sides
-from weebill._errors import fail
+from weebill._errors import call, fail
 
 
 def channel_shuffle(x: Tensor, groups: int) -> Tensor:
@@ -115,44 +115,29 @@ def shuffle_unit(
     op = "shuffle_unit"
     strides, dilations = pair(op, "stride", stride), pair(op, "dilation", dilation)
     pads = sides(op, padding)
-    try:
-        return _ops.shuffle_unit(
-            x,
-            expand_weight,
-            expand_bias,
-            depthwise_weight,
-            depthwise_bias,
-            project_weight,
-            project_bias,
-            shortcut_depthwise_weight,
-            shortcut_depthwise_bias,
-            shortcut_project_weight,
-            shortcut_project_bias,
-            strides,
-            pads,
-            dilations,
-            expand_activation,
-            depthwise_activation,
-            project_activation,
-            shortcut_depthwise_activation,
-            shortcut_project_activation,
-        )
-    except RuntimeError as error:
-        fail(
-            error,
-            op,
-            x=x,
-            expand_weight=expand_weight,
-            expand_bias=expand_bias,
-            depthwise_weight=depthwise_weight,
-            depthwise_bias=depthwise_bias,
-            project_weight=project_weight,
-            project_bias=project_bias,
-            shortcut_depthwise_weight=shortcut_depthwise_weight,
-            shortcut_depthwise_bias=shortcut_depthwise_bias,
-            shortcut_project_weight=shortcut_project_weight,
-            shortcut_project_bias=shortcut_project_bias,
-        )
+    return call(
+        _ops.shuffle_unit,
+        op,
+        x=x,
+        expand_weight=expand_weight,
+        expand_bias=expand_bias,
+        depthwise_weight=depthwise_weight,
+        depthwise_bias=depthwise_bias,
+        project_weight=project_weight,
+        project_bias=project_bias,
+        shortcut_depthwise_weight=shortcut_depthwise_weight,
+        shortcut_depthwise_bias=shortcut_depthwise_bias,
+        shortcut_project_weight=shortcut_project_weight,
+        shortcut_project_bias=shortcut_project_bias,
+        stride=strides,
+        padding=pads,
+        dilation=dilations,
+        expand_activation=expand_activation,
+        depthwise_activation=depthwise_activation,
+        project_activation=project_activation,
+        shortcut_depthwise_activation=shortcut_depthwise_activation,
+        shortcut_project_activation=shortcut_project_activation,
+    )
 
 
 def shuffle_unit_v1(
@@ -215,35 +200,24 @@ def shuffle_unit_v1(
     op = "shuffle_unit_v1"
     strides, dilations = pair(op, "stride", stride), pair(op, "dilation", dilation)
     pads = sides(op, padding)
-    try:
-        return _ops.shuffle_unit_v1(
-            x,
-            expand_weight,
-            expand_bias,
-            depthwise_weight,
-            depthwise_bias,
-            project_weight,
-            project_bias,
-            strides,
-            pads,
-            dilations,
-            groups if expand_groups is None else expand_groups,
-            groups,
-            groups if project_groups is None else project_groups,
-            expand_activation,
-            depthwise_activation,
-            activation,
-            shortcut,
-        )
-    except RuntimeError as error:
-        fail(
-            error,
-            op,
-            x=x,
-            expand_weight=expand_weight,
-            expand_bias=expand_bias,
-            depthwise_weight=depthwise_weight,
-            depthwise_bias=depthwise_bias,
-            project_weight=project_weight,
-            project_bias=project_bias,
-        )
+    return call(
+        _ops.shuffle_unit_v1,
+        op,
+        x=x,
+        expand_weight=expand_weight,
+        expand_bias=expand_bias,
+        depthwise_weight=depthwise_weight,
+        depthwise_bias=depthwise_bias,
+        project_weight=project_weight,
+        project_bias=project_bias,
+        stride=strides,
+        padding=pads,
+        dilation=dilations,
+        expand_groups=groups if expand_groups is None else expand_groups,
+        groups=groups,
+        project_groups=groups if project_groups is None else project_groups,
+        expand_activation=expand_activation,
+        depthwise_activation=depthwise_activation,
+        activation=activation,
+        shortcut=shortcut,
+    )

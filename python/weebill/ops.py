@@ -31,7 +31,7 @@ from torch import Tensor
 
 from weebill import _C, _ops
 from weebill._arguments import Padding, Size, pair, sides
-from weebill._errors import fail
+from weebill._errors import call
 from weebill._shuffle_ops import channel_shuffle, shuffle_unit, shuffle_unit_v1
 
 __all__ = [
@@ -95,10 +95,18 @@ def conv2d(
     op = "conv2d"
     strides, dilations = pair(op, "stride", stride), pair(op, "dilation", dilation)
     pads = sides(op, padding)
-    try:
-        return _ops.conv2d(x, weight, bias, strides, pads, dilations, groups, activation)
-    except RuntimeError as error:
-        fail(error, op, x=x, weight=weight, bias=bias)
+    return call(
+        _ops.conv2d,
+        op,
+        x=x,
+        weight=weight,
+        bias=bias,
+        stride=strides,
+        padding=pads,
+        dilation=dilations,
+        groups=groups,
+        activation=activation,
+    )
 
 
 def depthwise_conv2d(
@@ -141,10 +149,17 @@ def depthwise_conv2d(
     op = "depthwise_conv2d"
     strides, dilations = pair(op, "stride", stride), pair(op, "dilation", dilation)
     pads = sides(op, padding)
-    try:
-        return _ops.depthwise_conv2d(x, weight, bias, strides, pads, dilations, activation)
-    except RuntimeError as error:
-        fail(error, op, x=x, weight=weight, bias=bias)
+    return call(
+        _ops.depthwise_conv2d,
+        op,
+        x=x,
+        weight=weight,
+        bias=bias,
+        stride=strides,
+        padding=pads,
+        dilation=dilations,
+        activation=activation,
+    )
 
 
 def pointwise_conv2d(
@@ -173,10 +188,14 @@ def pointwise_conv2d(
         >>> pointwise_conv2d(torch.ones(1, 2, 5, 5), torch.ones(4, 2, 1, 1)).shape
         torch.Size([1, 4, 5, 5])
     """
-    try:
-        return _ops.pointwise_conv2d(x, weight, bias, activation)
-    except RuntimeError as error:
-        fail(error, "pointwise_conv2d", x=x, weight=weight, bias=bias)
+    return call(
+        _ops.pointwise_conv2d,
+        "pointwise_conv2d",
+        x=x,
+        weight=weight,
+        bias=bias,
+        activation=activation,
+    )
 
 
 def pool_linear(
@@ -205,10 +224,14 @@ def pool_linear(
         >>> pool_linear(torch.ones(1, 2, 7, 7), torch.ones(10, 2)).shape
         torch.Size([1, 10])
     """
-    try:
-        return _ops.pool_linear(x, weight, bias, activation)
-    except RuntimeError as error:
-        fail(error, "pool_linear", x=x, weight=weight, bias=bias)
+    return call(
+        _ops.pool_linear,
+        "pool_linear",
+        x=x,
+        weight=weight,
+        bias=bias,
+        activation=activation,
+    )
 
 
 def squeeze_excite(
@@ -247,20 +270,17 @@ def squeeze_excite(
         >>> squeeze_excite(x, down, None, up, None).shape
         torch.Size([1, 8, 3, 3])
     """
-    try:
-        return _ops.squeeze_excite(
-            x, reduce_weight, reduce_bias, expand_weight, expand_bias, activation, gate
-        )
-    except RuntimeError as error:
-        fail(
-            error,
-            "squeeze_excite",
-            x=x,
-            reduce_weight=reduce_weight,
-            reduce_bias=reduce_bias,
-            expand_weight=expand_weight,
-            expand_bias=expand_bias,
-        )
+    return call(
+        _ops.squeeze_excite,
+        "squeeze_excite",
+        x=x,
+        reduce_weight=reduce_weight,
+        reduce_bias=reduce_bias,
+        expand_weight=expand_weight,
+        expand_bias=expand_bias,
+        activation=activation,
+        gate=gate,
+    )
 
 
 def depthwise_pointwise(
@@ -309,30 +329,21 @@ def depthwise_pointwise(
     op = "depthwise_pointwise"
     strides, dilations = pair(op, "stride", stride), pair(op, "dilation", dilation)
     pads = sides(op, padding)
-    try:
-        return _ops.depthwise_pointwise(
-            x,
-            depthwise_weight,
-            depthwise_bias,
-            pointwise_weight,
-            pointwise_bias,
-            strides,
-            pads,
-            dilations,
-            depthwise_activation,
-            pointwise_activation,
-            residual,
-        )
-    except RuntimeError as error:
-        fail(
-            error,
-            op,
-            x=x,
-            depthwise_weight=depthwise_weight,
-            depthwise_bias=depthwise_bias,
-            pointwise_weight=pointwise_weight,
-            pointwise_bias=pointwise_bias,
-        )
+    return call(
+        _ops.depthwise_pointwise,
+        op,
+        x=x,
+        depthwise_weight=depthwise_weight,
+        depthwise_bias=depthwise_bias,
+        pointwise_weight=pointwise_weight,
+        pointwise_bias=pointwise_bias,
+        stride=strides,
+        padding=pads,
+        dilation=dilations,
+        depthwise_activation=depthwise_activation,
+        pointwise_activation=pointwise_activation,
+        residual=residual,
+    )
 
 
 def inverted_residual(
@@ -398,45 +409,30 @@ def inverted_residual(
     op = "inverted_residual"
     strides, dilations = pair(op, "stride", stride), pair(op, "dilation", dilation)
     pads = sides(op, padding)
-    try:
-        return _ops.inverted_residual(
-            x,
-            expand_weight,
-            expand_bias,
-            depthwise_weight,
-            depthwise_bias,
-            se_reduce_weight,
-            se_reduce_bias,
-            se_expand_weight,
-            se_expand_bias,
-            project_weight,
-            project_bias,
-            strides,
-            pads,
-            dilations,
-            expand_activation,
-            depthwise_activation,
-            se_activation,
-            se_gate,
-            project_activation,
-            residual,
-        )
-    except RuntimeError as error:
-        fail(
-            error,
-            op,
-            x=x,
-            expand_weight=expand_weight,
-            expand_bias=expand_bias,
-            depthwise_weight=depthwise_weight,
-            depthwise_bias=depthwise_bias,
-            se_reduce_weight=se_reduce_weight,
-            se_reduce_bias=se_reduce_bias,
-            se_expand_weight=se_expand_weight,
-            se_expand_bias=se_expand_bias,
-            project_weight=project_weight,
-            project_bias=project_bias,
-        )
+    return call(
+        _ops.inverted_residual,
+        op,
+        x=x,
+        expand_weight=expand_weight,
+        expand_bias=expand_bias,
+        depthwise_weight=depthwise_weight,
+        depthwise_bias=depthwise_bias,
+        se_reduce_weight=se_reduce_weight,
+        se_reduce_bias=se_reduce_bias,
+        se_expand_weight=se_expand_weight,
+        se_expand_bias=se_expand_bias,
+        project_weight=project_weight,
+        project_bias=project_bias,
+        stride=strides,
+        padding=pads,
+        dilation=dilations,
+        expand_activation=expand_activation,
+        depthwise_activation=depthwise_activation,
+        se_activation=se_activation,
+        se_gate=se_gate,
+        project_activation=project_activation,
+        residual=residual,
+    )
 
 
 def run(x: Tensor, records: Tensor, geometry: Sequence[int]) -> Tensor:
@@ -463,7 +459,10 @@ def run(x: Tensor, records: Tensor, geometry: Sequence[int]) -> Tensor:
             "run: x must not require a gradient, got requires_grad=True; use torch.no_grad() or an "
             "op with plain weights"
         )
-    try:
-        return _ops.run(x, records, geometry)
-    except RuntimeError as error:
-        fail(error, "run", x=x, records=records)
+    return call(
+        _ops.run,
+        "run",
+        x=x,
+        records=records,
+        geometry=geometry,
+    )
