@@ -1,18 +1,20 @@
 """Fake kernels of the ops: shape and strides (channels_last) of a result, nothing computed.
 
 torch.compile and torch.export trace with them, on fake tensors that say they are on the CPU. Meta
-tensors come here too and are refused: no kernel could follow. Each function has the name and the
-arguments of its op (csrc/bindings/ops.cpp).
+tensors come here too and are refused: no kernel could follow. Each function but `run` has the name
+of its op, and takes its arguments as attributes of one object, named as in `_reference`.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from weebill import _reference
 
 #: `mode` of a record's geometry: how its output's size follows from the input's.
 _WINDOW, _SAME, _GLOBAL = 0, 1, 2
@@ -27,24 +29,17 @@ def _empty(x: Tensor, channels: int, height: int, width: int) -> Tensor:
     )
 
 
-def _window_output(
-    x: Tensor,
-    channels: int,
-    kernel: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-) -> Tensor:
+def _window_output(a: SimpleNamespace, channels: int, weight: Tensor) -> Tensor:
     sizes = []
     for axis in (0, 1):
-        size = x.shape[2 + axis]
-        if len(padding) == 4:
-            reach = dilation[axis] * (kernel[axis] - 1) + 1
-            size = (size + padding[axis] + padding[2 + axis] - reach) // stride[axis] + 1
+        size = a.x.shape[2 + axis]
+        if len(a.padding) == 4:
+            reach = a.dilation[axis] * (weight.shape[2 + axis] - 1) + 1
+            size = (size + a.padding[axis] + a.padding[2 + axis] - reach) // a.stride[axis] + 1
         else:
-            size = -(-size // stride[axis])
+            size = -(-size // a.stride[axis])
         sizes.append(size)
-    return _empty(x, channels, sizes[0], sizes[1])
+    return _empty(a.x, channels, sizes[0], sizes[1])
 
 
 def run(x: Tensor, records: Tensor, geometry: Sequence[int]) -> Tensor:
@@ -67,183 +62,65 @@ def run(x: Tensor, records: Tensor, geometry: Sequence[int]) -> Tensor:
     return _empty(x, channels, height, width)
 
 
-def conv2d(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-    activation: str,
-) -> Tensor:
-    return _window_output(x, weight.shape[0], weight.shape[2:], stride, padding, dilation)
+def conv2d(a: SimpleNamespace) -> Tensor:
+    return _window_output(a, a.weight.shape[0], a.weight)
 
 
-def depthwise_conv2d(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    activation: str,
-) -> Tensor:
-    return _window_output(x, weight.shape[0], weight.shape[2:], stride, padding, dilation)
+def depthwise_conv2d(a: SimpleNamespace) -> Tensor:
+    return _window_output(a, a.weight.shape[0], a.weight)
 
 
-def pointwise_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> Tensor:
-    return _empty(x, weight.shape[0], x.shape[2], x.shape[3])
+def pointwise_conv2d(a: SimpleNamespace) -> Tensor:
+    return _empty(a.x, a.weight.shape[0], a.x.shape[2], a.x.shape[3])
 
 
-def pool_linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> Tensor:
-    return x.new_empty((x.shape[0], weight.shape[0]))
+def pool_linear(a: SimpleNamespace) -> Tensor:
+    y: Tensor = a.x.new_empty((a.x.shape[0], a.weight.shape[0]))
+    return y
 
 
-def squeeze_excite(
-    x: Tensor,
-    reduce_weight: Tensor,
-    reduce_bias: Tensor | None,
-    expand_weight: Tensor,
-    expand_bias: Tensor | None,
-    activation: str,
-    gate: str,
-) -> Tensor:
-    return _empty(x, x.shape[1], x.shape[2], x.shape[3])
+def squeeze_excite(a: SimpleNamespace) -> Tensor:
+    return _empty(a.x, a.x.shape[1], a.x.shape[2], a.x.shape[3])
 
 
-def depthwise_pointwise(
-    x: Tensor,
-    depthwise_weight: Tensor,
-    depthwise_bias: Tensor | None,
-    pointwise_weight: Tensor,
-    pointwise_bias: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    depthwise_activation: str,
-    pointwise_activation: str,
-    residual: bool,
-) -> Tensor:
-    kernel = depthwise_weight.shape[2:]
-    return _window_output(x, pointwise_weight.shape[0], kernel, stride, padding, dilation)
+def depthwise_pointwise(a: SimpleNamespace) -> Tensor:
+    return _window_output(a, a.pointwise_weight.shape[0], a.depthwise_weight)
 
 
-def inverted_residual(
-    x: Tensor,
-    expand_weight: Tensor | None,
-    expand_bias: Tensor | None,
-    depthwise_weight: Tensor,
-    depthwise_bias: Tensor | None,
-    se_reduce_weight: Tensor | None,
-    se_reduce_bias: Tensor | None,
-    se_expand_weight: Tensor | None,
-    se_expand_bias: Tensor | None,
-    project_weight: Tensor,
-    project_bias: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    expand_activation: str,
-    depthwise_activation: str,
-    se_activation: str,
-    se_gate: str,
-    project_activation: str,
-    residual: bool,
-) -> Tensor:
-    kernel = depthwise_weight.shape[2:]
-    return _window_output(x, project_weight.shape[0], kernel, stride, padding, dilation)
+def inverted_residual(a: SimpleNamespace) -> Tensor:
+    return _window_output(a, a.project_weight.shape[0], a.depthwise_weight)
 
 
-def channel_shuffle(x: Tensor, groups: int) -> Tensor:
+def channel_shuffle(a: SimpleNamespace) -> Tensor:
+    x: Tensor = a.x
     side_by_side = x.shape[1] > 1 and x.stride(1) == 1
     memory_format = torch.channels_last if side_by_side else torch.contiguous_format
     return torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=memory_format)
 
 
-def shuffle_unit(
-    x: Tensor,
-    expand_weight: Tensor | None,
-    expand_bias: Tensor | None,
-    depthwise_weight: Tensor,
-    depthwise_bias: Tensor | None,
-    project_weight: Tensor,
-    project_bias: Tensor | None,
-    shortcut_depthwise_weight: Tensor | None,
-    shortcut_depthwise_bias: Tensor | None,
-    shortcut_project_weight: Tensor | None,
-    shortcut_project_bias: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    expand_activation: str,
-    depthwise_activation: str,
-    project_activation: str,
-    shortcut_depthwise_activation: str,
-    shortcut_project_activation: str,
-) -> Tensor:
-    kernel = depthwise_weight.shape[2:]
-    return _window_output(x, 2 * project_weight.shape[0], kernel, stride, padding, dilation)
+def shuffle_unit(a: SimpleNamespace) -> Tensor:
+    return _window_output(a, 2 * a.project_weight.shape[0], a.depthwise_weight)
 
 
-def shuffle_unit_v1(
-    x: Tensor,
-    expand_weight: Tensor,
-    expand_bias: Tensor | None,
-    depthwise_weight: Tensor,
-    depthwise_bias: Tensor | None,
-    project_weight: Tensor,
-    project_bias: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    expand_groups: int,
-    groups: int,
-    project_groups: int,
-    expand_activation: str,
-    depthwise_activation: str,
-    activation: str,
-    shortcut: str,
-) -> Tensor:
-    channels = project_weight.shape[0] + (x.shape[1] if shortcut == "concat" else 0)
-    kernel = depthwise_weight.shape[2:]
-    return _window_output(x, channels, kernel, stride, padding, dilation)
+def shuffle_unit_v1(a: SimpleNamespace) -> Tensor:
+    channels = a.project_weight.shape[0] + (a.x.shape[1] if a.shortcut == "concat" else 0)
+    return _window_output(a, channels, a.depthwise_weight)
 
 
-def _gradients(
-    x: Tensor, weight: Tensor, output_mask: Sequence[bool]
-) -> tuple[Tensor, Tensor, Tensor]:
+def _gradients(a: SimpleNamespace) -> tuple[Tensor, Tensor, Tensor]:
     """By x (channels_last), weight and bias; shape (0,) for what is not wanted."""
-    none = (0,)
+    x, weight, none = a.x, a.weight, (0,)
+    by_x, by_weight, by_bias = a.output_mask
     return (
-        _empty(x, x.shape[1], x.shape[2], x.shape[3]) if output_mask[0] else x.new_empty(none),
-        x.new_empty(weight.shape if output_mask[1] else none),
-        x.new_empty((weight.shape[0],) if output_mask[2] else none),
+        _empty(x, x.shape[1], x.shape[2], x.shape[3]) if by_x else x.new_empty(none),
+        x.new_empty(weight.shape if by_weight else none),
+        x.new_empty((weight.shape[0],) if by_bias else none),
     )
 
 
-def depthwise_conv2d_backward(
-    grad_output: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    output_mask: Sequence[bool],
-) -> tuple[Tensor, Tensor, Tensor]:
-    return _gradients(x, weight, output_mask)
-
-
-def pointwise_conv2d_backward(
-    grad_output: Tensor, x: Tensor, weight: Tensor, output_mask: Sequence[bool]
-) -> tuple[Tensor, Tensor, Tensor]:
-    return _gradients(x, weight, output_mask)
-
-
-def _checked(kernel: Callable[..., Any]) -> Callable[..., Any]:
+def _checked(op: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
     """The kernel behind the checks that all have in common; the real ones make the rest."""
-    op = kernel.__name__
-    names = list(inspect.signature(kernel).parameters)
+    names = ["x", "records", "geometry"] if op == "run" else _reference.argument_names(op)
 
     def checked(*arguments: Any) -> Any:
         for name, value in zip(names, arguments, strict=True):
@@ -254,27 +131,28 @@ def _checked(kernel: Callable[..., Any]) -> Callable[..., Any]:
             raise TypeError(f"{op}: {name} must be float32, got {x.dtype}".replace("torch.", ""))
         if x.dim() != 4:
             raise ValueError(f"{op}: {name} must have 4 dimensions (n, c, h, w), got {x.dim()}")
-        return kernel(*arguments)
+        return kernel(SimpleNamespace(**dict(zip(names, arguments, strict=True))))
 
     return checked
 
 
-#: By the name of the op.
+_KERNELS: dict[str, Callable[..., Any]] = {
+    "run": lambda a: run(a.x, a.records, a.geometry),
+    "conv2d": conv2d,
+    "depthwise_conv2d": depthwise_conv2d,
+    "pointwise_conv2d": pointwise_conv2d,
+    "pool_linear": pool_linear,
+    "squeeze_excite": squeeze_excite,
+    "depthwise_pointwise": depthwise_pointwise,
+    "inverted_residual": inverted_residual,
+    "channel_shuffle": channel_shuffle,
+    "shuffle_unit": shuffle_unit,
+    "shuffle_unit_v1": shuffle_unit_v1,
+    "depthwise_conv2d_backward": _gradients,
+    "pointwise_conv2d_backward": _gradients,
+}
+
+#: By the name of the op, called as the op is.
 KERNELS: dict[str, Callable[..., Any]] = {
-    kernel.__name__: _checked(kernel)
-    for kernel in (
-        run,
-        conv2d,
-        depthwise_conv2d,
-        pointwise_conv2d,
-        pool_linear,
-        squeeze_excite,
-        depthwise_pointwise,
-        inverted_residual,
-        channel_shuffle,
-        shuffle_unit,
-        shuffle_unit_v1,
-        depthwise_conv2d_backward,
-        pointwise_conv2d_backward,
-    )
+    op: _checked(op, kernel) for op, kernel in _KERNELS.items()
 }

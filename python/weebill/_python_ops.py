@@ -8,6 +8,7 @@ memory. Threads are the core's own, in torch's number.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -113,199 +114,124 @@ def run(x: Tensor, records: Tensor, geometry: Sequence[int]) -> Tensor:
     return _run("run", _input("run", x), records.detach().numpy())
 
 
-def conv2d(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-    activation: str,
-    op: str = "conv2d",
-) -> Tensor:
-    array = _input(op, x)
-    record = _C.pack_conv2d(
-        _given(op, "weight", weight),
-        _weight(op, "bias", bias),
-        stride,
-        _padding(padding),
-        dilation,
-        groups,
-        activation,
-        op,
-    )
-    return _run(op, array, record)
+_Arguments = dict[str, Any]
+_KERNELS: dict[str, Callable[..., object]] = {"run": run}
 
 
-def depthwise_conv2d(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    activation: str,
-) -> Tensor:
-    op = "depthwise_conv2d"
-    channels = _input(op, x).shape[1]
-    shape = _given(op, "weight", weight).shape
+def _kernel(function: Callable[[str, _Arguments], Tensor]) -> Callable[..., Tensor]:
+    """Makes a function of an op's name and named arguments the op's kernel, called as the op."""
+    op = function.__name__
+    names = _reference.argument_names(op)
+
+    def kernel(*arguments: Any) -> Tensor:
+        return function(op, dict(zip(names, arguments, strict=True)))
+
+    _KERNELS[op] = kernel
+    return kernel
+
+
+def _packable(op: str, a: _Arguments) -> _Arguments:
+    """Arguments of an op, but x, as `_C` takes them: checked arrays for weights."""
+    return {
+        name: _weight(op, name, value)
+        if name.endswith(("weight", "bias"))
+        else _padding(value)
+        if name == "padding"
+        else value
+        for name, value in a.items()
+        if name != "x"
+    }
+
+
+def _conv2d(op: str, x: NDArray[np.float32], a: _Arguments) -> Tensor:
+    return _run(op, x, _C.pack_conv2d(**_packable(op, a), op=op))
+
+
+@_kernel
+def conv2d(op: str, a: _Arguments) -> Tensor:
+    return _conv2d(op, _input(op, a["x"]), a)
+
+
+@_kernel
+def depthwise_conv2d(op: str, a: _Arguments) -> Tensor:
+    x = _input(op, a["x"])
+    channels = x.shape[1]
+    shape = _given(op, "weight", a["weight"]).shape
     if len(shape) != 4 or shape[1] != 1 or channels < 1 or shape[0] % channels:
         raise ValueError(
             f"{op}: weight must be (c_out, 1, kh, kw) with c_out a multiple of {channels}, "
             f"the channels of x, got {shape}"
         )
-    return conv2d(x, weight, bias, stride, padding, dilation, channels, activation, op)
+    return _conv2d(op, x, {**a, "groups": channels})
 
 
-_ONE = (1, 1)
-_NONE = (0, 0, 0, 0)
+#: Of a 1 x 1 convolution.
+_POINT: _Arguments = {
+    "stride": (1, 1),
+    "padding": (0, 0, 0, 0),
+    "dilation": (1, 1),
+    "groups": 1,
+}
 
 
-def pointwise_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> Tensor:
-    op = "pointwise_conv2d"
-    channels = _input(op, x).shape[1]
-    shape = _given(op, "weight", weight).shape
+@_kernel
+def pointwise_conv2d(op: str, a: _Arguments) -> Tensor:
+    x = _input(op, a["x"])
+    channels = x.shape[1]
+    shape = _given(op, "weight", a["weight"]).shape
     if len(shape) != 4 or shape[1:] != (channels, 1, 1):
         raise ValueError(
             f"{op}: weight must be (c_out, {channels}, 1, 1) for x with {channels} channels, "
             f"got {shape}"
         )
-    return conv2d(x, weight, bias, _ONE, _NONE, _ONE, 1, activation, op)
+    return _conv2d(op, x, {**a, **_POINT})
 
 
-def pool_linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> Tensor:
-    op = "pool_linear"
-    array, plain = _input(op, x), _given(op, "weight", weight)
-    channels = array.shape[1]
+@_kernel
+def pool_linear(op: str, a: _Arguments) -> Tensor:
+    x, plain = _input(op, a["x"]), _given(op, "weight", a["weight"])
+    channels = x.shape[1]
     if plain.ndim != 2 or plain.shape[1] != channels:
         raise ValueError(
             f"{op}: weight must be (c_out, {channels}) for x with {channels} channels, "
             f"got {plain.shape}"
         )
-    image = plain[:, :, None, None]
-    added = _weight(op, "bias", bias)
-    linear = _C.pack_conv2d(image, added, _ONE, _NONE, _ONE, 1, activation, op)
-    records = _C.join([_C.pack_global_avg_pool2d(channels), linear])
-    return _run(op, array, records).flatten(1)
+    linear = {**_packable(op, a), **_POINT, "weight": plain[:, :, None, None]}
+    records = _C.join([_C.pack_global_avg_pool2d(channels), _C.pack_conv2d(**linear, op=op)])
+    return _run(op, x, records).flatten(1)
 
 
-def squeeze_excite(
-    x: Tensor,
-    reduce_weight: Tensor,
-    reduce_bias: Tensor | None,
-    expand_weight: Tensor,
-    expand_bias: Tensor | None,
-    activation: str,
-    gate: str,
-) -> Tensor:
-    op = "squeeze_excite"
-    array = _input(op, x)
-    record = _C.pack_squeeze_excite(
-        _given(op, "reduce_weight", reduce_weight),
-        _weight(op, "reduce_bias", reduce_bias),
-        _given(op, "expand_weight", expand_weight),
-        _weight(op, "expand_bias", expand_bias),
-        activation,
-        gate,
-        op,
-    )
-    return _run(op, array, record)
+@_kernel
+def squeeze_excite(op: str, a: _Arguments) -> Tensor:
+    x = _input(op, a["x"])
+    return _run(op, x, _C.pack_squeeze_excite(**_packable(op, a), op=op))
 
 
-def depthwise_pointwise(
-    x: Tensor,
-    depthwise_weight: Tensor,
-    depthwise_bias: Tensor | None,
-    pointwise_weight: Tensor,
-    pointwise_bias: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    depthwise_activation: str,
-    pointwise_activation: str,
-    residual: bool,
-) -> Tensor:
-    op = "depthwise_pointwise"
-    array = _input(op, x)
-    arrays = {
-        "depthwise_weight": _given(op, "depthwise_weight", depthwise_weight),
-        "depthwise_bias": _weight(op, "depthwise_bias", depthwise_bias),
-        "project_weight": _given(op, "pointwise_weight", pointwise_weight),
-        "project_bias": _weight(op, "pointwise_bias", pointwise_bias),
+@_kernel
+def depthwise_pointwise(op: str, a: _Arguments) -> Tensor:
+    x = _input(op, a["x"])
+    # the core knows the pointwise part as a projection
+    packable = {
+        name.replace("pointwise_", "project_"): value for name, value in _packable(op, a).items()
     }
     try:
-        record = _C.pack_separable(
-            **arrays,  # type: ignore[arg-type]
-            stride=stride,
-            padding=_padding(padding),
-            dilation=dilation,
-            depthwise_activation=depthwise_activation,
-            project_activation=pointwise_activation,
-            residual=residual,
-            op=op,
-        )
+        record = _C.pack_separable(**packable, op=op)
     except ValueError as error:
-        # the core knows the pointwise part as a projection
         raise ValueError(str(error).replace("project_", "pointwise_")) from None
-    return _run(op, array, record)
+    return _run(op, x, record)
 
 
-def inverted_residual(
-    x: Tensor,
-    expand_weight: Tensor | None,
-    expand_bias: Tensor | None,
-    depthwise_weight: Tensor,
-    depthwise_bias: Tensor | None,
-    se_reduce_weight: Tensor | None,
-    se_reduce_bias: Tensor | None,
-    se_expand_weight: Tensor | None,
-    se_expand_bias: Tensor | None,
-    project_weight: Tensor,
-    project_bias: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    expand_activation: str,
-    depthwise_activation: str,
-    se_activation: str,
-    se_gate: str,
-    project_activation: str,
-    residual: bool,
-) -> Tensor:
-    op = "inverted_residual"
-    array = _input(op, x)
-    tensors = {
-        "expand_weight": expand_weight,
-        "expand_bias": expand_bias,
-        "depthwise_weight": depthwise_weight,
-        "depthwise_bias": depthwise_bias,
-        "se_reduce_weight": se_reduce_weight,
-        "se_reduce_bias": se_reduce_bias,
-        "se_expand_weight": se_expand_weight,
-        "se_expand_bias": se_expand_bias,
-        "project_weight": project_weight,
-        "project_bias": project_bias,
-    }
-    record = _C.pack_separable(
-        **{name: _weight(op, name, tensor) for name, tensor in tensors.items()},  # type: ignore[arg-type]
-        stride=stride,
-        padding=_padding(padding),
-        dilation=dilation,
-        expand_activation=expand_activation,
-        depthwise_activation=depthwise_activation,
-        se_activation=se_activation,
-        se_gate=se_gate,
-        project_activation=project_activation,
-        residual=residual,
-        op=op,
-    )
-    return _run(op, array, record)
+@_kernel
+def inverted_residual(op: str, a: _Arguments) -> Tensor:
+    x = _input(op, a["x"])
+    return _run(op, x, _C.pack_separable(**_packable(op, a), op=op))
 
 
-def channel_shuffle(x: Tensor, groups: int) -> Tensor:
+@_kernel
+def channel_shuffle(op: str, a: _Arguments) -> Tensor:
+    x, groups = a["x"], a["groups"]
     if x.dim() != 4:
-        raise ValueError(f"channel_shuffle: x must have 4 dimensions (n, c, h, w), got {x.dim()}")
+        raise ValueError(f"{op}: x must have 4 dimensions (n, c, h, w), got {x.dim()}")
     _C.pack_channel_shuffle(x.shape[1], groups)  # checks the numbers
     side_by_side = x.shape[1] > 1 and x.stride(1) == 1
     y = torch.empty(
@@ -316,98 +242,27 @@ def channel_shuffle(x: Tensor, groups: int) -> Tensor:
     return y.copy_(_reference.channel_shuffle(x, groups))
 
 
-def shuffle_unit(
-    x: Tensor,
-    expand_weight: Tensor | None,
-    expand_bias: Tensor | None,
-    depthwise_weight: Tensor,
-    depthwise_bias: Tensor | None,
-    project_weight: Tensor,
-    project_bias: Tensor | None,
-    shortcut_depthwise_weight: Tensor | None,
-    shortcut_depthwise_bias: Tensor | None,
-    shortcut_project_weight: Tensor | None,
-    shortcut_project_bias: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    expand_activation: str,
-    depthwise_activation: str,
-    project_activation: str,
-    shortcut_depthwise_activation: str,
-    shortcut_project_activation: str,
-) -> Tensor:
-    op = "shuffle_unit"
-    array = _input(op, x)
-    window = {"stride": stride, "padding": _padding(padding), "dilation": dilation}
-    branch = _C.pack_separable(
-        expand_weight=_weight(op, "expand_weight", expand_weight),
-        expand_bias=_weight(op, "expand_bias", expand_bias),
-        depthwise_weight=_given(op, "depthwise_weight", depthwise_weight),
-        depthwise_bias=_weight(op, "depthwise_bias", depthwise_bias),
-        project_weight=_given(op, "project_weight", project_weight),
-        project_bias=_weight(op, "project_bias", project_bias),
-        expand_activation=expand_activation,
-        depthwise_activation=depthwise_activation,
-        project_activation=project_activation,
-        op=op,
-        **window,  # type: ignore[arg-type]
-    )
+@_kernel
+def shuffle_unit(op: str, a: _Arguments) -> Tensor:
+    x = _input(op, a["x"])
+    own = {name: value for name, value in a.items() if not name.startswith("shortcut_")}
+    branch = _C.pack_separable(**_packable(op, own), op=op)
     shortcut = None
-    if shortcut_depthwise_weight is not None:
+    if a["shortcut_depthwise_weight"] is not None:
+        packable = _packable(op, {name: a[name] for name in a if name not in own})
+        window = {name: a[name] for name in ("stride", "padding", "dilation")}
         shortcut = _C.pack_separable(
-            depthwise_weight=_given(op, "shortcut_depthwise_weight", shortcut_depthwise_weight),
-            depthwise_bias=_weight(op, "shortcut_depthwise_bias", shortcut_depthwise_bias),
-            project_weight=_weight(op, "shortcut_project_weight", shortcut_project_weight),
-            project_bias=_weight(op, "shortcut_project_bias", shortcut_project_bias),
-            depthwise_activation=shortcut_depthwise_activation,
-            project_activation=shortcut_project_activation,
+            **{name.removeprefix("shortcut_"): value for name, value in packable.items()},
+            **_packable(op, window),
             op=op,
-            **window,  # type: ignore[arg-type]
         )
-    return _run(op, array, _C.pack_shuffle_unit(branch, shortcut))
+    return _run(op, x, _C.pack_shuffle_unit(branch, shortcut))
 
 
-def shuffle_unit_v1(
-    x: Tensor,
-    expand_weight: Tensor,
-    expand_bias: Tensor | None,
-    depthwise_weight: Tensor,
-    depthwise_bias: Tensor | None,
-    project_weight: Tensor,
-    project_bias: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    expand_groups: int,
-    groups: int,
-    project_groups: int,
-    expand_activation: str,
-    depthwise_activation: str,
-    activation: str,
-    shortcut: str,
-) -> Tensor:
-    op = "shuffle_unit_v1"
-    array = _input(op, x)
-    record = _C.pack_shuffle_unit_v1(
-        expand_weight=_given(op, "expand_weight", expand_weight),
-        expand_bias=_weight(op, "expand_bias", expand_bias),
-        depthwise_weight=_given(op, "depthwise_weight", depthwise_weight),
-        depthwise_bias=_weight(op, "depthwise_bias", depthwise_bias),
-        project_weight=_given(op, "project_weight", project_weight),
-        project_bias=_weight(op, "project_bias", project_bias),
-        stride=stride,
-        padding=_padding(padding),
-        dilation=dilation,
-        expand_groups=expand_groups,
-        groups=groups,
-        project_groups=project_groups,
-        expand_activation=expand_activation,
-        depthwise_activation=depthwise_activation,
-        activation=activation,
-        shortcut=shortcut,
-    )
-    return _run(op, array, record)
+@_kernel
+def shuffle_unit_v1(op: str, a: _Arguments) -> Tensor:
+    x = _input(op, a["x"])
+    return _run(op, x, _C.pack_shuffle_unit_v1(**_packable(op, a)))
 
 
 def _gradients(name: str) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
@@ -427,19 +282,4 @@ def _gradients(name: str) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
     return backward  # type: ignore[return-value]
 
 
-_KERNELS: dict[str, Callable[..., object]] = {
-    kernel.__name__: kernel
-    for kernel in (
-        run,
-        conv2d,
-        depthwise_conv2d,
-        pointwise_conv2d,
-        pool_linear,
-        squeeze_excite,
-        depthwise_pointwise,
-        inverted_residual,
-        channel_shuffle,
-        shuffle_unit,
-        shuffle_unit_v1,
-    )
-} | {name: _gradients(name) for name in SCHEMAS if name.endswith("_backward")}
+_KERNELS.update({name: _gradients(name) for name in SCHEMAS if name.endswith("_backward")})

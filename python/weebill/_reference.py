@@ -1,11 +1,14 @@
 """The operators in plain torch: what each one means, and how its gradient is computed.
 
-Any floating dtype and any device. Windows are in the ops' normal form: stride and dilation (h, w);
-padding (top, left, bottom, right), or (-1,) for TensorFlow's SAME.
+Each function has the name and the arguments of its op (csrc/bindings/ops.cpp); what else is called
+as the ops are takes the names from here. Any floating dtype and any device. Windows are in the ops'
+normal form: stride and dilation (h, w); padding (top, left, bottom, right), or (-1,) for
+TensorFlow's SAME.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 
@@ -341,3 +344,8 @@ def pointwise_conv2d_backward(
     )
     first, second, third = (x.new_empty(0) if gradient is None else gradient for gradient in found)
     return first, second, third
+
+
+def argument_names(op: str) -> list[str]:
+    """Of an op, in the order of its schema."""
+    return list(inspect.signature(globals()[op]).parameters)
