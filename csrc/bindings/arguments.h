@@ -80,6 +80,55 @@ inline Window window_of(const std::string& op, const std::vector<std::int64_t>& 
   return make_window(op, stride, padding, dilation, same);
 }
 
+/// A call's arguments after x, read in the schema's order, each with the member of the spec that it
+/// is for. `settle` checks them and fills the members: x is checked before.
+class SpecArguments {
+ public:
+  explicit SpecArguments(Arguments& arguments) : arguments_(arguments) {}
+
+  void weight(const char* name, Weight& member) {
+    weights_.push_back({name, WeightArgument(arguments_.tensor()), &member});
+  }
+  void optional_weight(const char* name, Weight& member) {
+    weights_.push_back({name, WeightArgument(arguments_.optional_tensor()), &member});
+  }
+  void window(Window& member) {
+    stride_ = arguments_.integers();
+    padding_ = arguments_.integers();
+    dilation_ = arguments_.integers();
+    window_ = &member;
+  }
+  void activation(const char* name, Activation& member) {
+    activations_.push_back({name, arguments_.string(), &member});
+  }
+
+  /// The weights that are filled in are memory of this object's.
+  void settle(const std::string& op) {
+    for (auto& [name, argument, member] : weights_) *member = argument.view(op, name);
+    if (window_ != nullptr) *window_ = window_of(op, stride_, padding_, dilation_);
+    for (const auto& [name, text, member] : activations_)
+      *member = parse_activation(op, name, text);
+  }
+
+ private:
+  struct NamedWeight {
+    const char* name;
+    WeightArgument argument;
+    Weight* member;
+  };
+  struct NamedActivation {
+    const char* name;
+    std::string text;
+    Activation* member;
+  };
+
+  Arguments& arguments_;
+  std::vector<NamedWeight> weights_;
+  std::vector<std::int64_t> stride_, padding_, dilation_;
+  Window* window_ = nullptr;
+  std::vector<NamedActivation> activations_;
+};
+
 /// Runs a kernel between torch's stack and the error convention of ops.cpp.
 template <typename Body>
 void translated(Body&& body) {

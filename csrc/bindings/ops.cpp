@@ -144,20 +144,16 @@ TensorHandle pool_linear_kernel(Arguments arguments) {
 
 TensorHandle squeeze_excite_kernel(Arguments arguments) {
   const TensorHandle x = arguments.tensor();
-  WeightArgument reduce_weight(arguments.tensor());
-  WeightArgument reduce_bias(arguments.optional_tensor());
-  WeightArgument expand_weight(arguments.tensor());
-  WeightArgument expand_bias(arguments.optional_tensor());
-  const std::string activation = arguments.string();
-  const std::string gate = arguments.string();
   SqueezeExciteSpec spec;
+  SpecArguments read(arguments);
+  read.weight("reduce_weight", spec.reduce_weight);
+  read.optional_weight("reduce_bias", spec.reduce_bias);
+  read.weight("expand_weight", spec.expand_weight);
+  read.optional_weight("expand_bias", spec.expand_bias);
+  read.activation("activation", spec.activation);
+  read.activation("gate", spec.gate);
   const TensorView view = input_view(spec.op, x);
-  spec.reduce_weight = reduce_weight.view(spec.op, "reduce_weight");
-  spec.reduce_bias = reduce_bias.view(spec.op, "reduce_bias");
-  spec.expand_weight = expand_weight.view(spec.op, "expand_weight");
-  spec.expand_bias = expand_bias.view(spec.op, "expand_bias");
-  spec.activation = parse_activation(spec.op, "activation", activation);
-  spec.gate = parse_activation(spec.op, "gate", gate);
+  read.settle(spec.op);
   return run_packed(spec.op, view, pack(spec));
 }
 
@@ -177,71 +173,46 @@ std::vector<std::byte> pack_depthwise_pointwise(const SeparableSpec& spec) {
 
 TensorHandle depthwise_pointwise_kernel(Arguments arguments) {
   const TensorHandle x = arguments.tensor();
-  WeightArgument depthwise_weight(arguments.tensor());
-  WeightArgument depthwise_bias(arguments.optional_tensor());
-  WeightArgument pointwise_weight(arguments.tensor());
-  WeightArgument pointwise_bias(arguments.optional_tensor());
-  const auto stride = arguments.integers();
-  const auto padding = arguments.integers();
-  const auto dilation = arguments.integers();
-  const std::string depthwise_activation = arguments.string();
-  const std::string pointwise_activation = arguments.string();
   SeparableSpec spec;
   spec.op = "depthwise_pointwise";
+  SpecArguments read(arguments);
+  read.weight("depthwise_weight", spec.depthwise_weight);
+  read.optional_weight("depthwise_bias", spec.depthwise_bias);
+  read.weight("pointwise_weight", spec.project_weight);
+  read.optional_weight("pointwise_bias", spec.project_bias);
+  read.window(spec.window);
+  read.activation("depthwise_activation", spec.depthwise_activation);
+  read.activation("pointwise_activation", spec.project_activation);
   spec.residual = arguments.boolean();
   const TensorView view = input_view(spec.op, x);
-  spec.depthwise_weight = depthwise_weight.view(spec.op, "depthwise_weight");
-  spec.depthwise_bias = depthwise_bias.view(spec.op, "depthwise_bias");
-  spec.project_weight = pointwise_weight.view(spec.op, "pointwise_weight");
-  spec.project_bias = pointwise_bias.view(spec.op, "pointwise_bias");
-  spec.window = window_of(spec.op, stride, padding, dilation);
-  spec.depthwise_activation =
-      parse_activation(spec.op, "depthwise_activation", depthwise_activation);
-  spec.project_activation = parse_activation(spec.op, "pointwise_activation", pointwise_activation);
+  read.settle(spec.op);
   return run_packed(spec.op, view, pack_depthwise_pointwise(spec));
 }
 
 TensorHandle inverted_residual_kernel(Arguments arguments) {
   const TensorHandle x = arguments.tensor();
-  WeightArgument expand_weight(arguments.optional_tensor());
-  WeightArgument expand_bias(arguments.optional_tensor());
-  WeightArgument depthwise_weight(arguments.tensor());
-  WeightArgument depthwise_bias(arguments.optional_tensor());
-  WeightArgument se_reduce_weight(arguments.optional_tensor());
-  WeightArgument se_reduce_bias(arguments.optional_tensor());
-  WeightArgument se_expand_weight(arguments.optional_tensor());
-  WeightArgument se_expand_bias(arguments.optional_tensor());
-  WeightArgument project_weight(arguments.tensor());
-  WeightArgument project_bias(arguments.optional_tensor());
-  const auto stride = arguments.integers();
-  const auto padding = arguments.integers();
-  const auto dilation = arguments.integers();
-  const std::string expand_activation = arguments.string();
-  const std::string depthwise_activation = arguments.string();
-  const std::string se_activation = arguments.string();
-  const std::string se_gate = arguments.string();
-  const std::string project_activation = arguments.string();
   SeparableSpec spec;
+  SpecArguments read(arguments);
+  read.optional_weight("expand_weight", spec.expand_weight);
+  read.optional_weight("expand_bias", spec.expand_bias);
+  read.weight("depthwise_weight", spec.depthwise_weight);
+  read.optional_weight("depthwise_bias", spec.depthwise_bias);
+  read.optional_weight("se_reduce_weight", spec.se_reduce_weight);
+  read.optional_weight("se_reduce_bias", spec.se_reduce_bias);
+  read.optional_weight("se_expand_weight", spec.se_expand_weight);
+  read.optional_weight("se_expand_bias", spec.se_expand_bias);
+  read.weight("project_weight", spec.project_weight);
+  read.optional_weight("project_bias", spec.project_bias);
+  read.window(spec.window);
+  read.activation("expand_activation", spec.expand_activation);
+  read.activation("depthwise_activation", spec.depthwise_activation);
+  read.activation("se_activation", spec.se_activation);
+  read.activation("se_gate", spec.se_gate);
+  read.activation("project_activation", spec.project_activation);
   spec.residual = arguments.boolean();
-  const std::string& op = spec.op;
-  const TensorView view = input_view(op, x);
-  spec.expand_weight = expand_weight.view(op, "expand_weight");
-  spec.expand_bias = expand_bias.view(op, "expand_bias");
-  spec.depthwise_weight = depthwise_weight.view(op, "depthwise_weight");
-  spec.depthwise_bias = depthwise_bias.view(op, "depthwise_bias");
-  spec.se_reduce_weight = se_reduce_weight.view(op, "se_reduce_weight");
-  spec.se_reduce_bias = se_reduce_bias.view(op, "se_reduce_bias");
-  spec.se_expand_weight = se_expand_weight.view(op, "se_expand_weight");
-  spec.se_expand_bias = se_expand_bias.view(op, "se_expand_bias");
-  spec.project_weight = project_weight.view(op, "project_weight");
-  spec.project_bias = project_bias.view(op, "project_bias");
-  spec.window = window_of(op, stride, padding, dilation);
-  spec.expand_activation = parse_activation(op, "expand_activation", expand_activation);
-  spec.depthwise_activation = parse_activation(op, "depthwise_activation", depthwise_activation);
-  spec.se_activation = parse_activation(op, "se_activation", se_activation);
-  spec.se_gate = parse_activation(op, "se_gate", se_gate);
-  spec.project_activation = parse_activation(op, "project_activation", project_activation);
-  return run_packed(op, view, pack(spec));
+  const TensorView view = input_view(spec.op, x);
+  read.settle(spec.op);
+  return run_packed(spec.op, view, pack(spec));
 }
 
 }  // namespace
