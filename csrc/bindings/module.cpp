@@ -9,6 +9,7 @@
 #include "core/cpu.h"
 #include "core/dispatch.h"
 #include "core/parallel.h"
+#include "core/profile.h"
 #include "core/roofline.h"
 #include "core/thread_pool.h"
 
@@ -221,10 +222,10 @@ TensorView input_view(const std::string& op, const py::array& x) {
   return make_view(static_cast<const float*>(x.data()), sizes.data(), strides.data());
 }
 
-py::array run_records(const py::object& x, const py::object& records, const std::string& op,
-                      int threads) {
-  check(threads >= 0 && threads <= kMaxThreads, op, ": threads must be from 1 to ", kMaxThreads,
-        ", got ", threads);
+/// work(view, records, y) without the GIL; returns y.
+template <typename Work>
+py::array with_output(const py::object& x, const py::object& records, const std::string& op,
+                      Work&& work) {
   const py::array input = checked_array<float>(op, "x", x, "float32");
   const py::array blob = checked_array<std::uint8_t>(op, "records", records, "uint8");
   const TensorView view = input_view(op, input);
@@ -237,10 +238,33 @@ py::array run_records(const py::object& x, const py::object& records, const std:
   auto* data = static_cast<float*>(y.mutable_data());
   {
     const py::gil_scoped_release unlocked;
-    const ThreadsScope scope(threads);
-    run(op, view, packed, data);
+    work(view, packed, data);
   }
   return y;
+}
+
+py::array run_records(const py::object& x, const py::object& records, const std::string& op,
+                      int threads) {
+  check(threads >= 0 && threads <= kMaxThreads, op, ": threads must be from 1 to ", kMaxThreads,
+        ", got ", threads);
+  return with_output(x, records, op, [&](const TensorView& view, Packed packed, float* y) {
+    const ThreadsScope scope(threads);
+    run(op, view, packed, y);
+  });
+}
+
+py::tuple profile_records(const py::object& x, const py::object& records) {
+  Profile found{};
+  const std::string op = "profile";
+  with_output(x, records, op, [&](const TensorView& view, Packed packed, float* y) {
+    found = profile(op, view, packed, y);
+  });
+  py::list calls;
+  for (const KernelTime& time : found.kernels) {
+    calls.append(py::make_tuple(time.kernel, time.k, time.n, time.calls, time.multiply_adds,
+                                time.nanoseconds));
+  }
+  return py::make_tuple(found.nanoseconds, calls);
 }
 
 py::tuple shape_of_output(const Integers& shape, const py::object& records) {
@@ -364,6 +388,9 @@ void define_running(py::module_& m) {
       "run", &run_records, "x"_a, "records"_a, "op"_a = "run", "threads"_a = 0,
       "Runs the records on x (n, c, h, w); the result has the memory layout n, h, w, c. `threads` "
       "is for this call; 0: as set_threads() says.");
+  m.def("profile", &profile_records, "x"_a, "records"_a,
+        "Where the time of a run on one thread goes: nanoseconds of the whole, and one tuple "
+        "(kernel, k, n, calls, multiply_adds, nanoseconds) for each kernel and shape of product.");
   m.def("output_shape", &shape_of_output, "shape"_a, "records"_a,
         "Shape of the result for an input of this shape.");
   m.def("geometry", &geometry_of, "records"_a,

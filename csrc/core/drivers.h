@@ -29,6 +29,9 @@ struct Run {
   }
 };
 
+/// run() with what is given.
+void run_with(const Run& run, const std::string& op, const TensorView& x, Packed records, float* y);
+
 /// x of any layout; y dense NHWC. All images of x.
 void run_conv2d(const Run& run, const Record& record, const TensorView& x, float* y);
 

@@ -325,12 +325,16 @@ void run_list(const Run& run, const std::vector<Record>& records, const std::vec
 }  // namespace
 
 void run(const std::string& op, const TensorView& x, Packed packed, float* y) {
+  run_with({kernels(), machine_caches(), max_threads()}, op, x, packed, y);
+}
+
+void run_with(const Run& whole, const std::string& op, const TensorView& x, Packed packed,
+              float* y) {
   const std::vector<Record> records = parse(op, packed);
   std::vector<Shape> shapes = {{x.n, x.c, x.h, x.w}};
   for (const Record& record : records) shapes.push_back(record_output(op, record, shapes.back()));
   if (x.n == 0) return;
-  const int threads = max_threads();
-  const Run whole = {kernels(), machine_caches(), threads};
+  const int threads = whole.threads;
 
   // With an image for every thread, each takes whole images through the network: nothing is shared
   // but the weights. After the pooling the images are rows of one product.

@@ -29,6 +29,7 @@ def given(**changes: Any) -> dict[str, Any]:
         "cache": None,
         "cold": False,
         "single_stream": False,
+        "stages": False,
         "format_": "table",
     }
     return defaults | changes

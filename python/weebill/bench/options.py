@@ -53,7 +53,7 @@ class Options:
     turn_ms: float = 15.0
     wait_policy: str = "default"
     tolerance: float = 1e-4
-    mode: str = "steady"  # or "cold" or "single-stream"
+    mode: str = "steady"  # or "cold", "single-stream" or "stages"
     cache: Path = Path()
 
     @property

@@ -110,6 +110,7 @@ class Result:
     context: dict[str, Any]
     rows: list[Row] = field(default_factory=list)
     cold: list[dict[str, Any]] = field(default_factory=list)
+    stages: list[dict[str, Any]] = field(default_factory=list)
 
 
 def as_document(result: Result) -> dict[str, Any]:
@@ -118,6 +119,7 @@ def as_document(result: Result) -> dict[str, Any]:
         "context": result.context | {"json_schema_version": 1, "weebill_schema": SCHEMA},
         "benchmarks": [row.as_json() for row in result.rows],
         "cold": result.cold,
+        "stages": result.stages,
     }
 
 
@@ -145,7 +147,7 @@ def read_result(path: Path) -> Result:
         rows = [row_from_json(entry) for entry in document["benchmarks"]]
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: not a result of weebill bench ({error})") from None
-    return Result(document["context"], rows, document.get("cold", []))
+    return Result(document["context"], rows, document.get("cold", []), document.get("stages", []))
 
 
 def ours(rows: Sequence[Row]) -> Row | None:

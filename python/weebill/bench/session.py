@@ -45,8 +45,10 @@ def make_options(kind: str, given: Mapping[str, Any]) -> Options:
         raise ValueError(
             f"--threads must be at most the number of cores, {len(cpus)}, got {max(threads)}"
         )
-    if given["cold"] and given["single_stream"]:
-        raise ValueError("--cold and --single-stream are two kinds of runs; give one of them")
+    modes = [mode for mode in ("cold", "single_stream", "stages") if given[mode]]
+    if len(modes) > 1:
+        flags = " and ".join(f"--{mode.replace('_', '-')}" for mode in modes)
+        raise ValueError(f"{flags} are different kinds of runs; give one of them")
     isas: tuple[str | None, ...] = (None,)
     if given["isa"]:
         isas = parse_names("--isa", given["isa"], known_isas())
@@ -55,7 +57,6 @@ def make_options(kind: str, given: Mapping[str, Any]) -> Options:
         backends = parse_names("--backend", given["backend"], backends)
     parse_names("--wait-policy", given["wait_policy"], ("default", "passive"))
     parse_names("--format", given["format_"], ("table", "csv", "markdown"))
-    mode = "cold" if given["cold"] else "single-stream" if given["single_stream"] else "steady"
     return Options(
         kind=kind,
         select=select,
@@ -70,7 +71,7 @@ def make_options(kind: str, given: Mapping[str, Any]) -> Options:
         turn_ms=given["turn_ms"],
         wait_policy=given["wait_policy"],
         tolerance=given["tolerance"],
-        mode=mode,
+        mode=modes[0].replace("_", "-") if modes else "steady",
         cache=given["cache"] or default_cache(),
     )
 
@@ -133,6 +134,13 @@ def measure(options: Options, out: Path | None = None) -> Result:
             progress("measuring the machine's peaks", 0.0)
             peaks = {isa: machine_peaks(options.cpus, isa) for isa in options.isas}
             result.context["peaks"] = [p.as_json() for p in peaks.values()]
+            if options.mode == "stages":
+                from weebill.bench.stages import measure_stages
+
+                for rows in measure_stages(cases, options, peaks, progress):
+                    result.stages += rows
+                    save([])
+                return result
             runner = Runner(options, cases, peaks, progress, save)
             runner.run()
             result.context["interrupted"] = runner.interrupted

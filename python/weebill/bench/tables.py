@@ -6,11 +6,20 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from weebill.bench.results import OURS, Result, Row, fastest_peer, grouped, ours
 from weebill.bench.stats import Ratio, geometric_mean
 
-__all__ = ["Table", "cold_table", "detail_table", "summary_table", "to_csv", "to_markdown"]
+__all__ = [
+    "Table",
+    "cold_table",
+    "detail_table",
+    "stage_tables",
+    "summary_table",
+    "to_csv",
+    "to_markdown",
+]
 
 
 @dataclass(frozen=True)
@@ -186,3 +195,31 @@ def cold_table(result: Result) -> Table:
     ]
     columns = ("case", "engine", *right, "remarks")
     return Table("cold start: one process per engine", columns, tuple(lines), right)
+
+
+def stage_tables(result: Result) -> list[Table]:
+    """Where the time of each case goes."""
+    cases: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in result.stages:
+        cases.setdefault((row["case"], row["isa"]), []).append(row)
+    columns = ("stage", "kernel", "calls", "us", "share", "GFLOP/s", "of peak")
+    tables = []
+    for (case, isa), rows in cases.items():
+        lines = [
+            (
+                row["stage"],
+                row["kernel"],
+                str(row["calls"] or ""),
+                f"{row['microseconds']:.1f}",
+                _percent(row["share"]),
+                f"{2e-3 * row['macs'] / row['microseconds']:.1f}" if row["macs"] else "",
+                _percent(row["peak_share"]),
+            )
+            for row in rows
+        ]
+        saved = rows[-1]["saved_bytes"]
+        title = f"{case}, isa {isa}"
+        if saved:
+            title += f", fusion moves {saved / 1e6:.2f} MB of activations less"
+        tables.append(Table(title, columns, tuple(lines), columns[2:]))
+    return tables

@@ -174,6 +174,12 @@ class _Server:
 
         return measure_peaks(seconds)
 
+    def stages(self, case_folder: str, peak_gflops: float) -> list[dict[str, Any]]:
+        """Where the time of a case goes; see `weebill.bench.stages`."""
+        from weebill.bench.stages import run_stages
+
+        return run_stages(Path(case_folder), peak_gflops)
+
 
 def _serve(pipe: Connection, cpus: Sequence[int]) -> None:
     if cpus:

@@ -62,6 +62,12 @@ StreamOption = Annotated[
         "--single-stream", help="One query after another: at least 1024 and 60 s, 90th percentile."
     ),
 ]
+StagesOption = Annotated[
+    bool,
+    typer.Option(
+        "--stages", help="Where weebill's own time goes, kernel by kernel, on one thread."
+    ),
+]
 FormatOption = Annotated[
     str, typer.Option("--format", help="Of what is printed: table, csv or markdown.")
 ]
@@ -89,6 +95,7 @@ def _command(kind: str, turn: float, text: str) -> None:
         detail: DetailOption = False,
         cold: ColdOption = False,
         single_stream: StreamOption = False,
+        stages: StagesOption = False,
         format_: FormatOption = "table",
         json: JsonOption = False,
     ) -> None:
@@ -141,6 +148,7 @@ def _show(result: Result, given: dict[str, object]) -> None:
         typer.echo(tables.to_csv(result), nl=False)
         return
     shown = [tables.cold_table(result)] if result.cold else []
+    shown += tables.stage_tables(result)
     if result.rows:
         shown += [tables.detail_table(rows) for rows in grouped(result.rows) if given["detail"]]
         shown.append(tables.summary_table(result))
