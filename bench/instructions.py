@@ -27,8 +27,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -51,30 +52,45 @@ Counts = dict[str, int]
 
 def count(binary: Path, isa: str, select: str = "") -> Counts:
     """Instructions of one iteration of every row."""
+    skipped = [word for part in SKIP[isa] for word in ("--skip", part)]
+    rows = callgrind(binary, ["--isa", isa, "--filter", select, *skipped])
+    return {name: events["Ir"] for name, events in rows.items()}
+
+
+def callgrind(
+    binary: Path, arguments: Sequence[str], tool: Sequence[str] = ()
+) -> dict[str, dict[str, int]]:
+    """What callgrind counts in one iteration of every row: events by name.
+
+    Args:
+        binary: The micro-benchmark.
+        arguments: Which rows.
+        tool: Options of callgrind.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "out"
-        command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}"]
-        command += ["--collect-atstart=no", "--dump-instr=no", str(binary)]
-        command += ["--isa", isa, "--count", "--filter", select]
-        for skipped in SKIP[isa]:
-            command += ["--skip", skipped]
+        command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}", *tool]
+        command += ["--collect-atstart=no", "--dump-instr=no", str(binary), "--count", *arguments]
         # on one thread: how threads share work out is not the same twice
         environment = {**os.environ, "WEEBILL_NUM_THREADS": "1"}
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         if done.returncode != 0:
             raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()[-400:]}")
-        counts: Counts = {}
+        rows: dict[str, dict[str, int]] = {}
         for path in Path(scratch).iterdir():
             text = path.read_text()
             name = re.search(r"^desc: Trigger: Client Request: (\S+)$", text, re.M)
-            total = re.search(r"^(?:totals|summary): (\d+)", text, re.M)
-            if name and total:
-                counts[name[1]] = int(total[1])
-    if not counts:
+            events = re.search(r"^events: (.*)$", text, re.M)
+            totals = re.search(r"^(?:totals|summary): (.*)$", text, re.M)
+            if name and events and totals:
+                # zeros at the end of a line are left out
+                counts = zip_longest(events[1].split(), map(int, totals[1].split()), fillvalue=0)
+                rows[name[1]] = {str(event): int(count) for event, count in counts}
+    if not rows:
         raise RuntimeError(
             f"{binary} counts nothing: it was built without valgrind's headers, or nothing matches"
         )
-    return counts
+    return rows
 
 
 def compiler_of(binary: Path) -> str:

@@ -9,6 +9,7 @@
 //   --skip TEXT           leave out rows whose "group/name" contains it; may be given again
 //   --count               run every row twice and measure nothing; under callgrind with
 //                         --collect-atstart=no there is a dump of each row's second run
+//   --layers              separable blocks alone, one pass per layer instead of fused
 //   --compiler            print what this program was built with
 //   --benchmark-once N    run every row exactly N times and measure nothing: for callgrind, where
 //                         the difference between N = 1 and N = 2 is one iteration's instructions
@@ -33,7 +34,8 @@ namespace {
 [[noreturn]] void usage(const std::string& problem) {
   std::fprintf(stderr,
                "bench_kernels: %s\nusage: bench_kernels [--isa NAME] [--filter TEXT] [--min-time "
-               "SECONDS] [--shapes FOLDER] [--json] [--skip TEXT] [--count] [--compiler] "
+               "SECONDS] [--shapes FOLDER] [--json] [--skip TEXT] [--count] [--layers] "
+               "[--compiler] "
                "[--benchmark-once N]\n",
                problem.c_str());
   std::exit(2);
@@ -70,6 +72,8 @@ Options parse(int argc, char** argv) {
       options.skip.push_back(value());
     } else if (flag == "--count") {
       options.count = true;
+    } else if (flag == "--layers") {
+      options.layers = true;
     } else if (flag == "--compiler") {
       std::printf("%s\n", WEEBILL_COMPILER);
       std::exit(0);
@@ -170,7 +174,7 @@ int run_all(int argc, char** argv) {
     bandwidth = read_bandwidth(isa(), options.min_time);
     if (!options.json) print_head(bench, bandwidth);
   }
-  bench_kernels(bench);
+  if (!options.layers) bench_kernels(bench);
   bench_blocks(bench);
   if (bench.rows().empty()) usage("no row matches " + options.filter);
   if (!measured) {

@@ -127,6 +127,42 @@ std::vector<std::byte> pack_block(const BlockShape& b) {
   return pack(separable(b, weights, activation));
 }
 
+/// The layers of a separable block as records of their own, run one after another. The residual is
+/// left out: nothing of ours adds two tensors and does nothing else.
+std::vector<std::byte> pack_layers(const BlockShape& b) {
+  Weights weights;
+  const Activation activation = parse_activation("bench", "activation", b.activation);
+  SeparableSpec block = separable(b, weights, activation);
+  std::vector<std::byte> layers;
+  const auto add = [&layers](const std::vector<std::byte>& record) {
+    layers.insert(layers.end(), record.begin(), record.end());
+  };
+  const auto convolution = [&](Weight weight, Weight bias, Window window, std::int64_t groups,
+                               Activation act) {
+    Conv2dSpec spec;
+    spec.weight = weight;
+    spec.bias = bias;
+    spec.window = window;
+    spec.groups = groups;
+    spec.activation = act;
+    add(pack(spec));
+  };
+  if (block.expand_weight) {
+    convolution(block.expand_weight, block.expand_bias, {}, 1, activation);
+  }
+  convolution(block.depthwise_weight, block.depthwise_bias, block.window, b.c_mid, activation);
+  if (block.se_reduce_weight) {
+    SqueezeExciteSpec spec;
+    spec.reduce_weight = block.se_reduce_weight;
+    spec.reduce_bias = block.se_reduce_bias;
+    spec.expand_weight = block.se_expand_weight;
+    spec.expand_bias = block.se_expand_bias;
+    add(pack(spec));
+  }
+  convolution(block.project_weight, block.project_bias, {}, 1, block.project_activation);
+  return layers;
+}
+
 float* align64(std::vector<float>& values) {
   const auto at = reinterpret_cast<std::uintptr_t>(values.data());
   return values.data() + (64 - at % 64) % 64 / sizeof(float);
@@ -135,7 +171,9 @@ float* align64(std::vector<float>& values) {
 void bench_block(Bench& bench, const std::string& group, const BlockShape& b) {
   Case what{group, b.name, 0, 0, b.count};
   if (!bench.wants(what)) return;
-  const std::vector<std::byte> record = pack_block(b);
+  const bool layers = bench.options().layers;
+  if (layers && b.kind != "separable") return;
+  const std::vector<std::byte> record = layers ? pack_layers(b) : pack_block(b);
   std::vector<float> storage(record.size() / sizeof(float) + 16);
   float* const aligned = align64(storage);
   std::copy(record.begin(), record.end(), reinterpret_cast<std::byte*>(aligned));

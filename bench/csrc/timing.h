@@ -24,6 +24,7 @@ struct Options {
   bool json = false;
   std::int64_t once = 0;          ///< exactly so many iterations of each row, nothing measured
   bool count = false;             ///< under callgrind: one dump per row, of its second iteration
+  bool layers = false;            ///< separable blocks only, layer by layer
   std::vector<std::string> skip;  ///< rows whose name contains one of them are left out
 };
 
