@@ -119,3 +119,12 @@ def describe_environment(options: Options) -> dict[str, object]:
         "environment": {name: os.environ[name] for name in VARIABLES if name in os.environ},
         "commit": commit(),
     }
+
+
+def describe_end() -> dict[str, object]:
+    """What may have changed during a run: clock, throttling, load."""
+    return {
+        "mhz_per_cpu_end": cpu_mhz(),
+        "throttle_count_end": throttle_count(),
+        "load_avg_end": list(os.getloadavg()),
+    }

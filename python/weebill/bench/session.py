@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from weebill.bench.case import default_cache
 from weebill.bench.engines import ENGINES, make_engine
-from weebill.bench.environment import describe_environment
+from weebill.bench.environment import describe_end, describe_environment
 from weebill.bench.options import (
     Options,
     known_isas,
@@ -123,28 +123,35 @@ def measure(options: Options, out: Path | None = None) -> Result:
 
     with show_progress() as progress:
         try:
-            cases = make_cases(options, progress)
-            if options.mode == "cold":
-                from weebill.bench.cold import measure_cold
-
-                for row in measure_cold(cases, options, progress):
-                    result.cold.append(row)
-                    save([])
-                return result
-            progress("measuring the machine's peaks", 0.0)
-            peaks = {isa: machine_peaks(options.cpus, isa) for isa in options.isas}
-            result.context["peaks"] = [p.as_json() for p in peaks.values()]
-            if options.mode == "stages":
-                from weebill.bench.stages import measure_stages
-
-                for rows in measure_stages(cases, options, peaks, progress):
-                    result.stages += rows
-                    save([])
-                return result
-            runner = Runner(options, cases, peaks, progress, save)
-            runner.run()
-            result.context["interrupted"] = runner.interrupted
+            _measure(options, result, save, progress)
         except KeyboardInterrupt:
             result.context["interrupted"] = True
+    result.context |= describe_end()
     save(result.rows)
     return result
+
+
+def _measure(
+    options: Options, result: Result, save: Callable[[list[Row]], None], progress: Progress
+) -> None:
+    cases = make_cases(options, progress)
+    if options.mode == "cold":
+        from weebill.bench.cold import measure_cold
+
+        for row in measure_cold(cases, options, progress):
+            result.cold.append(row)
+            save([])
+        return
+    progress("measuring the machine's peaks", 0.0)
+    peaks = {isa: machine_peaks(options.cpus, isa) for isa in options.isas}
+    result.context["peaks"] = [p.as_json() for p in peaks.values()]
+    if options.mode == "stages":
+        from weebill.bench.stages import measure_stages
+
+        for rows in measure_stages(cases, options, peaks, progress):
+            result.stages += rows
+            save([])
+        return
+    runner = Runner(options, cases, peaks, progress, save)
+    runner.run()
+    result.context["interrupted"] = runner.interrupted

@@ -86,12 +86,13 @@ def format_ratio(ratio: Ratio | None) -> str:
     return "" if ratio is None else f"{ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"
 
 
-def _time(row: Row | None) -> str:
+def _time(row: Row | None, single_stream: bool) -> str:
     if row is None:
         return ""
     if row.wall_ms is None:
         return row.status
-    return f"{row.wall_ms.median:.3f}" + ("*" if row.tainted else "")
+    time = row.wall_ms.p90 if single_stream else row.wall_ms.median
+    return f"{time:.3f}" + ("*" if row.tainted else "")
 
 
 def _percent(share: float | None) -> str:
@@ -99,7 +100,11 @@ def _percent(share: float | None) -> str:
 
 
 def summary_table(result: Result) -> Table:
-    """Medians of all engines in ms, one line per case, and the fastest peer against ours."""
+    """Medians of all engines in ms, one line per case, and the fastest peer against ours.
+
+    Of a single-stream run, the 90th percentile.
+    """
+    single_stream = result.context.get("mode") == "single-stream"
     engines = list(dict.fromkeys(row.engine for row in result.rows if row.wall_ms is not None))
     right = ("threads", *engines, "of peak", "of roof", "fastest peer / ours")
     columns = ("case", "threads", "isa", *engines, "of peak", "of roof", "fastest peer")
@@ -113,7 +118,7 @@ def summary_table(result: Result) -> Table:
                 rows[0].case,
                 str(rows[0].threads),
                 rows[0].isa,
-                *(_time(by_engine.get(engine)) for engine in engines),
+                *(_time(by_engine.get(engine), single_stream) for engine in engines),
                 _percent(base.peak_share) if base else "",
                 _percent(base.roof_share) if base else "",
                 peer.engine if peer else "",
@@ -125,7 +130,8 @@ def summary_table(result: Result) -> Table:
     if len(ratios) > 1:
         blanks = ("",) * (len(engines) + 5)
         lines.append(("geometric mean", *blanks, f"{geometric_mean(ratios):.2f}"))
-    return Table("median, ms", (*columns, "fastest peer / ours"), tuple(lines), right)
+    title = "90th percentile of single queries, ms" if single_stream else "median, ms"
+    return Table(title, (*columns, "fastest peer / ours"), tuple(lines), right)
 
 
 def detail_table(rows: Sequence[Row]) -> Table:
@@ -174,7 +180,19 @@ def remarks(result: Result) -> list[str]:
     if any(row.ratio is not None for row in result.rows):
         base = " or ".join(OURS)
         lines[f"ratios: time / time of {base}, median over rounds, 95 % interval"] = None
-    return list(lines)
+    return [*lines, *_slowdowns(result.context)]
+
+
+def _slowdowns(context: dict[str, Any]) -> list[str]:
+    """Whether the machine itself got slower during the run, as far as it tells."""
+    lines = []
+    before, after = context.get("throttle_count"), context.get("throttle_count_end")
+    if before is not None and after is not None and after > before:
+        lines.append(f"the CPU was throttled {after - before} times during the run: cool it")
+    start, end = context.get("mhz_per_cpu"), context.get("mhz_per_cpu_end")
+    if start and end and abs(end / start - 1.0) > 0.1:
+        lines.append(f"the clock was {start:.0f} MHz at the start and {end:.0f} at the end")
+    return lines
 
 
 def cold_table(result: Result) -> Table:
