@@ -46,7 +46,8 @@ Shape parse_shape(const std::string& op, const Integers& sizes) {
 
 py::array pack_conv2d(const py::object& weight, const py::object& bias, const Integers& stride,
                       const py::object& padding, const Integers& dilation, std::int64_t groups,
-                      const std::string& activation, const std::string& op) {
+                      const std::string& activation, const std::string& op,
+                      const py::object& allocate) {
   WeightArguments weights(op);
   Conv2dSpec spec;
   spec.op = op;
@@ -55,7 +56,7 @@ py::array pack_conv2d(const py::object& weight, const py::object& bias, const In
   spec.window = parse_window(op, stride, padding, dilation);
   spec.groups = groups;
   spec.activation = weights.activation("activation", activation);
-  return record_array(pack(spec));
+  return packed_array(spec, allocate);
 }
 
 py::array pack_separable(const py::object& expand_weight, const py::object& expand_bias,
@@ -67,7 +68,7 @@ py::array pack_separable(const py::object& expand_weight, const py::object& expa
                          const Integers& dilation, const std::string& expand_activation,
                          const std::string& depthwise_activation, const std::string& se_activation,
                          const std::string& se_gate, const std::string& project_activation,
-                         bool residual, const std::string& op) {
+                         bool residual, const std::string& op, const py::object& allocate) {
   WeightArguments weights(op);
   SeparableSpec spec;
   spec.op = op;
@@ -88,13 +89,13 @@ py::array pack_separable(const py::object& expand_weight, const py::object& expa
   spec.se_gate = weights.activation("se_gate", se_gate);
   spec.project_activation = weights.activation("project_activation", project_activation);
   spec.residual = residual;
-  return record_array(pack(spec));
+  return packed_array(spec, allocate);
 }
 
 py::array pack_squeeze_excite(const py::object& reduce_weight, const py::object& reduce_bias,
                               const py::object& expand_weight, const py::object& expand_bias,
                               const std::string& activation, const std::string& gate,
-                              const std::string& op) {
+                              const std::string& op, const py::object& allocate) {
   WeightArguments weights(op);
   SqueezeExciteSpec spec;
   spec.op = op;
@@ -104,17 +105,18 @@ py::array pack_squeeze_excite(const py::object& reduce_weight, const py::object&
   spec.expand_bias = weights.weight("expand_bias", expand_bias);
   spec.activation = weights.activation("activation", activation);
   spec.gate = weights.activation("gate", gate);
-  return record_array(pack(spec));
+  return packed_array(spec, allocate);
 }
 
-py::array pack_global_avg_pool2d(std::int64_t channels) {
+py::array pack_global_avg_pool2d(std::int64_t channels, const py::object& allocate) {
   GlobalPoolSpec spec;
   spec.channels = channels;
-  return record_array(pack(spec));
+  return packed_array(spec, allocate);
 }
 
 py::array pack_max_pool2d(std::int64_t channels, const Integers& kernel, const Integers& stride,
-                          const py::object& padding, const Integers& dilation) {
+                          const py::object& padding, const Integers& dilation,
+                          const py::object& allocate) {
   MaxPoolSpec spec;
   spec.channels = channels;
   spec.window = parse_window(spec.op, stride, padding, dilation);
@@ -123,28 +125,32 @@ py::array pack_max_pool2d(std::int64_t channels, const Integers& kernel, const I
         spec.op, ": kernel must be two numbers from 1 to 4096, got ", text_of(kernel));
   spec.window.kernel_h = static_cast<std::int32_t>(kernel[0]);
   spec.window.kernel_w = static_cast<std::int32_t>(kernel[1]);
-  return record_array(pack(spec));
+  return packed_array(spec, allocate);
 }
 
-py::array pack_channel_shuffle(std::int64_t channels, std::int64_t groups) {
+py::array pack_channel_shuffle(std::int64_t channels, std::int64_t groups,
+                               const py::object& allocate) {
   ChannelShuffleSpec spec;
   spec.channels = channels;
   spec.groups = groups;
-  return record_array(pack(spec));
+  return packed_array(spec, allocate);
 }
 
 /// The record of a separable block as part of a unit.
-py::array pack_shuffle_unit(const py::object& branch, const py::object& shortcut) {
+py::array pack_shuffle_unit(const py::object& branch, const py::object& shortcut,
+                            const py::object& allocate) {
   const std::string op = "shuffle_unit";
   const py::array main = checked_array<std::uint8_t>(op, "branch", branch, "uint8");
-  std::vector<std::byte> record;
-  if (shortcut.is_none()) {
-    record = pack_shuffle_unit(packed_view(op, main), {});
-  } else {
-    const py::array other = checked_array<std::uint8_t>(op, "shortcut", shortcut, "uint8");
-    record = pack_shuffle_unit(packed_view(op, main), packed_view(op, other));
+  const Packed packed = packed_view(op, main);
+  py::array other;
+  Packed other_packed;
+  if (!shortcut.is_none()) {
+    other = checked_array<std::uint8_t>(op, "shortcut", shortcut, "uint8");
+    other_packed = packed_view(op, other);
   }
-  return record_array(record);
+  return record_array(op, allocate, [&](const Allocate& memory) {
+    pack_shuffle_unit(packed, other_packed, memory);
+  });
 }
 
 py::array pack_shuffle_unit_v1(const py::object& expand_weight, const py::object& expand_bias,
@@ -155,7 +161,8 @@ py::array pack_shuffle_unit_v1(const py::object& expand_weight, const py::object
                                std::int64_t groups, std::int64_t project_groups,
                                const std::string& expand_activation,
                                const std::string& depthwise_activation,
-                               const std::string& activation, const std::string& shortcut) {
+                               const std::string& activation, const std::string& shortcut,
+                               const py::object& allocate) {
   ShuffleUnitV1Spec spec;
   WeightArguments weights(spec.op);
   spec.expand_weight = weights.weight("expand_weight", expand_weight);
@@ -172,7 +179,7 @@ py::array pack_shuffle_unit_v1(const py::object& expand_weight, const py::object
   spec.depthwise_activation = weights.activation("depthwise_activation", depthwise_activation);
   spec.activation = weights.activation("activation", activation);
   spec.shortcut = parse_shortcut(spec.op, shortcut);
-  return record_array(pack(spec));
+  return packed_array(spec, allocate);
 }
 
 py::array join(const std::vector<py::object>& records) {
@@ -348,10 +355,12 @@ void define_machine(py::module_& m) {
   m.def("usable_cores", &usable_cores, "Cores that this process may use at the same time.");
 }
 
+// `allocate` is a function that gives the memory for a record: a uint8 array of so many bytes, on a
+// multiple of 64 bytes. None: each record is an array of its own.
 void define_packing(py::module_& m) {
   using namespace py::literals;
   m.def("pack_conv2d", &pack_conv2d, "weight"_a, "bias"_a, "stride"_a, "padding"_a, "dilation"_a,
-        "groups"_a, "activation"_a, "op"_a = "conv2d",
+        "groups"_a, "activation"_a, "op"_a = "conv2d", "allocate"_a = py::none(),
         "Record of activation(conv2d(x, weight) + bias).");
   m.def("pack_separable", &pack_separable, py::kw_only(), "expand_weight"_a = py::none(),
         "expand_bias"_a = py::none(), "depthwise_weight"_a, "depthwise_bias"_a = py::none(),
@@ -360,25 +369,28 @@ void define_packing(py::module_& m) {
         "project_weight"_a = py::none(), "project_bias"_a = py::none(), "stride"_a, "padding"_a,
         "dilation"_a, "expand_activation"_a = "none", "depthwise_activation"_a = "none",
         "se_activation"_a = "relu", "se_gate"_a = "hardsigmoid", "project_activation"_a = "none",
-        "residual"_a = false, "op"_a = "inverted_residual",
+        "residual"_a = false, "op"_a = "inverted_residual", "allocate"_a = py::none(),
         "Record of a depthwise convolution with what may stand around it: expansion, squeeze and "
         "excitation, projection, residual.");
   m.def("pack_squeeze_excite", &pack_squeeze_excite, "reduce_weight"_a, "reduce_bias"_a,
         "expand_weight"_a, "expand_bias"_a, "activation"_a = "relu", "gate"_a = "hardsigmoid",
-        "op"_a = "squeeze_excite", "Record of x * gate(expand(activation(reduce(mean(x))))).");
-  m.def("pack_global_avg_pool2d", &pack_global_avg_pool2d, "channels"_a,
+        "op"_a = "squeeze_excite", "allocate"_a = py::none(),
+        "Record of x * gate(expand(activation(reduce(mean(x))))).");
+  m.def("pack_global_avg_pool2d", &pack_global_avg_pool2d, "channels"_a, "allocate"_a = py::none(),
         "Record of the mean over height and width.");
   m.def("pack_max_pool2d", &pack_max_pool2d, "channels"_a, "kernel"_a, "stride"_a, "padding"_a,
-        "dilation"_a, "Record of the maximum over a window.");
+        "dilation"_a, "allocate"_a = py::none(), "Record of the maximum over a window.");
   m.def("pack_channel_shuffle", &pack_channel_shuffle, "channels"_a, "groups"_a,
-        "Record of a channel shuffle.");
+        "allocate"_a = py::none(), "Record of a channel shuffle.");
   m.def("pack_shuffle_unit", &pack_shuffle_unit, "branch"_a, "shortcut"_a = py::none(),
+        "allocate"_a = py::none(),
         "Record of ShuffleNetV2's unit from the records of its branches (pack_separable).");
   m.def("pack_shuffle_unit_v1", &pack_shuffle_unit_v1, py::kw_only(), "expand_weight"_a,
         "expand_bias"_a, "depthwise_weight"_a, "depthwise_bias"_a, "project_weight"_a,
         "project_bias"_a, "stride"_a, "padding"_a, "dilation"_a, "expand_groups"_a, "groups"_a,
         "project_groups"_a, "expand_activation"_a = "relu", "depthwise_activation"_a = "none",
-        "activation"_a = "relu", "shortcut"_a = "none", "Record of ShuffleNetV1's unit.");
+        "activation"_a = "relu", "shortcut"_a = "none", "allocate"_a = py::none(),
+        "Record of ShuffleNetV1's unit.");
   m.def("join", &join, "records"_a, "One aligned array of several records, to be run in turn.");
 }
 

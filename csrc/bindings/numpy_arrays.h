@@ -99,10 +99,37 @@ py::array aligned_array(std::vector<py::ssize_t> shape, std::vector<py::ssize_t>
   return py::array(py::dtype::of<T>(), std::move(shape), std::move(strides), memory, owner);
 }
 
-inline py::array record_array(const std::vector<std::byte>& record) {
-  py::array array = aligned_array<std::uint8_t>({static_cast<py::ssize_t>(record.size())}, {1});
-  std::memcpy(array.mutable_data(), record.data(), record.size());
+/// Memory for a record of so many bytes: new, or what the function `allocate` (or None) gives.
+inline py::array record_memory(const std::string& op, const py::object& allocate,
+                               std::size_t bytes) {
+  if (allocate.is_none())
+    return aligned_array<std::uint8_t>({static_cast<py::ssize_t>(bytes)}, {1});
+  const py::object given = allocate(bytes);
+  py::array array = checked_array<std::uint8_t>(op, "allocate's result", given, "uint8");
+  if (array.ndim() != 1 || static_cast<std::size_t>(array.size()) != bytes || !is_plain(array)) {
+    throw ValueError(concat(op, ": allocate's result must be contiguous, of shape (", bytes,
+                            ",), got shape ", shape_text(array)));
+  }
+  const auto offset = reinterpret_cast<std::uintptr_t>(array.data()) % kAlignment;
+  check(array.writeable() && offset == 0, op, ": allocate's result must be writable and start at ",
+        "a multiple of ", kAlignment, " bytes, got a remainder of ", offset);
   return array;
+}
+
+/// The record that `write` makes when it is given an Allocate.
+template <typename Write>
+py::array record_array(const std::string& op, const py::object& allocate, const Write& write) {
+  py::array record;
+  write([&](std::size_t bytes) {
+    record = record_memory(op, allocate, bytes);
+    return static_cast<std::byte*>(record.mutable_data());
+  });
+  return record;
+}
+
+template <typename Spec>
+py::array packed_array(const Spec& spec, const py::object& allocate) {
+  return record_array(spec.op, allocate, [&spec](const Allocate& memory) { pack(spec, memory); });
 }
 
 /// Packed records as the core wants them; the array must outlive the result.

@@ -60,7 +60,7 @@ TensorHandle conv2d_kernel(Arguments arguments) {
   spec.bias = bias.view(spec.op, "bias");
   spec.window = window_of(spec.op, stride, padding, dilation);
   spec.activation = parse_activation(spec.op, "activation", activation);
-  return run_packed(spec.op, view, pack(spec));
+  return run_packed(spec.op, view, spec);
 }
 
 TensorHandle depthwise_conv2d_kernel(Arguments arguments) {
@@ -85,7 +85,7 @@ TensorHandle depthwise_conv2d_kernel(Arguments arguments) {
   spec.window = window_of(spec.op, stride, padding, dilation);
   spec.groups = view.c;
   spec.activation = parse_activation(spec.op, "activation", activation);
-  return run_packed(spec.op, view, pack(spec));
+  return run_packed(spec.op, view, spec);
 }
 
 /// A 1 x 1 convolution: a pointwise op, or the linear part of a head.
@@ -112,7 +112,7 @@ TensorHandle pointwise_conv2d_kernel(Arguments arguments) {
     throw ValueError(concat(op, ": weight must be (c_out, ", view.c, ", 1, 1) for x with ", view.c,
                             " channels, got ", text_of(shape)));
   }
-  return run_packed(op, view, pack(spec));
+  return run_packed(op, view, spec);
 }
 
 TensorHandle pool_linear_kernel(Arguments arguments) {
@@ -133,8 +133,8 @@ TensorHandle pool_linear_kernel(Arguments arguments) {
   pool.op = op;
   pool.channels = view.c;
   Records records;
-  records.add(pack(pool));
-  records.add(pack(linear));
+  records.add(pool);
+  records.add(linear);
   const Packed packed = records.packed();
   const Shape y_shape = output_shape(op, {view.n, view.c, view.h, view.w}, packed);
   TensorHandle y = empty_tensor<2>({y_shape.n, y_shape.c}, {y_shape.c, 1});
@@ -154,13 +154,13 @@ TensorHandle squeeze_excite_kernel(Arguments arguments) {
   read.activation("gate", spec.gate);
   const TensorView view = input_view(spec.op, x);
   read.settle(spec.op);
-  return run_packed(spec.op, view, pack(spec));
+  return run_packed(spec.op, view, spec);
 }
 
 /// The core knows the pointwise part as a projection; a message names what the caller has given.
-std::vector<std::byte> pack_depthwise_pointwise(const SeparableSpec& spec) {
+void add_depthwise_pointwise(const SeparableSpec& spec, Records& records) {
   try {
-    return pack(spec);
+    records.add(spec);
   } catch (const ValueError& error) {
     std::string text = error.what();
     const std::string theirs = "project_";
@@ -186,7 +186,9 @@ TensorHandle depthwise_pointwise_kernel(Arguments arguments) {
   spec.residual = arguments.boolean();
   const TensorView view = input_view(spec.op, x);
   read.settle(spec.op);
-  return run_packed(spec.op, view, pack_depthwise_pointwise(spec));
+  Records records;
+  add_depthwise_pointwise(spec, records);
+  return run_on(spec.op, view, records.packed());
 }
 
 TensorHandle inverted_residual_kernel(Arguments arguments) {
@@ -212,7 +214,7 @@ TensorHandle inverted_residual_kernel(Arguments arguments) {
   spec.residual = arguments.boolean();
   const TensorView view = input_view(spec.op, x);
   read.settle(spec.op);
-  return run_packed(spec.op, view, pack(spec));
+  return run_packed(spec.op, view, spec);
 }
 
 }  // namespace

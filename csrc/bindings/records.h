@@ -6,7 +6,7 @@
 #include <memory>
 #include <new>
 #include <string>
-#include <vector>
+#include <utility>
 
 #include "bindings/stable_torch.h"
 #include "core/weebill.h"
@@ -18,16 +18,12 @@ constexpr std::size_t kAlignment = 64;
 /// The records of one call, joined at an address that the core accepts.
 class Records {
  public:
-  void add(const std::vector<std::byte>& record) {
-    bytes_.insert(bytes_.end(), record.begin(), record.end());
+  template <typename Spec>
+  void add(const Spec& spec) {
+    pack(spec, [this](std::size_t bytes) { return grow(bytes); });
   }
 
-  Packed packed() {
-    memory_.reset(
-        static_cast<std::byte*>(::operator new(bytes_.size(), std::align_val_t{kAlignment})));
-    std::memcpy(memory_.get(), bytes_.data(), bytes_.size());
-    return {memory_.get(), bytes_.size()};
-  }
+  Packed packed() const { return {memory_.get(), bytes_}; }
 
  private:
   struct Free {
@@ -35,8 +31,19 @@ class Records {
       ::operator delete(memory, std::align_val_t{kAlignment});
     }
   };
-  std::vector<std::byte> bytes_;
+
+  std::byte* grow(std::size_t bytes) {
+    std::unique_ptr<std::byte, Free> memory(
+        static_cast<std::byte*>(::operator new(bytes_ + bytes, std::align_val_t{kAlignment})));
+    if (bytes_ > 0) std::memcpy(memory.get(), memory_.get(), bytes_);
+    std::byte* added = memory.get() + bytes_;
+    memory_ = std::move(memory);
+    bytes_ += bytes;
+    return added;
+  }
+
   std::unique_ptr<std::byte, Free> memory_;
+  std::size_t bytes_ = 0;
 };
 
 inline TensorHandle run_on(const std::string& op, const TensorView& x, Packed records) {
@@ -47,10 +54,10 @@ inline TensorHandle run_on(const std::string& op, const TensorView& x, Packed re
   return y;
 }
 
-inline TensorHandle run_packed(const std::string& op, const TensorView& x,
-                               const std::vector<std::byte>& record) {
+template <typename Spec>
+TensorHandle run_packed(const std::string& op, const TensorView& x, const Spec& spec) {
   Records records;
-  records.add(record);
+  records.add(spec);
   return run_on(op, x, records.packed());
 }
 

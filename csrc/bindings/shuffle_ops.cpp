@@ -65,7 +65,7 @@ TensorHandle shuffle_unit_kernel(Arguments arguments) {
   const TensorView view = input_view(spec.op, x);
   read.settle(spec.op);
   shortcut.window = branch.window;
-  return run_packed(spec.op, view, pack(spec));
+  return run_packed(spec.op, view, spec);
 }
 
 TensorHandle shuffle_unit_v1_kernel(Arguments arguments) {
@@ -89,7 +89,7 @@ TensorHandle shuffle_unit_v1_kernel(Arguments arguments) {
   const TensorView view = input_view(spec.op, x);
   read.settle(spec.op);
   spec.shortcut = parse_shortcut(spec.op, shortcut);
-  return run_packed(spec.op, view, pack(spec));
+  return run_packed(spec.op, view, spec);
 }
 
 }  // namespace

@@ -70,38 +70,99 @@ void check_window(const std::string& op, const Window& w) {
         w.pad_left, ", ", w.pad_bottom, ", ", w.pad_right, ")");
 }
 
-// [block][k][width]: the layout of PointwiseArgs::w. `input` maps a packed input index to one of
-// the weight's own order.
-template <typename Input>
-void pack_product(const float* w, std::int64_t n, std::int64_t k, Input input, float* out) {
-  for (std::int64_t first = 0; first < n; first += kBlock) {
-    const std::int64_t width = n - first <= kHalfBlock ? kHalfBlock : kBlock;
-    for (std::int64_t i = 0; i < k; ++i) {
-      for (std::int64_t o = 0; o < width; ++o) {
-        *out++ = first + o < n ? w[(first + o) * k + input(i)] : 0.0f;
-      }
+// Columns that are moved at a time: a cache line of every row.
+constexpr std::int64_t kTile = 16;
+
+// out[i][o] = w[o * row + i * step], 0 for the outputs from `outputs` to kWidth.
+template <std::int64_t kWidth>
+void pack_tile(const float* w, std::int64_t outputs, std::int64_t row, std::int64_t step,
+               std::int64_t count, float* out) {
+  if (outputs == kWidth && count == kTile && step == 1) {
+    for (std::int64_t o = 0; o < kWidth; ++o) {
+      for (std::int64_t i = 0; i < kTile; ++i) out[i * kWidth + o] = w[o * row + i];
+    }
+    return;
+  }
+  for (std::int64_t o = 0; o < kWidth; ++o) {
+    for (std::int64_t i = 0; i < count; ++i) {
+      out[i * kWidth + o] = o < outputs ? w[o * row + i * step] : 0.0f;
     }
   }
 }
 
-void pack_product(const float* w, std::int64_t n, std::int64_t k, float* out) {
-  pack_product(w, n, k, [](std::int64_t i) { return i; }, out);
+// Rows (depth, taps) of up to kWidth outputs to [taps][depth][kWidth].
+template <std::int64_t kWidth>
+void pack_block(const float* w, std::int64_t outputs, std::int64_t depth, std::int64_t taps,
+                float* out) {
+  for (std::int64_t d = 0; d < depth; d += kTile) {
+    for (std::int64_t t = 0; t < taps; ++t) {
+      pack_tile<kWidth>(w + d * taps + t, outputs, depth * taps, taps, std::min(kTile, depth - d),
+                        out + (t * depth + d) * kWidth);
+    }
+  }
 }
 
-void pack_bias(const Weight& bias, std::int64_t n, float* out) {
-  if (bias) std::memcpy(out, bias.data, static_cast<std::size_t>(n) * sizeof(float));
+// Weights (n, depth, taps) to [block][taps][depth][width]: the layout of PointwiseArgs::w. The taps
+// of an image row are contiguous, so a row outside the image is a contiguous part that is left out.
+void pack_product(const float* w, std::int64_t n, std::int64_t depth, std::int64_t taps,
+                  float* out) {
+  const std::int64_t k = depth * taps;
+  for (std::int64_t first = 0; first < n; first += kBlock) {
+    const std::int64_t outputs = std::min(n - first, kBlock);
+    const bool half = outputs <= kHalfBlock;
+    (half ? pack_block<kHalfBlock> : pack_block<kBlock>)(w + first * k, outputs, depth, taps, out);
+    out += k * (half ? kHalfBlock : kBlock);
+  }
 }
 
-struct Writer {
-  Writer(const std::string& op, RecordHeader header) : at(layout(header)) {
+// Writes a record: the header first, then its sections, up to the cache line that each ends in.
+class Writer {
+ public:
+  Writer(const std::string& op, RecordHeader header, const Allocate& allocate)
+      : at(layout(header)) {
     check(at.bytes <= kMaxBytes, op, ": weights must take at most 2^38 bytes, got ", at.bytes);
     header.bytes = at.bytes;
-    bytes.resize(at.bytes);  // zeros: the padding of biases and blocks
-    std::memcpy(bytes.data(), &header, sizeof(header));
+    record_ = allocate(at.bytes);
+    std::memset(record_, 0, kHeaderBytes);
+    std::memcpy(record_, &header, sizeof(header));
   }
-  float* section(std::uint64_t offset) { return reinterpret_cast<float*>(bytes.data() + offset); }
-  RecordLayout at;
-  std::vector<std::byte> bytes;
+
+  // Weights (groups, n, depth, taps), the groups one after the other.
+  void product(std::uint64_t offset, const Weight& weight, std::int64_t n, std::int64_t depth,
+               std::int64_t taps = 1, std::int64_t groups = 1) {
+    const std::int64_t k = depth * taps;
+    const std::int64_t elements = product_elements(k, n);
+    float* out = section(offset, elements * groups);
+    for (std::int64_t g = 0; g < groups; ++g) {
+      pack_product(weight.data + g * n * k, n, depth, taps, out + g * elements);
+    }
+  }
+
+  void taps(std::uint64_t offset, const Weight& weight, std::int64_t channels, std::int64_t taps) {
+    pack_taps(weight.data, channels, taps, section(offset, round_up(channels, kBlock) * taps));
+  }
+
+  // Zeros where there is none.
+  void bias(std::uint64_t offset, const Weight& bias, std::int64_t n, std::int64_t groups = 1) {
+    const std::int64_t elements = round_up(n, kBlock);
+    float* out = section(offset, elements * groups);
+    for (std::int64_t g = 0; g < groups; ++g, out += elements) {
+      if (bias) std::copy_n(bias.data + g * n, n, out);
+      std::fill(bias ? out + n : out, out + elements, 0.0f);
+    }
+  }
+
+  const RecordLayout at;
+
+ private:
+  float* section(std::uint64_t offset, std::int64_t elements) {
+    std::byte* start = record_ + offset;
+    const std::uint64_t bytes = static_cast<std::uint64_t>(elements) * sizeof(float);
+    std::memset(start + bytes, 0, (kAlign - bytes % kAlign) % kAlign);
+    return reinterpret_cast<float*>(start);
+  }
+
+  std::byte* record_;
 };
 
 std::int32_t as_int(std::int64_t value) { return static_cast<std::int32_t>(value); }
@@ -207,7 +268,7 @@ RecordHeader conv2d_header(const Conv2dSpec& spec) {
   return header;
 }
 
-std::vector<std::byte> pack_conv2d(const Conv2dSpec& spec, bool depthwise_apart) {
+void pack_conv2d(const Conv2dSpec& spec, bool depthwise_apart, const Allocate& allocate) {
   const RecordHeader header = conv2d_header(spec);
   const std::vector<std::int64_t>& shape = spec.weight.shape;
   const std::int64_t groups = spec.groups;
@@ -218,37 +279,21 @@ std::vector<std::byte> pack_conv2d(const Conv2dSpec& spec, bool depthwise_apart)
     depthwise.depthwise_bias = spec.bias;
     depthwise.window = header.window;
     depthwise.depthwise_activation = spec.activation;
-    return pack(depthwise);
+    pack(depthwise, allocate);
+    return;
   }
-  Writer writer(spec.op, header);
-
-  // Inputs are ordered (row, column, channel): the taps of an image row are contiguous, so a row
-  // outside the image is a contiguous part that is left out.
-  const std::int64_t depth = shape[1];
-  const std::int64_t taps = shape[2] * shape[3];
   const std::int64_t n = shape[0] / groups;
-  const std::int64_t k = taps * depth;
-  auto input = [depth, taps](std::int64_t i) { return i % depth * taps + i / depth; };
-  for (std::int64_t g = 0; g < groups; ++g) {
-    pack_product(spec.weight.data + g * n * k, n, k, input,
-                 writer.section(writer.at.project_w) + g * product_elements(k, n));
-    if (spec.bias) {
-      std::memcpy(writer.section(writer.at.project_b) + g * round_up(n, kBlock),
-                  spec.bias.data + g * n, static_cast<std::size_t>(n) * sizeof(float));
-    }
-  }
-  return std::move(writer.bytes);
+  Writer writer(spec.op, header, allocate);
+  writer.product(writer.at.project_w, spec.weight, n, shape[1], shape[2] * shape[3], groups);
+  writer.bias(writer.at.project_b, spec.bias, n, groups);
 }
 
 }  // namespace
 
 void pack_taps(const float* w, std::int64_t channels, std::int64_t taps, float* out) {
   for (std::int64_t first = 0; first < channels; first += kBlock) {
-    for (std::int64_t t = 0; t < taps; ++t) {
-      for (std::int64_t c = 0; c < kBlock; ++c) {
-        *out++ = first + c < channels ? w[(first + c) * taps + t] : 0.0f;
-      }
-    }
+    const std::int64_t block = std::min(channels - first, kBlock);
+    pack_block<kBlock>(w + first * taps, block, taps, 1, out + first * taps);
   }
 }
 
@@ -259,11 +304,13 @@ Shape conv2d_output(const Conv2dSpec& spec, const Shape& x) {
   return record_output(spec.op, record, x);
 }
 
-std::vector<std::byte> pack(const Conv2dSpec& spec) { return pack_conv2d(spec, true); }
+void pack(const Conv2dSpec& spec, const Allocate& allocate) { pack_conv2d(spec, true, allocate); }
 
-std::vector<std::byte> pack_grouped(const Conv2dSpec& spec) { return pack_conv2d(spec, false); }
+void pack_grouped(const Conv2dSpec& spec, const Allocate& allocate) {
+  pack_conv2d(spec, false, allocate);
+}
 
-std::vector<std::byte> pack(const SeparableSpec& spec) {
+void pack(const SeparableSpec& spec, const Allocate& allocate) {
   const std::string& op = spec.op;
   check_rank4(op, "depthwise_weight", spec.depthwise_weight);
   const std::int64_t c_mid = spec.depthwise_weight.shape[0];
@@ -330,29 +377,28 @@ std::vector<std::byte> pack(const SeparableSpec& spec) {
   header.se_activation = spec.se_activation;
   header.se_gate = spec.se_gate;
   header.activation = spec.project_activation;
-  Writer writer(spec.op, header);
+  Writer writer(op, header, allocate);
   const RecordLayout& at = writer.at;
   if (spec.expand_weight) {
-    pack_product(spec.expand_weight.data, c_mid, c_in, writer.section(at.expand_w));
-    pack_bias(spec.expand_bias, c_mid, writer.section(at.expand_b));
+    writer.product(at.expand_w, spec.expand_weight, c_mid, c_in);
+    writer.bias(at.expand_b, spec.expand_bias, c_mid);
   }
-  pack_taps(spec.depthwise_weight.data, c_mid, std::int64_t{window.kernel_h} * window.kernel_w,
-            writer.section(at.depthwise_w));
-  pack_bias(spec.depthwise_bias, c_mid, writer.section(at.depthwise_b));
+  writer.taps(at.depthwise_w, spec.depthwise_weight, c_mid,
+              std::int64_t{window.kernel_h} * window.kernel_w);
+  writer.bias(at.depthwise_b, spec.depthwise_bias, c_mid);
   if (c_se > 0) {
-    pack_product(spec.se_reduce_weight.data, c_se, c_mid, writer.section(at.se_reduce_w));
-    pack_bias(spec.se_reduce_bias, c_se, writer.section(at.se_reduce_b));
-    pack_product(spec.se_expand_weight.data, c_mid, c_se, writer.section(at.se_expand_w));
-    pack_bias(spec.se_expand_bias, c_mid, writer.section(at.se_expand_b));
+    writer.product(at.se_reduce_w, spec.se_reduce_weight, c_se, c_mid);
+    writer.bias(at.se_reduce_b, spec.se_reduce_bias, c_se);
+    writer.product(at.se_expand_w, spec.se_expand_weight, c_mid, c_se);
+    writer.bias(at.se_expand_b, spec.se_expand_bias, c_mid);
   }
   if (spec.project_weight) {
-    pack_product(spec.project_weight.data, c_out, c_mid, writer.section(at.project_w));
-    pack_bias(spec.project_bias, c_out, writer.section(at.project_b));
+    writer.product(at.project_w, spec.project_weight, c_out, c_mid);
+    writer.bias(at.project_b, spec.project_bias, c_out);
   }
-  return std::move(writer.bytes);
 }
 
-std::vector<std::byte> pack(const SqueezeExciteSpec& spec) {
+void pack(const SqueezeExciteSpec& spec, const Allocate& allocate) {
   check_rank4(spec.op, "reduce_weight", spec.reduce_weight);
   const std::int64_t channels = spec.reduce_weight.shape[1];
   check_squeeze_excite(spec.op, "", spec.reduce_weight, spec.reduce_bias, spec.expand_weight,
@@ -366,23 +412,22 @@ std::vector<std::byte> pack(const SqueezeExciteSpec& spec) {
   header.has_se = 1;
   header.se_activation = spec.activation;
   header.se_gate = spec.gate;
-  Writer writer(spec.op, header);
-  pack_product(spec.reduce_weight.data, c_se, channels, writer.section(writer.at.se_reduce_w));
-  pack_bias(spec.reduce_bias, c_se, writer.section(writer.at.se_reduce_b));
-  pack_product(spec.expand_weight.data, channels, c_se, writer.section(writer.at.se_expand_w));
-  pack_bias(spec.expand_bias, channels, writer.section(writer.at.se_expand_b));
-  return std::move(writer.bytes);
+  Writer writer(spec.op, header, allocate);
+  writer.product(writer.at.se_reduce_w, spec.reduce_weight, c_se, channels);
+  writer.bias(writer.at.se_reduce_b, spec.reduce_bias, c_se);
+  writer.product(writer.at.se_expand_w, spec.expand_weight, channels, c_se);
+  writer.bias(writer.at.se_expand_b, spec.expand_bias, channels);
 }
 
-std::vector<std::byte> pack(const GlobalPoolSpec& spec) {
+void pack(const GlobalPoolSpec& spec, const Allocate& allocate) {
   check(spec.channels >= 1 && spec.channels <= kMaxChannels, spec.op,
         ": channels must be from 1 to ", kMaxChannels, ", got ", spec.channels);
   RecordHeader header = new_header(RecordKind::kGlobalPool);
   header.c_in = header.c_mid = header.c_out = as_int(spec.channels);
-  return std::move(Writer(spec.op, header).bytes);
+  Writer(spec.op, header, allocate);
 }
 
-std::vector<std::byte> pack(const MaxPoolSpec& spec) {
+void pack(const MaxPoolSpec& spec, const Allocate& allocate) {
   check(spec.channels >= 1 && spec.channels <= kMaxChannels, spec.op,
         ": channels must be from 1 to ", kMaxChannels, ", got ", spec.channels);
   const Window& w = spec.window;
@@ -395,10 +440,10 @@ std::vector<std::byte> pack(const MaxPoolSpec& spec) {
   RecordHeader header = new_header(RecordKind::kMaxPool);
   header.c_in = header.c_mid = header.c_out = as_int(spec.channels);
   header.window = w;
-  return std::move(Writer(spec.op, header).bytes);
+  Writer(spec.op, header, allocate);
 }
 
-std::vector<std::byte> pack(const ChannelShuffleSpec& spec) {
+void pack(const ChannelShuffleSpec& spec, const Allocate& allocate) {
   check(spec.channels >= 1 && spec.channels <= kMaxChannels, spec.op,
         ": channels must be from 1 to ", kMaxChannels, ", got ", spec.channels);
   check(spec.groups >= 1 && spec.channels % spec.groups == 0, spec.op, ": groups must divide the ",
@@ -406,7 +451,7 @@ std::vector<std::byte> pack(const ChannelShuffleSpec& spec) {
   RecordHeader header = new_header(RecordKind::kChannelShuffle);
   header.c_in = header.c_mid = header.c_out = as_int(spec.channels);
   header.groups = as_int(spec.groups);
-  return std::move(Writer(spec.op, header).bytes);
+  Writer(spec.op, header, allocate);
 }
 
 }  // namespace weebill

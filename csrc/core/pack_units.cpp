@@ -13,17 +13,21 @@ using Bytes = std::vector<std::byte>;
 
 std::int32_t as_int(std::int64_t value) { return static_cast<std::int32_t>(value); }
 
-const RecordHeader& header_of(const Bytes& record) {
-  return *reinterpret_cast<const RecordHeader*>(record.data());
+Packed view(const Bytes& record) { return {record.data(), record.size()}; }
+
+const RecordHeader& header_of(Packed record) {
+  return *reinterpret_cast<const RecordHeader*>(record.data);
 }
 
-Bytes join(RecordHeader header, const std::vector<Bytes>& parts) {
-  Bytes unit(kHeaderBytes);
-  for (const Bytes& part : parts) unit.insert(unit.end(), part.begin(), part.end());
-  header.bytes = unit.size();
+void join(RecordHeader header, const std::vector<Packed>& parts, const Allocate& allocate) {
+  header.bytes = kHeaderBytes;
+  for (const Packed& part : parts) header.bytes += part.bytes;
   header.parts = as_int(static_cast<std::int64_t>(parts.size()));
-  std::memcpy(unit.data(), &header, sizeof(header));
-  return unit;
+  std::byte* to = allocate(header.bytes);
+  std::memset(to, 0, kHeaderBytes);
+  std::memcpy(to, &header, sizeof(header));
+  to += kHeaderBytes;
+  for (const Packed& part : parts) to = std::copy_n(part.data, part.bytes, to);
 }
 
 // Messages name an argument as the unit calls it.
@@ -55,54 +59,55 @@ void check_groups(const std::string& op, const char* name, std::int64_t groups, 
 }
 
 // `shortcut` may be empty.
-Bytes unit_of(const std::string& op, Bytes branch, Bytes shortcut) {
-  std::vector<Bytes> parts = {std::move(branch)};
-  const RecordHeader main = header_of(parts[0]);
+void unit_of(const std::string& op, Packed branch, Packed shortcut, const Allocate& allocate) {
+  std::vector<Packed> parts = {branch};
+  const RecordHeader& main = header_of(branch);
   RecordHeader header = new_header(RecordKind::kShuffleUnit);
   check(main.c_out <= kMaxChannels / 2, op, ": project_weight must have at most ", kMaxChannels / 2,
         " output channels, got ", main.c_out);
   header.c_out = 2 * main.c_out;
-  if (shortcut.empty()) {
+  if (shortcut.bytes == 0) {
     check(main.c_in == main.c_out, op, ": project_weight must give ", main.c_in,
           " channels as the branch takes, for a unit without a shortcut branch, got ", main.c_out);
     header.c_in = header.c_out;
   } else {
-    const RecordHeader other = header_of(shortcut);
+    const RecordHeader& other = header_of(shortcut);
     check(other.c_in == main.c_in, op, ": shortcut_depthwise_weight must have ", main.c_in,
           " channels as the branch's input, got ", other.c_in);
     check(other.c_out == main.c_out, op, ": shortcut_project_weight must give ", main.c_out,
           " channels as the branch, got ", other.c_out);
     header.c_in = main.c_in;
-    parts.push_back(std::move(shortcut));
+    parts.push_back(shortcut);
   }
-  return join(header, parts);
+  join(header, parts, allocate);
 }
 
 }  // namespace
 
-Bytes pack(const ShuffleUnitSpec& spec) {
+void pack(const ShuffleUnitSpec& spec, const Allocate& allocate) {
   SeparableSpec branch = spec.branch, shortcut = spec.shortcut;
   branch.op = shortcut.op = spec.op;
   const bool has_shortcut = static_cast<bool>(shortcut.depthwise_weight);
   check(has_shortcut || !(shortcut.project_weight || shortcut.depthwise_bias), spec.op,
         ": shortcut_depthwise_weight must be given where another shortcut weight is");
-  Bytes main = pack(branch);
-  return unit_of(spec.op, std::move(main), has_shortcut ? pack_as("shortcut_", shortcut) : Bytes());
+  const Bytes main = pack(branch);
+  const Bytes other = has_shortcut ? pack_as("shortcut_", shortcut) : Bytes();
+  unit_of(spec.op, view(main), view(other), allocate);
 }
 
-Bytes pack_shuffle_unit(Packed branch, Packed shortcut) {
+void pack_shuffle_unit(Packed branch, Packed shortcut, const Allocate& allocate) {
   const std::string op = "shuffle_unit";
-  auto copy = [&op](const char* name, Packed packed) {
+  auto check_branch = [&op](const char* name, Packed packed) {
     const std::vector<Record> records = parse(op, packed);
     check(records.size() == 1 && records[0].header->kind == RecordKind::kSeparable, op, ": ", name,
           " must be one separable block, got ", records.size(), " records or another kind");
-    return Bytes(packed.data, packed.data + packed.bytes);
   };
-  return unit_of(op, copy("branch", branch),
-                 shortcut.bytes > 0 ? copy("shortcut", shortcut) : Bytes());
+  check_branch("branch", branch);
+  if (shortcut.bytes > 0) check_branch("shortcut", shortcut);
+  unit_of(op, branch, shortcut, allocate);
 }
 
-Bytes pack(const ShuffleUnitV1Spec& spec) {
+void pack(const ShuffleUnitV1Spec& spec, const Allocate& allocate) {
   using Shortcut = ShuffleUnitV1Spec::Shortcut;
   const std::string& op = spec.op;
   check(spec.depthwise_weight.data != nullptr && spec.depthwise_weight.shape.size() == 4, op,
@@ -164,7 +169,15 @@ Bytes pack(const ShuffleUnitV1Spec& spec) {
   project.bias = spec.project_bias;
   project.groups = spec.project_groups;
 
-  std::vector<Bytes> parts = {pack_grouped(expand), pack(depthwise), pack_grouped(project)};
+  auto grouped = [](const Conv2dSpec& conv) {
+    Bytes record;
+    pack_grouped(conv, [&record](std::size_t bytes) {
+      record.resize(bytes);
+      return record.data();
+    });
+    return record;
+  };
+  std::vector<Bytes> parts = {grouped(expand), pack(depthwise), grouped(project)};
   if (pool) {
     const std::vector<float> mean(static_cast<std::size_t>(c_in * taps),
                                   1.0f / static_cast<float>(taps));
@@ -180,7 +193,9 @@ Bytes pack(const ShuffleUnitV1Spec& spec) {
   header.groups = as_int(groups);
   header.residual = add ? 1 : 0;
   header.activation = spec.activation;
-  return join(header, parts);
+  std::vector<Packed> views;
+  for (const Bytes& part : parts) views.push_back(view(part));
+  join(header, views, allocate);
 }
 
 }  // namespace weebill

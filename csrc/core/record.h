@@ -78,7 +78,7 @@ struct Record {
 };
 
 /// As pack(), but always a kConv2d or kPointwise record, where each group has one channel too.
-std::vector<std::byte> pack_grouped(const Conv2dSpec& spec);
+void pack_grouped(const Conv2dSpec& spec, const Allocate& allocate);
 
 /// Throws ValueError for anything that pack() can't have written.
 std::vector<Record> parse(const std::string& op, Packed packed);

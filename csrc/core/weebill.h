@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -165,17 +166,31 @@ struct Packed {
   std::size_t bytes = 0;
 };
 
-/// Each checks its spec (ValueError) and returns the record.
-WEEBILL_API std::vector<std::byte> pack(const Conv2dSpec& spec);
-WEEBILL_API std::vector<std::byte> pack(const SeparableSpec& spec);
-WEEBILL_API std::vector<std::byte> pack(const SqueezeExciteSpec& spec);
-WEEBILL_API std::vector<std::byte> pack(const GlobalPoolSpec& spec);
-WEEBILL_API std::vector<std::byte> pack(const MaxPoolSpec& spec);
-WEEBILL_API std::vector<std::byte> pack(const ChannelShuffleSpec& spec);
-WEEBILL_API std::vector<std::byte> pack(const ShuffleUnitSpec& spec);
-WEEBILL_API std::vector<std::byte> pack(const ShuffleUnitV1Spec& spec);
+/// Gives the memory for a record of so many bytes, at a multiple of kRecordAlignment.
+using Allocate = std::function<std::byte*(std::size_t bytes)>;
+
+/// Each checks its spec (ValueError), asks once for memory, and writes every byte of the record.
+WEEBILL_API void pack(const Conv2dSpec& spec, const Allocate& allocate);
+WEEBILL_API void pack(const SeparableSpec& spec, const Allocate& allocate);
+WEEBILL_API void pack(const SqueezeExciteSpec& spec, const Allocate& allocate);
+WEEBILL_API void pack(const GlobalPoolSpec& spec, const Allocate& allocate);
+WEEBILL_API void pack(const MaxPoolSpec& spec, const Allocate& allocate);
+WEEBILL_API void pack(const ChannelShuffleSpec& spec, const Allocate& allocate);
+WEEBILL_API void pack(const ShuffleUnitSpec& spec, const Allocate& allocate);
+WEEBILL_API void pack(const ShuffleUnitV1Spec& spec, const Allocate& allocate);
 /// As pack(ShuffleUnitSpec), from the records of the branches; no shortcut if that is empty.
-WEEBILL_API std::vector<std::byte> pack_shuffle_unit(Packed branch, Packed shortcut);
+WEEBILL_API void pack_shuffle_unit(Packed branch, Packed shortcut, const Allocate& allocate);
+
+/// The record in a vector of its own.
+template <typename Spec>
+std::vector<std::byte> pack(const Spec& spec) {
+  std::vector<std::byte> record;
+  pack(spec, [&record](std::size_t bytes) {
+    record.resize(bytes);
+    return record.data();
+  });
+  return record;
+}
 
 /// Validates the records against each other and against x, and returns the output's shape.
 /// Throws ValueError for a blob that is truncated, of another version, or does not fit x.

@@ -1,6 +1,6 @@
 """The native core on numpy arrays; see csrc/bindings/module.cpp."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,8 @@ from weebill.config import CpuInfo
 _Floats = NDArray[np.float32]
 _Bytes = NDArray[np.uint8]
 _Padding = Sequence[int] | str
+#: Gives the memory for a record of so many bytes.
+_Allocate = Callable[[int], _Bytes]
 
 __version__: str
 
@@ -35,6 +37,7 @@ def pack_conv2d(
     groups: int,
     activation: str,
     op: str = "conv2d",
+    allocate: _Allocate | None = None,
 ) -> _Bytes: ...
 def pack_separable(
     *,
@@ -58,6 +61,7 @@ def pack_separable(
     project_activation: str = "none",
     residual: bool = False,
     op: str = "inverted_residual",
+    allocate: _Allocate | None = None,
 ) -> _Bytes: ...
 def pack_squeeze_excite(
     reduce_weight: _Floats,
@@ -67,17 +71,23 @@ def pack_squeeze_excite(
     activation: str = "relu",
     gate: str = "hardsigmoid",
     op: str = "squeeze_excite",
+    allocate: _Allocate | None = None,
 ) -> _Bytes: ...
-def pack_global_avg_pool2d(channels: int) -> _Bytes: ...
+def pack_global_avg_pool2d(channels: int, allocate: _Allocate | None = None) -> _Bytes: ...
 def pack_max_pool2d(
     channels: int,
     kernel: Sequence[int],
     stride: Sequence[int],
     padding: _Padding,
     dilation: Sequence[int],
+    allocate: _Allocate | None = None,
 ) -> _Bytes: ...
-def pack_channel_shuffle(channels: int, groups: int) -> _Bytes: ...
-def pack_shuffle_unit(branch: _Bytes, shortcut: _Bytes | None = None) -> _Bytes: ...
+def pack_channel_shuffle(
+    channels: int, groups: int, allocate: _Allocate | None = None
+) -> _Bytes: ...
+def pack_shuffle_unit(
+    branch: _Bytes, shortcut: _Bytes | None = None, allocate: _Allocate | None = None
+) -> _Bytes: ...
 def pack_shuffle_unit_v1(
     *,
     expand_weight: _Floats,
@@ -96,6 +106,7 @@ def pack_shuffle_unit_v1(
     depthwise_activation: str = "none",
     activation: str = "relu",
     shortcut: str = "none",
+    allocate: _Allocate | None = None,
 ) -> _Bytes: ...
 def join(records: Sequence[_Bytes]) -> _Bytes: ...
 def run(x: NDArray[Any], records: _Bytes, op: str = "run", threads: int = 0) -> _Floats: ...

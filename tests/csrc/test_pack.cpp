@@ -122,6 +122,94 @@ WEEBILL_TEST(pack_is_deterministic) {
   WEEBILL_EXPECT(pack(spec) == pack(spec));
 }
 
+// The layout as kernels/args.h tells it, element by element.
+WEEBILL_TEST(pack_orders_weights_for_the_kernels) {
+  Weights weights(false);
+  for (const std::int64_t groups : {1, 2}) {
+    for (const std::int64_t n : {1, 7, 8, 9, 16, 17, 24, 25, 50}) {
+      for (const std::int64_t depth : {1, 3, 15, 16, 17, 50}) {
+        for (const std::int64_t side : {1, 3}) {
+          set_case("groups=%d n=%d depth=%d side=%d", static_cast<int>(groups), static_cast<int>(n),
+                   static_cast<int>(depth), static_cast<int>(side));
+          if (depth == 1 && n == 1 && groups > 1) continue;  // depthwise
+          Conv2dSpec spec;
+          spec.weight = weights.make("weight", {n * groups, depth, side, side});
+          spec.bias = weights.make("bias", {n * groups});
+          spec.groups = groups;
+          const Bytes record = pack(spec);
+          const auto* packed = reinterpret_cast<const float*>(record.data() + kHeaderBytes);
+          const std::int64_t taps = side * side;
+          const std::int64_t blocks = n / 16 * 16 + (n % 16 == 0 ? 0 : n % 16 <= 8 ? 8 : 16);
+          const float* bias = packed + round_up(blocks * depth * taps * groups, 16);
+          for (std::int64_t g = 0; g < groups; ++g) {
+            for (std::int64_t first = 0; first < n; first += 16) {
+              const std::int64_t width = n - first <= 8 ? 8 : 16;
+              for (std::int64_t tap = 0; tap < taps; ++tap) {
+                for (std::int64_t d = 0; d < depth; ++d) {
+                  for (std::int64_t o = first; o < first + width; ++o) {
+                    const std::int64_t row = (g * n + o) * depth + d;
+                    const float wanted = o < n ? spec.weight.data[row * taps + tap] : 0.0f;
+                    WEEBILL_EXPECT(*packed++ == wanted);
+                  }
+                }
+              }
+            }
+            for (std::int64_t o = 0; o < round_up(n, 16); ++o) {
+              WEEBILL_EXPECT(*bias++ == (o < n ? spec.bias.data[g * n + o] : 0.0f));
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+// Memory that is given may hold anything before: every byte is written, the padding too.
+template <typename Spec>
+void expect_all_written(const char* name, const Spec& spec) {
+  set_case("%s", name);
+  const Bytes zeroed = pack(spec);
+  Bytes dirty;
+  int asked = 0;
+  pack(spec, [&](std::size_t bytes) {
+    ++asked;
+    dirty.assign(bytes, std::byte{0xA5});
+    return dirty.data();
+  });
+  WEEBILL_EXPECT(asked == 1);
+  WEEBILL_EXPECT(dirty == zeroed);
+}
+
+WEEBILL_TEST(pack_writes_every_byte_of_the_memory_it_is_given) {
+  Weights weights(false);
+  expect_all_written("separable", full_block(weights));
+  Conv2dSpec conv;
+  conv.weight =
+      weights.make("weight", {3, 5, 1, 1});  // half a block of odd depth: 32 bytes of rest
+  expect_all_written("pointwise", conv);
+  conv.weight = weights.make("weight", {34, 3, 3, 3});
+  conv.groups = 2;
+  expect_all_written("conv2d", conv);
+  SqueezeExciteSpec se;
+  se.reduce_weight = weights.make("reduce_weight", {3, 17, 1, 1});
+  se.expand_weight = weights.make("expand_weight", {17, 3, 1, 1});
+  expect_all_written("squeeze_excite", se);
+  GlobalPoolSpec pool;
+  pool.channels = 17;
+  expect_all_written("global_pool", pool);
+  ShuffleUnitSpec unit;
+  unit.branch.depthwise_weight = weights.make("depthwise_weight", {17, 1, 3, 3});
+  unit.branch.project_weight = weights.make("project_weight", {17, 17, 1, 1});
+  expect_all_written("shuffle_unit", unit);
+  ShuffleUnitV1Spec v1;
+  v1.expand_weight = weights.make("expand_weight", {6, 3, 1, 1});
+  v1.depthwise_weight = weights.make("depthwise_weight", {6, 1, 3, 3});
+  v1.project_weight = weights.make("project_weight", {6, 3, 1, 1});
+  v1.expand_groups = v1.project_groups = v1.shuffle_groups = 2;
+  v1.shortcut = ShuffleUnitV1Spec::Shortcut::kConcat;
+  expect_all_written("shuffle_unit_v1", v1);
+}
+
 /// Whether all readers took the blob; they must agree, and refuse only by ValueError. Where they
 /// take it and the output is not huge, it is run as well.
 bool accepted(const std::byte* data, std::size_t bytes, const Input& input) {

@@ -53,8 +53,9 @@ class Guard:
         guard = _C.Guard(torch.Tensor._version, torch.Tensor.data_ptr)
         for module in owner.modules():
             _expect_structure(guard, module, inside=module is not owner)
+        modules = dict(owner.named_modules(remove_duplicate=False))
         for path, name in dict.fromkeys(sources):
-            module = owner.get_submodule(path)
+            module = modules[path]
             table = module._buffers if name in module._buffers else module._parameters
             guard.expect_entry(table, name, STALE)
             tensor = table[name]

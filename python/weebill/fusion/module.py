@@ -41,7 +41,7 @@ from weebill.fusion.fold import fold, source_names
 from weebill.fusion.guard import BUSY, CHANGED, FRESH, Guard, packable
 from weebill.fusion.layers import NotFusable
 from weebill.fusion.match import Program, match
-from weebill.fusion.pack import pack
+from weebill.fusion.pack import pack_all
 from weebill.fusion.trace import Graph, has_hooks
 
 if TYPE_CHECKING:
@@ -61,11 +61,10 @@ class _Packed:
     def __init__(self, owner: nn.Module, program: Program) -> None:
         # watched before it is read: a change in between makes the records stale, not wrong
         self.guard = Guard(owner, source_names(owner, program.blocks))
-        weights = functools.partial(fold, owner)
-        records = [pack(block, weights) for block in program.blocks]
-        self.records = torch.from_numpy(_C.join(records))
-        self.geometry = _C.geometry(self.records.numpy())
-        self._ends = np.cumsum([len(record) for record in records])
+        records, sizes = pack_all(program.blocks, functools.partial(fold, owner))
+        self.records = torch.from_numpy(records)
+        self.geometry = _C.geometry(records)
+        self._ends = np.cumsum(sizes)
         self.owner = owner
         self.input_rank = program.input_rank
         self.output_rank = program.output_rank

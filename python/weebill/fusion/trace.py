@@ -53,7 +53,9 @@ class Graph:
     """
 
     def __init__(self, owner: nn.Module) -> None:
-        for path, module in owner.named_modules():
+        # looked up once: get_submodule walks down from the owner at every call
+        self._modules: dict[str, nn.Module] = dict(owner.named_modules(remove_duplicate=False))
+        for path, module in self._modules.items():
             if module is not owner and has_hooks(module):
                 raise NotTraceable(f"{path} has hooks")
         self.owner = owner
@@ -78,7 +80,7 @@ class Graph:
         """The leaf module that the node calls, or None."""
         if node.op != "call_module":
             return None
-        return self.owner.get_submodule(str(node.target))
+        return self._modules[str(node.target)]
 
     def _check_writes(self) -> None:
         """Raises unless values can be followed as if nothing were changed in place."""
@@ -160,7 +162,7 @@ def trace(
     tracer = fx.proxy.GraphAppendingTracer(graph)
     x = fx.Proxy(graph.placeholder("x"), tracer)
     try:
-        shadow = _shadow(owner, "", graph, tracer, {}, is_leaf or is_torch_module)
+        shadow = _shadow(owner, "", graph, tracer, {}, {}, is_leaf or is_torch_module)
         result = _plain_forward(owner)(shadow, x)
     except Exception as error:  # foreign code on symbols: anything can be raised
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
@@ -183,25 +185,23 @@ def _shadow(
     graph: fx.Graph,
     tracer: fx.proxy.GraphAppendingTracer,
     made: dict[nn.Module, nn.Module],
+    classes: dict[type[nn.Module], type[nn.Module]],
     is_leaf: Callable[[nn.Module], bool],
 ) -> nn.Module:
     """A shallow copy that writes nodes when it is called, and whose tensors are symbols."""
     if module in made:
         return made[module]
-    leaf = is_leaf(module)
-    forward = None if leaf else _plain_forward(module)
+    forward = None if is_leaf(module) else _plain_forward(module)
 
     def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         if forward is None:
             return tracer.create_proxy("call_module", path, args, kwargs)
         return forward(self, *args, **kwargs)
 
-    shadow: nn.Module = object.__new__(
-        type(type(module).__name__, (type(module),), {"__call__": call})
-    )
+    shadow: nn.Module = object.__new__(_shadow_class(type(module), classes))
     made[module] = shadow
     prefix = f"{path}." if path else ""
-    shadow.__dict__.update(module.__dict__)
+    shadow.__dict__.update(module.__dict__, _shadow_call=call)
     for table in ("_parameters", "_buffers"):
         shadow.__dict__[table] = {
             name: tensor if tensor is None else _attribute(tracer, prefix + name)
@@ -210,10 +210,23 @@ def _shadow(
     shadow.__dict__["_modules"] = {
         name: child
         if child is None
-        else _shadow(child, prefix + name, graph, tracer, made, is_leaf)
+        else _shadow(child, prefix + name, graph, tracer, made, classes, is_leaf)
         for name, child in module._modules.items()
     }
     return shadow
+
+
+def _shadow_class(
+    base: type[nn.Module], classes: dict[type[nn.Module], type[nn.Module]]
+) -> type[nn.Module]:
+    """`base`, but objects are called as their `_shadow_call` says. One for all: they cost time."""
+
+    def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return self.__dict__["_shadow_call"](self, *args, **kwargs)
+
+    if base not in classes:
+        classes[base] = type(base.__name__, (base,), {"__call__": call})
+    return classes[base]
 
 
 def _attribute(tracer: fx.proxy.GraphAppendingTracer, path: str) -> fx.Proxy:
@@ -323,6 +336,8 @@ class ShapeInterpreter(fx.Interpreter):
         self.shapes: dict[fx.Node, tuple[int, ...]] = {}
 
     def run_node(self, n: fx.Node) -> Any:
+        if n.op == "get_attr" and not n.users:  # of a module that is one node: most of them
+            return None
         result = super().run_node(n)
         if isinstance(result, Tensor):
             self.shapes[n] = tuple(result.shape)

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from weebill import _C
-from weebill.fusion.pack import Folded, pack
+from weebill.fusion.pack import Folded, pack_all
 from weebill.fusion.spec import Layer
 from weebill.runtime._container import Container, write
 from weebill.runtime._decode import parse_json
@@ -255,9 +254,7 @@ def make_model(description: Description, weights: Callable[[Layer], Folded]) -> 
     Raises:
         ValueError: The parts do not fit each other.
     """
-    programs = [
-        _C.join([pack(block, weights) for block in blocks]) for blocks in description.programs
-    ]
+    programs = [pack_all(blocks, weights)[0] for blocks in description.programs]
     model = Model(description, programs)
     model.check()
     return model
