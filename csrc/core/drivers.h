@@ -44,8 +44,11 @@ struct Pixels {
 };
 
 /// The rest: x and y dense NHWC. `shape` is one image's, its n is ignored.
+///
+/// `y_stride`: of a block with a projection, from one pixel of y to the next where y is not dense;
+/// the room between two pixels, up to a multiple of kHalfBlock channels, is written to as well.
 void run_separable(const Run& run, const Record& record, const Pixels& x, const Shape& shape,
-                   float* y);
+                   float* y, std::int64_t y_stride = 0);
 /// The block as plan_separable() wants it, for an input x and the output that record_output()
 /// gives.
 SeparableProblem separable_problem(const Record& record, const Shape& x, const Shape& out);

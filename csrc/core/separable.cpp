@@ -18,8 +18,16 @@ struct Block {
   SeparableProblem problem;
   SeparablePlan plan;
   Pixels input;
+  std::int64_t y_stride;
 
   const float* pixel(std::int64_t p) const { return input.x + p * input.pixel_stride; }
+
+  // In memory of our own, pixels are made of whole vectors, and no kernel has a tail: the channels
+  // beyond the last have weights and biases of zero, and nothing reads them.
+  std::int64_t ring_channels(std::int64_t channels) const { return round_up(channels, kHalfBlock); }
+  std::int64_t middle_channels(std::int64_t channels) const {
+    return problem.has_expand && problem.has_project ? round_up(channels, kHalfBlock) : channels;
+  }
 };
 
 // The rows of the depthwise input that one task holds: of the image itself, or of the expansion.
@@ -133,9 +141,9 @@ class DepthwiseRow {
   const float** shifted_ = nullptr;
 };
 
-// The expansion of rows [first, last) of the image into the ring, for a range of channels.
+// The expansion of rows [first, last) of the image into the ring, for as many channels as it has.
 void expand_rows(const Block& b, float* ring, const Rows& rows, std::int64_t first,
-                 std::int64_t last, std::int64_t first_channel, std::int64_t channels) {
+                 std::int64_t last, std::int64_t first_channel) {
   const SeparableProblem& p = b.problem;
   while (first < last) {
     const std::int64_t slot = first % rows.slots;
@@ -153,7 +161,7 @@ void expand_rows(const Block& b, float* ring, const Rows& rows, std::int64_t fir
     a.y_jump = rows.row_stride - p.w * rows.pixel_stride;
     a.m = count * p.w;
     a.k = p.c_in;
-    a.n = channels;
+    a.n = rows.pixel_stride;
     a.m_block = plan_m_block(a.m, a.k, a.n, b.run.caches);
     a.activation = static_cast<std::int32_t>(b.h.expand_activation);
     (a.offsets == nullptr ? b.run.kernels.pointwise_f32 : b.run.kernels.conv2d_f32)(a);
@@ -186,7 +194,7 @@ void for_chunks(const Block& b, std::int64_t first, std::int64_t last, Chunk&& c
 
 // Goes through output rows [first, last) in strips, and in each strip through channels
 // [first_channel, last_channel) in chunks: expands the rows that are missing, and writes the
-// depthwise output of the strip to `middle` (pixels of c_mid channels, beginning with output row
+// depthwise output of the strip to `middle` (pixels of middle_channels(), beginning with output row
 // `middle_row`, or with each strip if that is -1). After a strip, done(begin, end) is called.
 template <typename Done>
 void for_strips(const Block& b, float* ring, std::int64_t first, std::int64_t last,
@@ -196,13 +204,15 @@ void for_strips(const Block& b, float* ring, std::int64_t first, std::int64_t la
   const Window& w = b.window;
   const std::int64_t sum_stride = round_up(p.c_mid, kBlock);
   const std::int64_t ring_pixels = b.plan.ring_rows * b.plan.ring_columns;
+  const std::int64_t middle_stride = b.middle_channels(p.c_mid);
   auto rows_of = [&](std::int64_t channel, std::int64_t channels) {
     if (!p.has_expand) {
       const std::int64_t stride = b.input.pixel_stride;
       return Rows{b.input.x + channel, p.w * stride, stride, p.h, false};
     }
-    return Rows{ring + ring_pixels * (channel - first_channel), b.plan.ring_columns * channels,
-                channels, b.plan.ring_rows, true};
+    const std::int64_t stride = b.ring_channels(channels);
+    return Rows{ring + ring_pixels * (channel - first_channel), b.plan.ring_columns * stride,
+                stride, b.plan.ring_rows, true};
   };
   if (p.has_expand) {
     for_chunks(b, first_channel, last_channel, [&](std::int64_t channel, std::int64_t channels) {
@@ -220,13 +230,12 @@ void for_strips(const Block& b, float* ring, std::int64_t first, std::int64_t la
     for_chunks(b, first_channel, last_channel, [&](std::int64_t channel, std::int64_t channels) {
       const Rows rows = rows_of(channel, channels);
       if (p.has_expand && from < to) {
-        expand_rows(b, ring + ring_pixels * (channel - first_channel), rows, from, to, channel,
-                    channels);
+        expand_rows(b, ring + ring_pixels * (channel - first_channel), rows, from, to, channel);
       }
-      DepthwiseRow depthwise(b, rows, channel, channels);
+      DepthwiseRow depthwise(b, rows, channel, b.middle_channels(channels));
       for (std::int64_t oy = begin; oy < end; ++oy) {
         const std::int64_t row = oy - (middle_row < 0 ? begin : middle_row);
-        depthwise(oy, middle + row * p.ow * p.c_mid + channel, p.c_mid,
+        depthwise(oy, middle + row * p.ow * middle_stride + channel, middle_stride,
                   sums == nullptr ? nullptr : sums + oy * sum_stride + channel);
       }
     });
@@ -240,21 +249,22 @@ PointwiseArgs projection(const Block& b, const float* from, std::int64_t first_r
   const SeparableProblem& p = b.problem;
   PointwiseArgs a{};
   a.x = from;
-  a.x_stride = p.c_mid;
+  a.x_stride = b.middle_channels(p.c_mid);
   a.w = b.record.project_w;
   a.w_block_stride = p.c_mid * kBlock;
   a.bias = b.record.project_b;
   const std::int64_t pixel = first_row * p.ow;
-  a.y = y + pixel * p.c_out;
-  a.y_stride = p.c_out;
+  a.y = y + pixel * b.y_stride;
+  a.y_stride = b.y_stride;
   a.y_width = p.ow;
+  a.m = rows * p.ow;
+  a.k = p.c_mid;
+  a.n = std::min(b.y_stride, round_up(p.c_out, kHalfBlock));
   if (b.h.residual != 0) {
     a.residual = b.pixel(pixel);
     a.residual_stride = b.input.pixel_stride;
+    a.n = p.c_out;  // there is no more of x to add
   }
-  a.m = rows * p.ow;
-  a.k = p.c_mid;
-  a.n = p.c_out;
   a.m_block = plan_m_block(a.m, a.k, a.n, b.run.caches);
   a.activation = static_cast<std::int32_t>(b.h.activation);
   return a;
@@ -263,8 +273,10 @@ PointwiseArgs projection(const Block& b, const float* from, std::int64_t first_r
 void run_row_fusion(const Block& b, float* y) {
   const SeparableProblem& p = b.problem;
   Workspace::Scope scope(Workspace::of_this_thread());
-  const std::int64_t ring = round_up(b.plan.ring_rows * b.plan.ring_columns * p.c_mid, kBlock);
-  const std::int64_t strip = round_up(b.plan.strip_rows * p.ow * p.c_mid, kBlock);
+  const std::int64_t ring =
+      round_up(b.plan.ring_rows * b.plan.ring_columns * b.ring_channels(p.c_mid), kBlock);
+  const std::int64_t strip =
+      round_up(b.plan.strip_rows * p.ow * b.middle_channels(p.c_mid), kBlock);
   float* scratch = scope.take((ring + strip) * b.plan.bands);
   b.run.for_each(b.plan.bands, [&](std::int64_t band) {
     float* my_ring = scratch + band * (ring + strip);
@@ -280,7 +292,7 @@ void run_channel_fusion(const Block& b, float* y) {
   const SeparableProblem& p = b.problem;
   Workspace::Scope scope(Workspace::of_this_thread());
   const std::int64_t pixels = p.oh * p.ow;
-  float* middle = p.has_project ? scope.take(pixels * p.c_mid) : y;
+  float* middle = p.has_project ? scope.take(pixels * b.middle_channels(p.c_mid)) : y;
   // Sums of one output row each, whoever computes it: their order does not depend on threads.
   const std::int64_t sum_stride = round_up(p.c_mid, kBlock);
   float* sums = nullptr;
@@ -346,13 +358,13 @@ SeparableProblem separable_problem(const Record& record, const Shape& x, const S
 }
 
 void run_separable(const Run& run, const Record& record, const Pixels& x, const Shape& shape,
-                   float* y) {
+                   float* y, std::int64_t y_stride) {
   const RecordHeader& h = *record.header;
   const SeparableProblem p = separable_problem(record, shape, record_output("run", record, shape));
   const SeparablePlan plan = plan_separable(p, run.caches, run.threads, fusion_policy());
   Run mine = run;
   mine.threads = plan.threads;
-  const Block block = {mine, record, h, p.window, p, plan, x};
+  const Block block = {mine, record, h, p.window, p, plan, x, y_stride > 0 ? y_stride : p.c_out};
   if (block.plan.row_fusion) {
     run_row_fusion(block, y);
   } else {

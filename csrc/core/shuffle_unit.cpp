@@ -17,13 +17,13 @@
 namespace weebill {
 namespace {
 
-/// The tensors b_0 ... b_t, of `half` channels each.
+/// The tensors b_0 ... b_t, of `half` channels each in pixels of whole vectors.
 class Pieces {
  public:
   /// Tensors of which no channel is part of the value any more are used again: of b_t (t > 0) the
   /// first half / 2^s channels are left s units later. b_0 keeps one for ever.
   Pieces(Workspace::Scope& scope, std::int64_t units, std::int64_t pixels, std::int64_t half)
-      : tensor_(pixels * half) {
+      : stride_(round_up(half, kHalfBlock)), tensor_(pixels * stride_) {
     std::int64_t lives = 0;  // units until nothing is left
     while ((std::int64_t{1} << lives) < 2 * half) ++lives;
     count_ = std::min(units + 1, lives + 2);
@@ -31,6 +31,7 @@ class Pieces {
   }
 
   float* tensor(std::int64_t t) const { return memory_ + slot(t) * tensor_; }
+  std::int64_t stride() const { return stride_; }
 
   /// Where channel c of y_t is, as an offset from tensor(0).
   std::int64_t offset(std::int64_t t, std::int64_t c) const {
@@ -44,14 +45,15 @@ class Pieces {
  private:
   std::int64_t slot(std::int64_t t) const { return t == 0 ? 0 : 1 + (t - 1) % (count_ - 1); }
 
-  std::int64_t tensor_, count_;
+  std::int64_t stride_, tensor_, count_;
   float* memory_;
 };
 
-/// y_t, its channels in their places. b(s) is the tensor b_s, b_0's pixels are `stride_0` apart.
+/// y_t, its channels in their places. b(s) is the tensor b_s, its pixels `stride` apart, those of
+/// b_0 `stride_0`.
 template <typename Tensor>
 void put_in_order(const Run& run, std::int64_t t, Tensor b, std::int64_t stride_0,
-                  std::int64_t half, std::int64_t pixels, float* y) {
+                  std::int64_t stride, std::int64_t half, std::int64_t pixels, float* y) {
   // Blocks of pixels small enough for the first cache.
   constexpr std::int64_t kPixels = 16;
   const std::int64_t blocks = (pixels + kPixels - 1) / kPixels;
@@ -72,8 +74,8 @@ void put_in_order(const Run& run, std::int64_t t, Tensor b, std::int64_t stride_
         std::int64_t channels = 2 * half;
         for (std::int64_t later = s; later < t; ++later) channels = (channels + 1) / 2;
         float* to = s == t ? y + first * 2 * half : mine + s % 2 * buffer;
-        const float* const from[2] = {value, b(s) + first * half};
-        const std::int64_t strides[2] = {value_stride, half};
+        const float* const from[2] = {value, b(s) + first * stride};
+        const std::int64_t strides[2] = {value_stride, stride};
         run.kernels.channel_shuffle_f32({from, strides, to, channels, count, 2, channels});
         value = to;
         value_stride = channels;
@@ -94,31 +96,33 @@ void run_shuffle_units(const Run& run, const Record* units, std::size_t count, c
   const auto last = static_cast<std::int64_t>(count);
   Workspace::Scope scope(Workspace::of_this_thread());
   const Pieces pieces(scope, last, pixels, half);
+  const std::int64_t stride = pieces.stride();
   Shape in = shape;
   if (has_shortcut) {
-    run_separable(run, first.parts[1], {x, shape.c}, in, pieces.tensor(0));
-    run_separable(run, first.parts[0], {x, shape.c}, in, pieces.tensor(1));
+    run_separable(run, first.parts[1], {x, shape.c}, in, pieces.tensor(0), stride);
+    run_separable(run, first.parts[0], {x, shape.c}, in, pieces.tensor(1), stride);
   } else {
     in.c = half;
-    run_separable(run, first.parts[0], {x + half, shape.c}, in, pieces.tensor(1));
+    run_separable(run, first.parts[0], {x + half, shape.c}, in, pieces.tensor(1), stride);
     if (count == 1) {
       put_in_order(
-          run, 1, [&](std::int64_t s) { return s == 0 ? x : pieces.tensor(s); }, shape.c, half,
-          pixels, y);
+          run, 1, [&](std::int64_t s) { return s == 0 ? x : pieces.tensor(s); }, shape.c, stride,
+          half, pixels, y);
       return;
     }
     // The table wants all pixels equally far apart.
-    const std::int64_t stride = shape.c;
-    run.kernels.channel_shuffle_f32({&x, &stride, pieces.tensor(0), half, pixels, 1, half});
+    run.kernels.channel_shuffle_f32({&x, &shape.c, pieces.tensor(0), stride, pixels, 1, half});
   }
   std::int64_t* offsets = scope.take<std::int64_t>(half);
   const Shape inside = {1, half, out.h, out.w};
   for (std::int64_t t = 1; t < last; ++t) {
     for (std::int64_t c = 0; c < half; ++c) offsets[c] = pieces.offset(t, half + c);
     const Record& branch = units[t].parts[0];
-    run_separable(run, branch, {pieces.tensor(0), half, offsets}, inside, pieces.tensor(t + 1));
+    run_separable(run, branch, {pieces.tensor(0), stride, offsets}, inside, pieces.tensor(t + 1),
+                  stride);
   }
-  put_in_order(run, last, [&](std::int64_t s) { return pieces.tensor(s); }, half, half, pixels, y);
+  put_in_order(
+      run, last, [&](std::int64_t s) { return pieces.tensor(s); }, stride, stride, half, pixels, y);
 }
 
 }  // namespace weebill

@@ -166,7 +166,7 @@ inline void tile(const PointwiseArgs& a, const float* x, int64_t x_stride, const
       const int64_t at = half ? kFull * kBlock + (j - kFull * kFullVecs) * kHalfLanes : j * kLanes;
       const int64_t lanes = half ? kHalfLanes : kLanes;
       Vec v = acc[i * kVecs + j];
-      if (whole && lanes == kLanes) {
+      if (lanes == kLanes && (whole || at + lanes <= channels)) {
         if (residual != nullptr) v = add(v, load(r + at));
         store(y + at, v);
       } else {
