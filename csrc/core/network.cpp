@@ -20,10 +20,6 @@ std::int64_t output_size(std::int64_t size, std::int64_t pads, std::int64_t kern
   return room < 0 ? 0 : room / stride + 1;
 }
 
-std::string shape_text(const Shape& s) {
-  return concat("(", s.n, ", ", s.c, ", ", s.h, ", ", s.w, ")");
-}
-
 bool has_window(const RecordHeader& h) {
   return h.kind == RecordKind::kConv2d || h.kind == RecordKind::kSeparable ||
          h.kind == RecordKind::kMaxPool;
@@ -69,14 +65,14 @@ void unit_output(const std::string& op, const Record& unit, const Shape& x, Shap
     const Shape size = record_output(op, unit.parts[i], in);
     check(i == first || (size.h == out->h && size.w == out->w), op,
           ": both branches must give the same size, got ", out->h, " x ", out->w, " and ", size.h,
-          " x ", size.w, " for ", shape_text(x));
+          " x ", size.w, " for ", x);
     out->h = size.h;
     out->w = size.w;
   }
   const bool keeps = v1 ? h.residual != 0 : unit.parts.size() == 1;
   check(!keeps || (out->h == x.h && out->w == x.w), op,
         ": padding and stride must keep the size of x in a unit without a shortcut branch, got ",
-        shape_text(x), " and an output of ", out->h, " x ", out->w);
+        x, " and an output of ", out->h, " x ", out->w);
 }
 
 }  // namespace
@@ -85,9 +81,9 @@ Shape record_output(const std::string& op, const Record& record, const Shape& x)
   const RecordHeader& h = *record.header;
   check(x.c == h.c_in, op, ": x must have ", h.c_in, " channels, got ", x.c);
   check(x.n >= 0 && x.h >= 1 && x.w >= 1, op,
-        ": x must have a height and width of at least 1, got ", shape_text(x));
+        ": x must have a height and width of at least 1, got ", x);
   check(x.n <= kMaxSize && x.h <= kMaxSize && x.w <= kMaxSize, op,
-        ": x must have sizes of at most 2^31, got ", shape_text(x));
+        ": x must have sizes of at most 2^31, got ", x);
   Shape out = {x.n, h.c_out, x.h, x.w};
   if (h.kind == RecordKind::kGlobalPool) {
     out.h = out.w = 1;
@@ -100,10 +96,10 @@ Shape record_output(const std::string& op, const Record& record, const Shape& x)
     out.w = output_size(x.w, std::int64_t{w.pad_left} + w.pad_right, w.kernel_w, w.dilation_w,
                         w.stride_w);
     check(out.h >= 1 && out.w >= 1, op,
-          ": x must be at least as large as the window after padding, got ", shape_text(x),
+          ": x must be at least as large as the window after padding, got ", x,
           " for a kernel of ", w.kernel_h, " x ", w.kernel_w);
     check(h.residual == 0 || (out.h == x.h && out.w == x.w), op,
-          ": padding must keep the size of x where a residual is added, got ", shape_text(x),
+          ": padding must keep the size of x where a residual is added, got ", x,
           " and an output of ", out.h, " x ", out.w);
   }
   const double elements = static_cast<double>(std::max<std::int64_t>(x.n, 1)) *
@@ -111,7 +107,7 @@ Shape record_output(const std::string& op, const Record& record, const Shape& x)
                           static_cast<double>(std::max(x.h, out.h)) *
                           static_cast<double>(std::max(x.w, out.w));
   check(elements <= static_cast<double>(kMaxElements), op,
-        ": x must give tensors of at most 2^40 elements, got ", shape_text(x));
+        ": x must give tensors of at most 2^40 elements, got ", x);
   return out;
 }
 

@@ -29,6 +29,8 @@ std::string concat(const Parts&... parts) {
     using T = std::decay_t<decltype(part)>;
     if constexpr (std::is_arithmetic_v<T>) {
       text += std::to_string(part);
+    } else if constexpr (std::is_same_v<T, Shape>) {
+      text += concat("(", part.n, ", ", part.c, ", ", part.h, ", ", part.w, ")");
     } else {
       text += part;
     }
