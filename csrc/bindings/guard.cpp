@@ -2,8 +2,10 @@
 //
 // A fused module asks before every call. For a network that is some hundred dictionary entries, and
 // a version and an address per tensor: a loop in Python takes longer than a small network's first
-// block, so it is done here, with Python's C interface alone. Tensors are only touched through the
-// two attributes that the caller hands over.
+// block, so it is done here, with Python's C interface alone. Tensors are only touched through what
+// the caller hands over: the descriptor of the version, whose C function is called, and for the
+// address a method, or better a C function (torch has one for compiled code: a call of a Python
+// method and the integer that it makes cost ten times as much).
 //
 // An entry is borrowed from its dictionary for the time of one comparison of addresses.
 //
@@ -24,8 +26,16 @@ namespace py = pybind11;
 
 class Guard {
  public:
-  Guard(py::object version, py::object address)
-      : version_(std::move(version)), address_(std::move(address)) {}
+  using AddressFunction = void* (*)(PyObject*);
+
+  Guard(py::object version, py::object address, std::uintptr_t address_function)
+      : version_(std::move(version)),
+        address_(std::move(address)),
+        address_function_(reinterpret_cast<AddressFunction>(address_function)) {
+    if (Py_IS_TYPE(version_.ptr(), &PyGetSetDescr_Type)) {
+      getter_ = reinterpret_cast<PyGetSetDescrObject*>(version_.ptr())->d_getset;
+    }
+  }
 
   void expect_empty(py::dict table, int code) {
     will_read(table.ptr(), sizeof(PyDictObject));
@@ -50,8 +60,11 @@ class Guard {
   }
 
   void watch(py::object tensor, int code) {
-    const std::int64_t version = number(read_version(tensor));
-    const std::int64_t address = number(read_address(tensor));
+    if (getter_ != nullptr && !PyObject_TypeCheck(tensor.ptr(), PyDescr_TYPE(version_.ptr()))) {
+      throw py::type_error("Guard.watch: tensor must be of the version descriptor's type");
+    }
+    const std::int64_t version = read_version(tensor);
+    const std::int64_t address = read_address(tensor);
     will_read(tensor.ptr(), kLine);
     will_read_behind(tensor);
     tensors_.push_back({std::move(tensor), version, address, code});
@@ -69,8 +82,8 @@ class Guard {
       if (entry(item.table, item.key) != item.object.ptr()) return item.code;
     }
     for (const auto& item : tensors_) {
-      if (number(read_version(item.tensor)) != item.version) return item.code;
-      if (number(read_address(item.tensor)) != item.address) return item.code;
+      if (read_version(item.tensor) != item.version) return item.code;
+      if (read_address(item.tensor) != item.address) return item.code;
     }
     return 0;
   }
@@ -121,15 +134,26 @@ class Guard {
     return found;
   }
 
-  /// The attribute's own descriptor is called, which saves looking the name up.
-  py::object read_version(const py::object& tensor) const {
-    PyObject* type = reinterpret_cast<PyObject*>(Py_TYPE(tensor.ptr()));
-    const auto get = Py_TYPE(version_.ptr())->tp_descr_get;
-    return py::reinterpret_steal<py::object>(get(version_.ptr(), tensor.ptr(), type));
+  /// The attribute's own descriptor is called, which saves looking the name up; of one written in C
+  /// its function, which saves checking the type again.
+  std::int64_t read_version(const py::object& tensor) const {
+    PyObject* found = nullptr;
+    if (getter_ != nullptr) {
+      found = getter_->get(tensor.ptr(), getter_->closure);
+    } else {
+      PyObject* type = reinterpret_cast<PyObject*>(Py_TYPE(tensor.ptr()));
+      found = Py_TYPE(version_.ptr())->tp_descr_get(version_.ptr(), tensor.ptr(), type);
+    }
+    return number(py::reinterpret_steal<py::object>(found));
   }
 
-  py::object read_address(const py::object& tensor) const {
-    return py::reinterpret_steal<py::object>(PyObject_CallOneArg(address_.ptr(), tensor.ptr()));
+  std::int64_t read_address(const py::object& tensor) const {
+    if (address_function_ != nullptr) {
+      return static_cast<std::int64_t>(
+          reinterpret_cast<std::uintptr_t>(address_function_(tensor.ptr())));
+    }
+    return number(
+        py::reinterpret_steal<py::object>(PyObject_CallOneArg(address_.ptr(), tensor.ptr())));
   }
 
   static std::int64_t number(const py::object& value) {
@@ -166,6 +190,8 @@ class Guard {
   static constexpr std::uintptr_t kLine = 64, kPage = 4096;
 
   py::object version_, address_;
+  const PyGetSetDef* getter_ = nullptr;  ///< of version_, if that is written in C
+  const AddressFunction address_function_;
   std::vector<std::uintptr_t> lines_;  ///< cache lines to fetch, in order
   std::vector<Size> sizes_;
   std::vector<Entry> entries_;
@@ -200,9 +226,11 @@ void define_guard(py::module_& m) {
   using namespace py::literals;
   py::class_<Guard>(m, "Guard", py::custom_type_setup(&collectable),
                     "Tells whether watched Python objects are still what they were.")
-      .def(py::init<py::object, py::object>(), "version"_a, "address"_a,
+      .def(py::init<py::object, py::object, std::uintptr_t>(), "version"_a, "address"_a,
+           "address_function"_a = 0,
            "version: the descriptor of an integer attribute; address: a method without arguments. "
-           "Both belong to the type of the tensors.")
+           "Both belong to the type of the tensors. address_function: where a C function lies that "
+           "gives what the method gives, void*(PyObject*); 0: there is none.")
       .def("expect_empty", &Guard::expect_empty, "table"_a, "code"_a, "The table stays empty.")
       .def("expect_size", &Guard::expect_size, "table"_a, "code"_a,
            "The table keeps its present number of entries.")

@@ -29,6 +29,9 @@ BUSY = 1  # a module inside is in training mode or has hooks: the records wait
 CHANGED = 2  # a module or an attribute changed: match again
 STALE = 3  # a tensor changed: pack again
 
+#: Where torch's C function is that compiled code takes the address of a tensor with; 0: none.
+_DATA_PTR: int = getattr(torch._C._dynamo.guards, "_torchinductor_pyobject_tensor_data_ptr", 0)
+
 #: Attributes of leaf modules that records depend on.
 _ATTRIBUTES = ("stride", "padding", "dilation", "eps")
 _LEAVES = (nn.Conv2d, _BatchNorm)
@@ -50,7 +53,7 @@ class Guard:
         self.tensors: list[Tensor] = []
         # aliases that keep the memory and so its address from being used again
         self._kept: list[Tensor] = []
-        guard = _C.Guard(torch.Tensor._version, torch.Tensor.data_ptr)
+        guard = _C.Guard(torch.Tensor._version, torch.Tensor.data_ptr, _DATA_PTR)
         for module in owner.modules():
             _expect_structure(guard, module, inside=module is not owner)
         modules = dict(owner.named_modules(remove_duplicate=False))
