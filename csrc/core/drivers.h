@@ -59,6 +59,11 @@ void run_pointwise(const Run& run, const Record& record, const float* x, std::in
 void run_global_pool(const Run& run, const float* x, const Shape& shape, float* y);
 void run_max_pool(const Run& run, const Record& record, const float* x, const Shape& shape,
                   float* y);
+/// How run_conv2d_max_pool() would do it, if at all, for an input x of the convolution.
+PooledPlan plan_pooled(const Run& run, const Record& conv, const Record& pool, const Shape& x);
+/// A convolution and the max pooling after it, by a plan that fuses them; as run_conv2d() else.
+void run_conv2d_max_pool(const Run& run, const Record& conv, const Record& pool,
+                         const TensorView& x, const PooledPlan& plan, float* y);
 /// `count` consecutive units of ShuffleNetV2 at once; all but the first without a shortcut.
 void run_shuffle_units(const Run& run, const Record* units, std::size_t count, const float* x,
                        const Shape& shape, float* y);

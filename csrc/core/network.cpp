@@ -221,15 +221,16 @@ const float* nhwc_data(const Run& run, const TensorView& x, Workspace::Scope& sc
 
 namespace {
 
-// One record on dense NHWC images.
-void run_record(const Run& run, const Record& record, const float* x, const Shape& shape,
-                float* y) {
+// One record on dense NHWC images; a convolution on any.
+void run_record(const Run& run, const Record& record, const TensorView& view, float* y) {
+  const Shape shape = {view.n, view.c, view.h, view.w};
+  const float* x = view.data;
   const Shape out = record_output("run", record, shape);
   const std::int64_t x_image = shape.h * shape.w * shape.c;
   const std::int64_t y_image = out.h * out.w * out.c;
   switch (record.header->kind) {
     case RecordKind::kConv2d:
-      run_conv2d(run, record, nhwc_view(x, shape), y);
+      run_conv2d(run, record, view, y);
       return;
     case RecordKind::kPointwise:
       run_pointwise(run, record, x, shape.n * shape.h * shape.w, y);
@@ -277,6 +278,14 @@ std::size_t units_in_front(const Record* records, std::size_t count) {
   return units;
 }
 
+// How a convolution in front and a max pooling behind it run.
+PooledPlan plan_in_front(const Run& run, const Record* records, std::size_t count,
+                         const Shape& x) {
+  const bool both = count > 1 && records[0].header->kind == RecordKind::kConv2d &&
+                    records[1].header->kind == RecordKind::kMaxPool;
+  return both ? plan_pooled(run, records[0], records[1], x) : PooledPlan();
+}
+
 // Records [first, last) from x to y; what lies between two of them stays in two buffers that take
 // turns. `shapes` has the input of each record and the last output.
 void run_list(const Run& run, const std::vector<Record>& records, const std::vector<Shape>& shapes,
@@ -287,25 +296,22 @@ void run_list(const Run& run, const std::vector<Record>& records, const std::vec
   for (std::size_t i = first + 1; i < last; ++i) largest = std::max(largest, elements(i));
   float* buffers[2] = {scope.take(largest), scope.take(largest)};
   const float* from = x.data;
-  if (!dense_nhwc(x)) {
-    if (records[first].header->kind == RecordKind::kConv2d) {
-      float* to = first + 1 == last ? y : buffers[0];
-      run_conv2d(run, records[first], x, to);
-      from = to;
-      ++first;
-    } else {
-      from = nhwc_data(run, x, scope);
-    }
-  }
+  // Convolutions take any layout.
+  const bool as_it_is = records[first].header->kind == RecordKind::kConv2d;
+  if (!as_it_is) from = nhwc_data(run, x, scope);
   for (std::size_t i = first; i < last;) {
     Shape shape = shapes[i];
     shape.n = images;
+    const TensorView view = i == first && as_it_is ? x : nhwc_view(from, shape);
     const std::size_t units = units_in_front(&records[i], last - i);
-    const std::size_t next = i + std::max<std::size_t>(units, 1);
+    const PooledPlan pooled = plan_in_front(run, &records[i], last - i, shape);
+    const std::size_t next = i + std::max<std::size_t>(units, pooled.fused ? 2 : 1);
     // The buffer that `from` does not lie in.
     float* to = next == last ? y : (from == buffers[0] ? buffers[1] : buffers[0]);
-    if (units == 0) {
-      run_record(run, records[i], from, shape, to);
+    if (pooled.fused) {
+      run_conv2d_max_pool(run, records[i], records[i + 1], view, pooled, to);
+    } else if (units == 0) {
+      run_record(run, records[i], view, to);
     } else {
       const Shape& out = shapes[next];
       for (std::int64_t n = 0; n < images; ++n) {
@@ -394,24 +400,34 @@ const char* kind_name(RecordKind kind) {
 std::string explain(const Shape& x, Packed packed, int threads) {
   std::string text;
   Shape shape = x;
-  for (const Record& record : parse("explain", packed)) {
+  const Run run = {kernels(), machine_caches(), threads};
+  const std::vector<Record> records = parse("explain", packed);
+  for (std::size_t i = 0; i < records.size(); ++i) {
+    const Record& record = records[i];
     const RecordHeader& h = *record.header;
     const Shape out = record_output("explain", record, shape);
     if (h.kind == RecordKind::kSeparable) {
       const SeparableProblem p = separable_problem(record, shape, out);
-      const SeparablePlan plan = plan_separable(p, machine_caches(), threads, fusion_policy());
+      const SeparablePlan plan = plan_separable(p, run.caches, threads, fusion_policy());
       text += concat("separable ", h.c_in, "-", h.c_mid, "-", h.c_out, " ", shape.h, "x", shape.w,
                      " k", h.window.kernel_h, " s", h.window.stride_h, ": ", plan.reason,
                      "; threads ", plan.threads, ", bands ", plan.bands, ", strip rows ",
                      plan.strip_rows, ", channels ", plan.chunk, "\n");
     } else {
       text += concat(kind_name(h.kind), " ", h.c_in, "-", h.c_out, " ", shape.h, "x", shape.w);
+      const PooledPlan pooled = plan_in_front(run, &record, records.size() - i, shape);
+      if (*pooled.reason != '\0') {
+        text += concat("; ", pooled.reason);
+        if (pooled.fused) {
+          text += concat("; bands ", pooled.bands, ", strip rows ", pooled.strip_rows);
+        }
+      }
       for (const Record& part : record.parts) {
         if (part.header->kind != RecordKind::kSeparable) continue;
         Shape in = shape;
         in.c = part.header->c_in;
         const SeparableProblem p = separable_problem(part, in, record_output("explain", part, in));
-        text += concat("; ", plan_separable(p, machine_caches(), threads, fusion_policy()).reason);
+        text += concat("; ", plan_separable(p, run.caches, threads, fusion_policy()).reason);
       }
       text += "\n";
     }

@@ -112,4 +112,32 @@ SeparablePlan plan_separable(const SeparableProblem& p, const Caches& caches, in
   return plan;
 }
 
+PooledPlan plan_pooled(const Window& w, std::int64_t h, std::int64_t row_elements, std::int64_t oh,
+                       const Caches& caches, int threads, FusionPolicy policy) {
+  PooledPlan plan;
+  plan.bands = std::min<std::int64_t>(threads, oh);
+  const std::int64_t row = row_elements * kFloat;
+  const std::int64_t band_rows = ceil_div(oh, plan.bands);
+  auto rows_under = [&](std::int64_t rows) { return std::min(input_rows(w, rows), h); };
+  if (policy != FusionPolicy::kAuto) {
+    plan.fused = policy == FusionPolicy::kRows;
+    plan.reason = plan.fused ? "with the pooling: asked for" : "before the pooling: asked for";
+  } else if (h * row <= caches.l2_bytes / 2) {
+    plan.reason = "before the pooling: the output fits half of the second cache";
+  } else if (rows_under(1) * row > caches.l2_bytes / 2) {
+    plan.reason = "before the pooling: the rows of a window do not fit half of the second cache";
+  } else if (plan.bands > 1 &&
+             input_rows(w, band_rows) * 8 > band_rows * std::int64_t{w.stride_h} * 9) {
+    plan.reason = "before the pooling: bands of rows would recompute more than 1/8 of the output";
+  } else {
+    plan.fused = true;
+    plan.reason = "with the pooling: the output would not stay in the second cache";
+  }
+  std::int64_t rows = 1;
+  while (rows < band_rows && rows_under(rows + 1) * row <= caches.l2_bytes / 4) ++rows;
+  plan.strip_rows = ceil_div(band_rows, ceil_div(band_rows, rows));
+  plan.ring_rows = rows_under(plan.strip_rows);
+  return plan;
+}
+
 }  // namespace weebill

@@ -58,6 +58,21 @@ WEEBILL_API std::int64_t multiply_adds(const SeparableProblem& problem);
 WEEBILL_API SeparablePlan plan_separable(const SeparableProblem& problem, const Caches& caches,
                                          int threads, FusionPolicy policy);
 
+/// How a convolution and the max pooling after it run.
+struct PooledPlan {
+  bool fused = false;  ///< strip by strip; else one after the other
+  std::int64_t bands = 1;       ///< of the pooling's rows
+  std::int64_t strip_rows = 1;  ///< of the pooling
+  std::int64_t ring_rows = 0;   ///< rows of the convolution that are kept
+  const char* reason = "";
+};
+
+/// `window` is the pooling's, its padding made explicit; `h` the convolution's rows, of
+/// `row_elements` each; `oh` the pooling's rows. kRows and kChannels ask for fused and not.
+WEEBILL_API PooledPlan plan_pooled(const Window& window, std::int64_t h, std::int64_t row_elements,
+                                   std::int64_t oh, const Caches& caches, int threads,
+                                   FusionPolicy policy);
+
 /// Pixels over which one block of weights is reused before the next block (PointwiseArgs::m_block).
 WEEBILL_API std::int64_t plan_m_block(std::int64_t m, std::int64_t k, std::int64_t n,
                                       const Caches& caches);

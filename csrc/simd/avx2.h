@@ -57,6 +57,10 @@ inline Vec max_of(Vec v, Vec bound) { return _mm256_max_ps(bound, v); }
 inline Vec max_nan(Vec a, Vec b) {
   return _mm256_blendv_ps(_mm256_max_ps(a, b), a, _mm256_cmp_ps(a, a, _CMP_UNORD_Q));
 }
+// The chain of maxima keeps a NaN of c only; an UNORD mask of ones is one as well.
+inline Vec max_nan(Vec a, Vec b, Vec c) {
+  return _mm256_or_ps(_mm256_max_ps(_mm256_max_ps(a, b), c), _mm256_cmp_ps(a, b, _CMP_UNORD_Q));
+}
 // UNPCKLPS and UNPCKHPS work within halves of the register; the permutation brings those together.
 inline Vec interleave_low(Vec a, Vec b) {
   return _mm256_permute2f128_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b), 0x20);

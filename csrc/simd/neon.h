@@ -43,6 +43,7 @@ inline Vec div(Vec a, Vec b) { return vdivq_f32(a, b); }
 inline Vec min_of(Vec v, Vec bound) { return vminq_f32(v, bound); }
 inline Vec max_of(Vec v, Vec bound) { return vmaxq_f32(v, bound); }
 inline Vec max_nan(Vec a, Vec b) { return vmaxq_f32(a, b); }
+inline Vec max_nan(Vec a, Vec b, Vec c) { return max_nan(max_nan(a, b), c); }
 inline Vec interleave_low(Vec a, Vec b) { return vzip1q_f32(a, b); }
 inline Vec interleave_high(Vec a, Vec b) { return vzip2q_f32(a, b); }
 inline Vec round_even(Vec a) { return vrndnq_f32(a); }

@@ -14,7 +14,7 @@
 //   add sub mul div           lane by lane
 //   min_of(v, bound)          v where v < bound, bound where bound < v; NaN in v stays NaN
 //   max_of(v, bound)          likewise
-//   max_nan(a, b)             the larger; NaN where a or b is NaN
+//   max_nan(a, b[, c])        the largest; NaN where one of them is NaN
 //   interleave_low(a, b)      a[0] b[0] a[1] b[1] ...: the first half of the pairs; one lane: a
 //   interleave_high(a, b)     the second half of the pairs; one lane: b
 //   round_even(v)             to the nearest integer, ties to even; |v| < 2^22

@@ -1,0 +1,50 @@
+// A dense convolution, row by row. Internal to the core.
+#pragma once
+
+#include <cstdint>
+
+#include "core/drivers.h"
+#include "core/workspace.h"
+
+namespace weebill {
+
+/// A convolution of x, of any layout, that gives whichever rows of its output are wanted.
+class Conv2dRows {
+ public:
+  /// What it needs is taken from `scope`.
+  Conv2dRows(const Run& run, const Record& record, const TensorView& x, Workspace::Scope& scope);
+
+  /// Of the output.
+  const Shape& shape() const { return out_; }
+  /// Multiply-adds of an image.
+  std::int64_t work() const { return out_.h * out_.w * k_ * out_.c; }
+  /// Elements that every task of rows() must have for itself.
+  std::int64_t scratch_elements() const { return round_up(kGather * k_, kBlock); }
+  /// Rows [first, last) of one image's output, dense NHWC from y.
+  void rows(std::int64_t image, std::int64_t first, std::int64_t last, float* y,
+            float* scratch) const;
+
+ private:
+  static constexpr std::int64_t kGather = 12;  // pixels at the edges that share a product
+
+  PointwiseArgs common_args(std::int64_t group) const;
+  const float* input(std::int64_t image, std::int64_t group, std::int64_t iy,
+                     std::int64_t ix) const;
+  Interior inside_rows(std::int64_t oy) const;
+  void gather(std::int64_t image, std::int64_t group, std::int64_t oy, std::int64_t ox,
+              float* to) const;
+  void inside(std::int64_t image, std::int64_t group, std::int64_t oy, float* y) const;
+  void edges(std::int64_t image, std::int64_t group, std::int64_t first, std::int64_t last,
+             float* y, float* scratch) const;
+
+  const Run& run_;
+  const Record& record_;
+  const TensorView x_;
+  const Window window_;
+  const Shape out_;
+  const Interior interior_;
+  const std::int64_t depth_, k_, n_;  // per group: input channels, products, outputs
+  const std::int64_t* offsets_;
+};
+
+}  // namespace weebill
