@@ -44,6 +44,7 @@ from weebill.models.segmentation import (
     deeplabv3_mobilenet_v3_large,
     lraspp_mobilenet_v3_large,
 )
+from weebill.models.shufflenet_v1 import ShuffleNetV1, shufflenet_v1_x1_0
 from weebill.models.shufflenet_v2 import (
     ShuffleNet_V2_X0_5_Weights,
     ShuffleNet_V2_X1_0_Weights,
@@ -91,6 +92,7 @@ __all__ = [
     "SSDLiteBackbone",
     "SemanticSegmentation",
     "SeparableComparison",
+    "ShuffleNetV1",
     "ShuffleNetV2",
     "ShuffleNet_V2_X0_5_Weights",
     "ShuffleNet_V2_X1_0_Weights",
@@ -118,6 +120,7 @@ __all__ = [
     "model_entry",
     "register_model",
     "save_weights",
+    "shufflenet_v1_x1_0",
     "shufflenet_v2_x0_5",
     "shufflenet_v2_x1_0",
     "shufflenet_v2_x1_5",
