@@ -85,18 +85,16 @@ std::vector<std::byte> pack_shuffle(const BlockShape& b, Weights& weights, Activ
   BlockShape branch = b;
   branch.c_in = b.s == 1 ? b.c_in / 2 : b.c_in;
   branch.c_out = b.c_out / 2;
-  SeparableSpec spec = separable(branch, weights, activation);
-  spec.depthwise_activation = Activation::kNone;
-  const std::vector<std::byte> first = pack(spec);
-  std::vector<std::byte> second;
+  ShuffleUnitSpec unit;
+  unit.branch = separable(branch, weights, activation);
+  unit.branch.depthwise_activation = Activation::kNone;
   if (b.s != 1) {
     branch.expand = 0;
     branch.c_mid = b.c_in;
-    SeparableSpec shortcut = separable(branch, weights, activation);
-    shortcut.depthwise_activation = Activation::kNone;
-    second = pack(shortcut);
+    unit.shortcut = separable(branch, weights, activation);
+    unit.shortcut.depthwise_activation = Activation::kNone;
   }
-  return pack_shuffle_unit({first.data(), first.size()}, {second.data(), second.size()});
+  return pack(unit);
 }
 
 std::vector<std::byte> pack_block(const BlockShape& b) {
@@ -163,26 +161,54 @@ std::vector<std::byte> pack_layers(const BlockShape& b) {
   return layers;
 }
 
+/// ShuffleNetV1's units with 3 groups; the suites have no grouped 1 x 1 convolutions.
+struct ShuffleV1Shape {
+  const char* name;
+  std::int64_t c_in, side, c_out, expand_groups, count;
+};
+constexpr ShuffleV1Shape kShuffleV1[] = {
+    {"56_240_s2", 24, 56, 240, 1, 1},  {"28_240", 240, 28, 240, 3, 3},
+    {"28_480_s2", 240, 28, 480, 3, 1}, {"14_480", 480, 14, 480, 3, 7},
+    {"14_960_s2", 480, 14, 960, 3, 1}, {"7_960", 960, 7, 960, 3, 3},
+};
+
+std::vector<std::byte> pack_shuffle_v1(const ShuffleV1Shape& b) {
+  constexpr std::int64_t kGroups = 3;
+  const bool basic = b.c_in == b.c_out;
+  const std::int64_t c_mid = b.c_out / 4, c_branch = basic ? b.c_out : b.c_out - b.c_in;
+  Weights weights;
+  ShuffleUnitV1Spec spec;
+  spec.expand_weight = weights.make({c_mid, b.c_in / b.expand_groups, 1, 1});
+  spec.expand_bias = weights.make({c_mid});
+  spec.depthwise_weight = weights.make({c_mid, 1, 3, 3});
+  spec.depthwise_bias = weights.make({c_mid});
+  spec.project_weight = weights.make({c_branch, c_mid / kGroups, 1, 1});
+  spec.project_bias = weights.make({c_branch});
+  spec.expand_groups = b.expand_groups;
+  spec.shuffle_groups = spec.project_groups = kGroups;
+  spec.window.stride_h = spec.window.stride_w = basic ? 1 : 2;
+  Window& w = spec.window;
+  w.pad_top = w.pad_left = w.pad_bottom = w.pad_right = 1;
+  spec.shortcut = basic ? ShuffleUnitV1Spec::Shortcut::kAdd : ShuffleUnitV1Spec::Shortcut::kConcat;
+  return pack(spec);
+}
+
 float* align64(std::vector<float>& values) {
   const auto at = reinterpret_cast<std::uintptr_t>(values.data());
   return values.data() + (64 - at % 64) % 64 / sizeof(float);
 }
 
-void bench_block(Bench& bench, const std::string& group, const BlockShape& b) {
-  Case what{group, b.name, 0, 0, b.count};
-  if (!bench.wants(what)) return;
-  const bool layers = bench.options().layers;
-  if (layers && b.kind != "separable") return;
-  const std::vector<std::byte> record = layers ? pack_layers(b) : pack_block(b);
+void bench_record(Bench& bench, Case what, const std::vector<std::byte>& record,
+                  const Shape& x_shape) {
   std::vector<float> storage(record.size() / sizeof(float) + 16);
   float* const aligned = align64(storage);
   std::copy(record.begin(), record.end(), reinterpret_cast<std::byte*>(aligned));
   const Packed packed{reinterpret_cast<const std::byte*>(aligned), record.size()};
-  const Shape x_shape{1, b.c_in, b.h, b.w};
   const Shape y_shape = output_shape("bench", x_shape, packed);
-  const std::vector<float> x = numbers(b.c_in * b.h * b.w);
+  const auto [n, c, h, w] = x_shape;
+  const std::vector<float> x = numbers(n * c * h * w);
   std::vector<float> y(static_cast<std::size_t>(y_shape.n * y_shape.c * y_shape.h * y_shape.w));
-  const TensorView view{x.data(), 1, b.c_in, b.h, b.w, b.h * b.w * b.c_in, 1, b.w * b.c_in, b.c_in};
+  const TensorView view{x.data(), n, c, h, w, h * w * c, 1, w * c, c};
   what.flops = 2.0 * static_cast<double>(multiply_adds(x_shape, packed));
   what.bytes = static_cast<double>((x.size() + y.size()) * sizeof(float) + record.size());
   bench.run(what, [&] { run("bench", view, packed, y.data()); });
@@ -196,8 +222,20 @@ void bench_blocks(Bench& bench) {
     if (entry.path().extension() == ".txt") files.push_back(entry.path());
   }
   std::sort(files.begin(), files.end());
+  const bool layers = bench.options().layers;
   for (const std::filesystem::path& file : files) {
-    for (const BlockShape& shape : read_shapes(file)) bench_block(bench, file.stem(), shape);
+    for (const BlockShape& b : read_shapes(file)) {
+      const Case what{file.stem(), b.name, 0, 0, b.count};
+      if (!bench.wants(what) || (layers && b.kind != "separable")) continue;
+      bench_record(bench, what, layers ? pack_layers(b) : pack_block(b), {1, b.c_in, b.h, b.w});
+    }
+  }
+  if (layers) return;
+  for (const ShuffleV1Shape& b : kShuffleV1) {
+    const Case what{"shufflenet_v1_g3", b.name, 0, 0, b.count};
+    if (bench.wants(what)) {
+      bench_record(bench, what, pack_shuffle_v1(b), {1, b.c_in, b.side, b.side});
+    }
   }
 }
 
