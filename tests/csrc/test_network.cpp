@@ -52,6 +52,19 @@ class Network {
            reference::separable(spec, tensor_));
   }
 
+  /// False, and nothing appended, where the window does not fit the image.
+  bool max_pool(const Window& window) {
+    MaxPoolSpec spec;
+    spec.channels = tensor_.shape.c;
+    spec.window = window;
+    const reference::Geometry g =
+        reference::geometry(window, window.kernel_h, window.kernel_w, tensor_.shape);
+    if (g.vertical.size <= 0 || g.horizontal.size <= 0) return false;
+    append("max_pool " + window_text(window, window.kernel_h, window.kernel_w), pack(spec),
+           reference::max_pool(window, tensor_));
+    return true;
+  }
+
   void pool() {
     GlobalPoolSpec spec;
     spec.channels = tensor_.shape.c;
@@ -96,6 +109,29 @@ WEEBILL_TEST(network_random) {
       network.pool();
       network.conv2d(any_channels(), 1, 1);
     }
+    run_records(network.text(), network.records(), input, {network.tensor(), integers});
+  }
+}
+
+/// A convolution and the pooling after it, which share their rows.
+WEEBILL_TEST(network_conv2d_and_max_pool) {
+  const int networks = options().quick ? 20 : 150;
+  for (int i = 0; i < networks; ++i) {
+    const bool integers = rng().coin();
+    const std::int64_t images = rng().integer(0, 3) == 0 ? 2 : 1;
+    const Shape shape = {images, rng().pick(Sizes{1, 3, 17}), rng().integer(1, 40),
+                         rng().integer(1, 40)};
+    const Input input = make_input(shape, any_layout_of_input(), integers);
+    Network network(input, integers);
+    network.conv2d(rng().pick(Sizes{1, 3, 17, 24, 50}), rng().coin() ? 3 : 1,
+                   static_cast<std::int32_t>(rng().integer(1, 2)));
+    Window w = any_window().window;
+    w.pad_top = std::min(w.pad_top, w.kernel_h / 2);
+    w.pad_bottom = std::min(w.pad_bottom, w.kernel_h / 2);
+    w.pad_left = std::min(w.pad_left, w.kernel_w / 2);
+    w.pad_right = std::min(w.pad_right, w.kernel_w / 2);
+    if (!network.max_pool(w)) continue;
+    if (rng().coin()) network.conv2d(8, 1, 1);
     run_records(network.text(), network.records(), input, {network.tensor(), integers});
   }
 }

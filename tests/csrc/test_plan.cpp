@@ -115,5 +115,44 @@ WEEBILL_TEST(plan_threads_invariants) {
   WEEBILL_EXPECT(before == 16);
 }
 
+WEEBILL_TEST(plan_pooled_invariants) {
+  const int problems = options().quick ? 2000 : 20000;
+  for (int i = 0; i < problems; ++i) {
+    const AnyWindow any = any_window();
+    Window w = any.window;
+    w.same = 0;
+    w.kernel_h = static_cast<std::int32_t>(any.kernel_h);
+    w.kernel_w = static_cast<std::int32_t>(any.kernel_w);
+    const std::int64_t h = rng().pick(Sizes{1, 2, 7, 56, 112, 500});
+    const std::int64_t row = rng().pick(Sizes{1, 24, 24 * 112, 64 * 1000});
+    const reference::Geometry g =
+        reference::geometry(w, w.kernel_h, w.kernel_w, {1, 1, h, w.kernel_w});
+    const std::int64_t oh = g.vertical.size;
+    if (oh <= 0) continue;
+    const Caches caches = any_caches();
+    const int threads = static_cast<int>(rng().integer(1, 64));
+    set_case("h %lld row %lld oh %lld %s l2 %lld threads %d", static_cast<long long>(h),
+             static_cast<long long>(row), static_cast<long long>(oh),
+             window_text(w, w.kernel_h, w.kernel_w).c_str(),
+             static_cast<long long>(caches.l2_bytes), threads);
+    for (FusionPolicy policy :
+         {FusionPolicy::kAuto, FusionPolicy::kRows, FusionPolicy::kChannels}) {
+      const PooledPlan plan = plan_pooled(w, h, row, oh, caches, threads, policy);
+      WEEBILL_EXPECT(*plan.reason != '\0');
+      WEEBILL_EXPECT(policy == FusionPolicy::kAuto || plan.fused == (policy == FusionPolicy::kRows));
+      WEEBILL_EXPECT(1 <= plan.bands && plan.bands <= std::min<std::int64_t>(threads, oh));
+      WEEBILL_EXPECT(1 <= plan.strip_rows && plan.strip_rows <= oh);
+      // The ring holds every row under a strip, and fits where it was the plan's choice.
+      const std::int64_t under = (plan.strip_rows - 1) * w.stride_h +
+                                 std::int64_t{w.kernel_h - 1} * w.dilation_h + 1;
+      WEEBILL_EXPECT(plan.ring_rows == std::min(under, h));
+      if (policy == FusionPolicy::kAuto && plan.fused) {
+        WEEBILL_EXPECT(plan.ring_rows * row * kFloat <= caches.l2_bytes / 2);
+        WEEBILL_EXPECT(h * row * kFloat > caches.l2_bytes / 2);
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace weebill::testing
