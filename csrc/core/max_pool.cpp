@@ -92,8 +92,7 @@ void run_max_pool(const Run& run, const Record& record, const float* x, const Sh
   const std::int64_t bands = std::min<std::int64_t>(plan_threads(pool.work(), run.threads), out.h);
   run.for_each(bands, [&](std::int64_t band) {
     for (std::int64_t oy = band * out.h / bands; oy < (band + 1) * out.h / bands; ++oy) {
-      pool(
-          oy, [&](std::int64_t i) { return x + i * shape.w * shape.c; }, y + oy * out.w * out.c);
+      pool(oy, [&](std::int64_t i) { return x + i * shape.w * shape.c; }, y + oy * out.w * out.c);
     }
   });
 }
@@ -103,8 +102,8 @@ PooledPlan plan_pooled(const Run& run, const Record& conv, const Record& pool, c
   const Shape out = record_output("run", pool, between);
   const RecordHeader& h = *conv.header;
   const std::int64_t row = between.w * between.c;
-  const std::int64_t work = between.h * row * h.window.kernel_h * h.window.kernel_w * h.c_in /
-                            h.groups;
+  const std::int64_t work =
+      between.h * row * h.window.kernel_h * h.window.kernel_w * h.c_in / h.groups;
   return plan_pooled(resolve(pool.header->window, between.h, between.w), between.h, row, out.h,
                      run.caches, plan_threads(work, run.threads), fusion_policy());
 }

@@ -71,8 +71,8 @@ void unit_output(const std::string& op, const Record& unit, const Shape& x, Shap
   }
   const bool keeps = v1 ? h.residual != 0 : unit.parts.size() == 1;
   check(!keeps || (out->h == x.h && out->w == x.w), op,
-        ": padding and stride must keep the size of x in a unit without a shortcut branch, got ",
-        x, " and an output of ", out->h, " x ", out->w);
+        ": padding and stride must keep the size of x in a unit without a shortcut branch, got ", x,
+        " and an output of ", out->h, " x ", out->w);
 }
 
 }  // namespace
@@ -96,8 +96,8 @@ Shape record_output(const std::string& op, const Record& record, const Shape& x)
     out.w = output_size(x.w, std::int64_t{w.pad_left} + w.pad_right, w.kernel_w, w.dilation_w,
                         w.stride_w);
     check(out.h >= 1 && out.w >= 1, op,
-          ": x must be at least as large as the window after padding, got ", x,
-          " for a kernel of ", w.kernel_h, " x ", w.kernel_w);
+          ": x must be at least as large as the window after padding, got ", x, " for a kernel of ",
+          w.kernel_h, " x ", w.kernel_w);
     check(h.residual == 0 || (out.h == x.h && out.w == x.w), op,
           ": padding must keep the size of x where a residual is added, got ", x,
           " and an output of ", out.h, " x ", out.w);
@@ -279,8 +279,7 @@ std::size_t units_in_front(const Record* records, std::size_t count) {
 }
 
 // How a convolution in front and a max pooling behind it run.
-PooledPlan plan_in_front(const Run& run, const Record* records, std::size_t count,
-                         const Shape& x) {
+PooledPlan plan_in_front(const Run& run, const Record* records, std::size_t count, const Shape& x) {
   const bool both = count > 1 && records[0].header->kind == RecordKind::kConv2d &&
                     records[1].header->kind == RecordKind::kMaxPool;
   return both ? plan_pooled(run, records[0], records[1], x) : PooledPlan();

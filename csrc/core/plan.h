@@ -60,7 +60,7 @@ WEEBILL_API SeparablePlan plan_separable(const SeparableProblem& problem, const 
 
 /// How a convolution and the max pooling after it run.
 struct PooledPlan {
-  bool fused = false;  ///< strip by strip; else one after the other
+  bool fused = false;           ///< strip by strip; else one after the other
   std::int64_t bands = 1;       ///< of the pooling's rows
   std::int64_t strip_rows = 1;  ///< of the pooling
   std::int64_t ring_rows = 0;   ///< rows of the convolution that are kept

@@ -49,8 +49,7 @@ inline void max_pool_channels(const MaxPoolArgs& a, int64_t first, int64_t last,
     const int64_t at = j * a.stride * a.x_stride + c;
     Vec best = max_of_column<kTail, 0>(a, at, lanes);
     for (int64_t v = 1; v < a.taps; ++v) {
-      best = max_nan(best,
-                     max_of_column<kTail, 0>(a, at + v * a.dilation * a.x_stride, lanes));
+      best = max_nan(best, max_of_column<kTail, 0>(a, at + v * a.dilation * a.x_stride, lanes));
     }
     store_channels<kTail>(a.y + j * a.y_stride + c, best, lanes);
   }

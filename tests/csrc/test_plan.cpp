@@ -139,12 +139,13 @@ WEEBILL_TEST(plan_pooled_invariants) {
          {FusionPolicy::kAuto, FusionPolicy::kRows, FusionPolicy::kChannels}) {
       const PooledPlan plan = plan_pooled(w, h, row, oh, caches, threads, policy);
       WEEBILL_EXPECT(*plan.reason != '\0');
-      WEEBILL_EXPECT(policy == FusionPolicy::kAuto || plan.fused == (policy == FusionPolicy::kRows));
+      WEEBILL_EXPECT(policy == FusionPolicy::kAuto ||
+                     plan.fused == (policy == FusionPolicy::kRows));
       WEEBILL_EXPECT(1 <= plan.bands && plan.bands <= std::min<std::int64_t>(threads, oh));
       WEEBILL_EXPECT(1 <= plan.strip_rows && plan.strip_rows <= oh);
       // The ring holds every row under a strip, and fits where it was the plan's choice.
-      const std::int64_t under = (plan.strip_rows - 1) * w.stride_h +
-                                 std::int64_t{w.kernel_h - 1} * w.dilation_h + 1;
+      const std::int64_t under =
+          (plan.strip_rows - 1) * w.stride_h + std::int64_t{w.kernel_h - 1} * w.dilation_h + 1;
       WEEBILL_EXPECT(plan.ring_rows == std::min(under, h));
       if (policy == FusionPolicy::kAuto && plan.fused) {
         WEEBILL_EXPECT(plan.ring_rows * row * kFloat <= caches.l2_bytes / 2);
