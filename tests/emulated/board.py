@@ -1,11 +1,15 @@
-"""A board without torch: `board.py FOLDER` runs the networks that make_models.py saved there, by
-the runtime, and sees that an error arrives as an exception."""
+"""An emulated board without torch: `python -m tests.emulated.board FOLDER` runs, by the runtime and
+by the command line, the networks that make_models.py saved there."""
 
 from __future__ import annotations
 
 import importlib.util
+import json
+import platform
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,27 +17,74 @@ import weebill
 from weebill import config
 
 
-def check(got: np.ndarray, expected: np.ndarray, name: str) -> None:
-    scale = float(np.abs(expected).max())
-    error = float(np.abs(got - expected).max()) / scale
-    assert error < 2e-5, f"{name}: largest difference {error:.1e} of the largest value"
+def weebill_command(*arguments: str) -> Any:
+    """What the installed command prints with --json."""
+    script = Path(sys.executable).parent / "weebill"
+    command = [str(script), *arguments, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{' '.join(command)}: {done.returncode}\n{done.stderr}"
+    return json.loads(done.stdout)
 
 
-def main(folder: Path) -> None:
-    assert importlib.util.find_spec("torch") is None, "this environment must not have torch"
+def check_runtime(folder: Path) -> int:
+    """Every network gives the bits that it gave on the PC; with one thread and with two."""
     saved = sorted(folder.glob("*.weebill"))
     assert saved, f"no networks in {folder}"
     for path in saved:
         data = np.load(path.with_suffix(".npz"))
         model = weebill.runtime.load(path)
-        check(model(data["x"]), data["y"], path.stem)
-    refused = ""
+        for threads in (1, 2):
+            config.set_threads(threads)
+            np.testing.assert_array_equal(model(data["x"]), data["y"], path.stem, strict=True)
+    config.set_threads(None)
+    return len(saved)
+
+
+def check_classify(folder: Path) -> int:
+    """`weebill classify` names the classes that it named on the PC."""
+    expected = sorted(folder.glob("*.json"))
+    assert expected, f"no results in {folder}"
+    for path in expected:
+        model = str(path.with_suffix(".weebill"))
+        found = weebill_command("classify", str(folder / "photo.png"), "--model", model)
+        compare_classes(found["results"], json.loads(path.read_text()))
+    return len(expected)
+
+
+def compare_classes(got: Any, expected: Any) -> None:
+    got, expected = got[0]["classes"], expected[0]["classes"]
+    assert [entry["label"] for entry in got] == [entry["label"] for entry in expected]
+    # Equal scores; softmax in float64, whose exp is within a few units in the last place.
+    probabilities = ([entry["probability"] for entry in which] for which in (got, expected))
+    np.testing.assert_allclose(*probabilities, rtol=64 * np.finfo(np.float64).eps)
+
+
+def check_doctor() -> None:
+    findings = {each["name"]: each for each in weebill_command("doctor")["findings"]}
+    assert findings["instruction set"]["value"].startswith("neon"), findings
+    # The others judge the machine that emulates: its load, its clock.
+    for name in ("weebill", "python", "instruction set", "torch"):
+        assert findings[name]["status"] != "problem", findings[name]
+
+
+def check_refusal() -> None:
+    """An error arrives as an exception: the unwinder and the C++ library agree."""
     try:
         config.set_isa("avx2")
     except ValueError as error:
-        refused = str(error)
-    assert "neon" in refused, "an instruction set of another architecture was taken"
-    print(f"{len(saved)} networks on {config.isas()[0]}")
+        assert "neon" in str(error), error
+    else:
+        raise AssertionError("an instruction set of another architecture was taken")
+
+
+def main(folder: Path) -> None:
+    assert importlib.util.find_spec("torch") is None, "this environment must not have torch"
+    assert platform.machine() == "aarch64", platform.machine()
+    networks = check_runtime(folder)
+    classified = check_classify(folder)
+    check_doctor()
+    check_refusal()
+    print(f"{networks} networks on {config.isas()[0]}, {classified} of them by the command line")
 
 
 if __name__ == "__main__":
