@@ -14,13 +14,14 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(JOBS)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-PIP     := $(VENV)/bin/python -m pip
+# One at a time, so that `make -j` can run targets beside each other.
+PIP     := flock Makefile $(VENV)/bin/python -m pip
 SOURCES := pyproject.toml CMakeLists.txt README.md $(shell find cmake csrc python -type f \
              -not -name '*.pyc' -not -name '*.so')
 CXX_SOURCES = $(shell find csrc tests/csrc bench/csrc -name '*.h' -o -name '*.inl' -o -name '*.cpp')
 
-.PHONY: help demo test test-cpp test-python lint instructions instruction-baseline figures format \
-  docs dev wheel-x86_64 wheel-aarch64 clean
+.PHONY: help demo test test-tools build-cpp test-cpp test-python lint instructions instruction-baseline figures format \
+  docs dev wheel-x86_64 wheel-aarch64 wheel-emulated clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z0-9_ -]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -30,9 +31,13 @@ demo: $(VENV)/.demo  ## classify a photo with trained weights, fused against tor
 
 test: test-cpp test-python lint  ## all tests and checks
 
-test-cpp: $(VENV)/.build-tools  ## C++ tests: every kernel on every instruction set of this machine
+test-tools: build-cpp $(VENV)/.package $(VENV)/.dev-tools  ## all that the tests need, built and installed
+
+build-cpp: $(VENV)/.build-tools
 	cmake --preset dev
 	cmake --build --preset dev
+
+test-cpp: build-cpp  ## C++ tests: every kernel on every instruction set of this machine
 	ctest --preset dev
 
 test-python: $(VENV)/.package $(VENV)/.dev-tools  ## Python tests against the installed package
@@ -69,6 +74,9 @@ dev: $(VENV)/.dev-tools  ## install editable: Python edits count at once, native
 
 wheel-x86_64 wheel-aarch64: wheel-%: $(VENV)/.build-tools  ## a manylinux wheel in dist/ for that architecture
 	scripts/build_wheel.sh $*
+
+wheel-emulated: $(VENV)/.package  ## the aarch64 wheel and C++ tests on emulated boards; TORCH_AARCH64="2.7.1 2.10.0": torch ops too
+	scripts/emulate_aarch64.sh $(foreach version,$(TORCH_AARCH64),--torch $(version))
 
 docs: $(VENV)/.docs-tools  ## the documentation as a site, build/site
 	NO_MKDOCS_2_WARNING=1 mkdocs build --quiet

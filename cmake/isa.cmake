@@ -34,9 +34,11 @@ function(weebill_add_isa name)
   target_include_directories(${target} PRIVATE ${PROJECT_SOURCE_DIR}/csrc)
   # No exceptions, RTTI or thread-safe statics: nothing of the C++ library may be instantiated here.
   # No automatic vectorisation: the scalar tier stays scalar, and a loop is a vector loop because
-  # its source says so.
+  # its source says so. Of debug symbols line numbers: hardly a variable of a kernel outlives the
+  # optimiser, and describing them all takes half of the compile time.
   target_compile_options(
-    ${target} PRIVATE $<$<NOT:$<CONFIG:Debug>>:-O3> ${ARG_FLAGS} -fno-exceptions -fno-rtti -fno-threadsafe-statics
+    ${target} PRIVATE $<$<NOT:$<CONFIG:Debug>>:-O3> $<$<CONFIG:RelWithDebInfo>:-g1>
+                      ${ARG_FLAGS} -fno-exceptions -fno-rtti -fno-threadsafe-statics
                       -fno-tree-vectorize -ffp-contract=off -fno-math-errno)
   set(WEEBILL_ISA_OBJECTS ${WEEBILL_ISA_OBJECTS} $<TARGET_OBJECTS:${target}> PARENT_SCOPE)
   set(WEEBILL_ISA_DEFINITIONS ${WEEBILL_ISA_DEFINITIONS} WEEBILL_HAVE_${upper} PARENT_SCOPE)
@@ -48,7 +50,7 @@ function(weebill_add_all_isas)
     weebill_add_isa(avx2 FLAGS -mavx2 -mfma -mf16c -mbmi -mbmi2)
     if(WEEBILL_EMULATE_AVX512)
       # SIMDe's headers are not ours to keep free of warnings, and inline better when asked less.
-      weebill_add_isa(avx512 SOURCE avx512_emulated FLAGS -mavx2 -mfma -w -O1)
+      weebill_add_isa(avx512 SOURCE avx512_emulated FLAGS -mavx2 -mfma -w -O1 -g0)
     else()
       # The last flags: gcc 12 warns of its own AVX-512 header (GCC bug 105593).
       weebill_add_isa(avx512 FLAGS -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512cd -mavx2

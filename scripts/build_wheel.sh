@@ -14,10 +14,11 @@ umask 022
 # The files in the wheel carry the commit's time.
 export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
 
+source=$PWD/build/wheel-$arch/source
 version=cp$("$python" -c 'import sys; print("%d%d" % sys.version_info[:2])')
 settings=(
   -C "wheel.tags=$version-$version-manylinux_2_28_$arch"
-  -C "build-dir=$PWD/build/wheel-$arch/cmake"
+  -C "build-dir=$source/build/cmake"  # as deep as any other build: to a compiler cache they are alike
   -C cmake.define.WEEBILL_OLD_LIBRARIES=ON
   -C "cmake.define.WEEBILL_TORCH=${WEEBILL_TORCH:-ON}"
 )
@@ -41,9 +42,8 @@ esac
 
 # From a copy of what git tracks, changes included: nothing that lies about gets into a wheel.
 changed=$(git stash create)
-source=$PWD/build/wheel-$arch/source
-rm -rf "$source"
 mkdir -p "$source" "$out"
+find "$source" -mindepth 1 -maxdepth 1 ! -name build -exec rm -rf {} +
 git archive "${changed:-HEAD}" | tar -x -C "$source"
 "$python" -m pip wheel --quiet --no-build-isolation --no-deps -w "$out" "${settings[@]}" "$source"
 ls -l "$out"/weebill-*"$version-manylinux_2_28_$arch".whl

@@ -1,14 +1,17 @@
-"""What the emulated boards are given: `make_models.py FOLDER`, run on the PC that emulates.
+"""What the emulated boards are given, made on the PC that emulates:
+`python -m tests.emulated.make_models FOLDER [--trained]`.
 
-Saves one network of each family with the trained weights of the package, some more with random ones, a
-photo, and what they give on this PC. Every output of a kernel is its bias followed by one fused
-multiply-add per input in a fixed order, on every instruction set that has a fused one. So what this
-PC computes and what a board computes may differ by nothing, and the boards compare bits.
+Saves one network of each family with the trained weights of the package, some more with random
+ones unless --trained is given, a photo, and what they give on this PC. Every output of a kernel
+is its bias followed by one fused multiply-add per input in a fixed order, on every instruction set
+that has a fused one. So what this PC computes and what a board computes may differ by nothing: the
+boards compare bits.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -42,10 +45,11 @@ def save_outputs(file: Path, x: np.ndarray) -> None:
     np.savez(file.with_suffix(".npz"), x=x, y=weebill.runtime.load(file)(x))
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, *, trained_only: bool) -> None:
     if config.isa() == "scalar":
         raise SystemExit("make_models: this PC must have fused multiply-adds, to compare bits")
-    folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     photo = folder / "photo.png"
     draw_photo(photo)
     command = [sys.executable, "-m", "weebill.cli"]
@@ -61,7 +65,7 @@ def main(folder: Path) -> None:
         x = weebill.runtime.load(file).preprocess(weebill.data.read_image(photo))
         noise = np.random.default_rng(0).standard_normal((3, *x.shape[1:]), dtype=np.float32)
         save_outputs(file, np.concatenate([x, noise]))
-    for name in RANDOM:
+    for name in () if trained_only else RANDOM:
         torch.manual_seed(0)
         file = folder / f"{name}.weebill"
         weebill.save(weebill.models.create_model(name).eval(), file)
@@ -70,4 +74,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), trained_only="--trained" in sys.argv)

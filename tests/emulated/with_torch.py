@@ -1,5 +1,6 @@
-"""An emulated board with torch: `python -m tests.emulated.with_torch FOLDER`. The operators register
-themselves; converted networks with the weights of the package give the bits of the PC's runtime."""
+"""An emulated board with torch: `python -m tests.emulated.with_torch FOLDER`. The operators
+register themselves; converted networks with the weights of the package give the bits of the PC's
+runtime."""
 
 from __future__ import annotations
 
