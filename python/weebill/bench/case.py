@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Case", "default_cache", "make_case", "read_case"]
 
-VERSION = 1  # of weights, input and files
+VERSION = 2  # of weights, input and files
 
 
 def default_cache() -> Path:

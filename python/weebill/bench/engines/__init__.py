@@ -14,6 +14,7 @@ from weebill.bench.engines.base import Engine
 ENGINES = {
     "weebill": "weebill:Weebill",
     "weebill_native": "weebill:WeebillNative",
+    "weebill_unfused": "weebill:WeebillUnfused",
     "openvino": "openvino:OpenVino",
     "onnxruntime": "onnxruntime:OnnxRuntime",
     "litert": "litert:LiteRt",

@@ -1,18 +1,18 @@
-"""weebill: `weebill.convert` on the plain module, and the native core without torch."""
+"""weebill: `weebill.convert` on the plain module, and a saved network without torch."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from weebill.bench.engines.base import Engine, FloatArray, Session, Settings
 from weebill.bench.engines.torch_eager import TorchEager, TorchSession, channels_last, load_module
-from weebill.bench.records import pack_blocks
 
 if TYPE_CHECKING:
     from weebill.bench.case import Case
+    from weebill.runtime import Model
 
 
 class Weebill(TorchEager):
@@ -43,25 +43,21 @@ class Weebill(TorchEager):
 
 
 class NativeSession(Session):
-    """Records run by the core on a numpy array."""
+    """A saved network called on a numpy array."""
 
-    def __init__(self, records: Any, x: FloatArray, *, vector: bool) -> None:
-        from weebill import _C
-
-        self._run = _C.run
-        self._records = records
+    def __init__(self, model: Model, x: FloatArray) -> None:
+        self._model = model
         # NHWC in memory, NCHW in shape: what the core takes as it is.
         self._x = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
-        self._vector = vector
         self._y: FloatArray
 
     def run(self) -> None:
         """One inference."""
-        self._y = self._run(self._x, self._records)
+        self._y = self._model(self._x)
 
     def output(self) -> FloatArray:
         """The last output, (N, classes) for a network."""
-        return self._y[:, :, 0, 0] if self._vector else np.ascontiguousarray(self._y)
+        return np.ascontiguousarray(self._y)
 
 
 class WeebillNative(Engine):
@@ -70,9 +66,11 @@ class WeebillNative(Engine):
     name: ClassVar[str] = "weebill_native"
     distribution: ClassVar[str] = "weebill"
     modules: ClassVar[tuple[str, ...]] = ("weebill",)
+    library: ClassVar[str] = "weebill.runtime"
     settings: ClassVar[Settings] = Settings(
-        layout="NHWC", isa="environment", note="packed blocks on numpy arrays, no torch"
+        layout="NHWC", isa="environment", note="weebill.runtime on numpy arrays, no torch"
     )
+    fused: ClassVar[bool] = True
 
     def version(self) -> str:
         """The version that the package reports."""
@@ -81,16 +79,33 @@ class WeebillNative(Engine):
         return str(weebill.__version__)
 
     def export(self, case: Case, folder: Path) -> None:
-        """Pack the blocks and write ``records.npz``."""
-        records = pack_blocks(case.blocks, case.weights())
-        pooled = any(block.kind == "pool" for block in case.blocks)
-        np.savez(folder / "records.npz", records=records, vector=np.array(pooled))
+        """Write ``model.weebill``, as `weebill.save` would; no torch is needed."""
+        from weebill.bench.records import describe, tensors
+        from weebill.runtime._model import save
+
+        description = describe(case.blocks, case.shape, fused=self.fused)
+        save(folder / "model.weebill", description, tensors(case.blocks, case.weights()))
 
     def load(self, folder: Path, x: FloatArray, threads: int) -> Session:
-        """Read the records; they are copied to an aligned address."""
-        from weebill import _C, config
+        """Read the file: packing is part of loading."""
+        from weebill import config, runtime
 
         config.set_threads(threads)
-        with np.load(folder / "records.npz") as stored:
-            records = _C.join([stored["records"]])
-            return NativeSession(records, x, vector=bool(stored["vector"]))
+        return NativeSession(runtime.load(folder / "model.weebill"), x)
+
+
+class WeebillUnfused(WeebillNative):
+    """The kernels of single operators, one after another: what fusing them is measured against."""
+
+    name: ClassVar[str] = "weebill_unfused"
+    slow: ClassVar[str] = "of use beside weebill_native alone"
+    settings: ClassVar[Settings] = Settings(
+        layout="NHWC", isa="environment", note="one record for each operator, no torch"
+    )
+    fused: ClassVar[bool] = False
+
+    def refuses(self, case: Case, threads: int) -> str | None:
+        """A shuffle unit has no other form."""
+        if any(block.kind == "shuffle_unit" for block in case.blocks):
+            return "a shuffle unit is not taken apart"
+        return super().refuses(case, threads)
