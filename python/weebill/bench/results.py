@@ -25,7 +25,8 @@ __all__ = [
     "write_result",
 ]
 
-OURS = ("weebill", "weebill_native")  # the first that has a time is the base of ratios
+#: The first that has a time is the base of ratios; none is a peer.
+OURS = ("weebill", "weebill_native", "weebill_unfused")
 
 # ok: measured; wrong: output differs from float64, not timed; failed: could not be exported
 # or loaded; skipped: not installed or not applicable.
