@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 import weebill
 from tests.convert.foreign import foreign_model, settle
+from weebill import _C
+from weebill.fusion import cost
 from weebill.models import efficientnet_lite0, mobilenet_v3_large, mobilenet_v3_small
 from weebill.nn import FusedModule, InvertedResidual
 
@@ -362,17 +364,24 @@ def test_frozen_batch_norm() -> None:
         assert_near(fast(x), model, x)
 
 
-def test_wide_dense_convolutions_are_left_to_torch() -> None:
-    def layer(c_in: int, groups: int = 1) -> nn.Module:
-        return nn.Sequential(nn.Conv2d(c_in, 32, 3, groups=groups), nn.BatchNorm2d(32), nn.ReLU())
+def dense(c_in: int, groups: int = 1) -> nn.Module:
+    layers = nn.Sequential(nn.Conv2d(c_in, 32, 3, groups=groups), nn.BatchNorm2d(32), nn.ReLU())
+    return layers.eval()
 
-    stem, wide, grouped = (
-        weebill.convert(part).eval() for part in (layer(3), layer(32), layer(16, groups=4))
-    )
-    assert isinstance(stem, FusedModule)
-    for left in (wide, grouped):
+
+def test_dense_convolutions_are_left_to_torch_where_it_is_as_fast(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cost, "FAST_DENSE", ())
+    assert isinstance(weebill.convert(dense(3)), FusedModule)
+    for layers in (dense(32), dense(16, groups=4)):
+        left = weebill.convert(layers)
         assert type(left) is nn.Sequential
         assert "does not pay: 100 %" in weebill.report(left).entries[0].reason
+    monkeypatch.setattr(cost, "FAST_DENSE", (_C.isa(),))
+    for layers in (dense(32), dense(16, groups=4)):
+        assert isinstance(weebill.convert(layers), FusedModule)
+    assert type(weebill.convert(dense(64, groups=32))) is nn.Sequential
 
 
 def test_a_data_parallel_wrapper() -> None:
@@ -395,10 +404,10 @@ def test_padding_same_of_torch_and_asymmetric_kernels() -> None:
 
 
 def test_a_wrong_fused_result_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from weebill.fusion import module
+    from weebill.fusion.packed import Packed
 
-    right = module._Packed.run
-    monkeypatch.setattr(module._Packed, "run", lambda self, x: right(self, x) * 1.001)
+    right = Packed.run
+    monkeypatch.setattr(Packed, "run", lambda self, x: right(self, x) * 1.001)
     model = block()
     fast = weebill.convert(model)
     assert type(fast) is nn.Sequential

@@ -14,8 +14,9 @@ from torch import nn
 
 from weebill.fusion import cost
 from weebill.fusion.layers import NotFusable
-from weebill.fusion.match import match
-from weebill.fusion.module import FusedModule, fuse_in_place
+from weebill.fusion.match import graph_of
+from weebill.fusion.module import FusedModule, Fusion, fuse_in_place
+from weebill.fusion.trace import Graph
 
 
 def convert(model: nn.Module, *, inplace: bool = False) -> nn.Module:
@@ -69,20 +70,25 @@ def try_to_fuse(module: nn.Module) -> bool:
     if not _may_be_fused(module):
         return isinstance(module, FusedModule) and module.fusion.prepare(module)
     try:
-        program, graph = match(module)
+        graph = graph_of(module)
     except NotFusable:
         return False
     plain: type[nn.Module] = type(module)
     fuse_in_place(module)
     assert isinstance(module, FusedModule)
-    prepared = module.fusion.prepare(module, (program, graph))
-    if prepared and not cost.objection(
-        program.blocks, module.fusion.records(), graph.trial_input.shape
-    ):
-        return True
+    for splits in (False, True):
+        fusion = module.__dict__["_fusion"] = Fusion(splits=splits)
+        if fusion.prepare(module, graph) and not _objection(fusion, graph):
+            return True
     module.__dict__.pop("_fusion", None)
     module.__class__ = plain  # type: ignore[assignment]
     return False
+
+
+def _objection(fusion: Fusion, graph: Graph) -> str:
+    if fusion.program is None:  # in parts: each of them pays
+        return ""
+    return cost.objection(fusion.program.blocks, fusion.records(), graph.trial_input.shape)
 
 
 def _may_be_fused(module: nn.Module) -> bool:

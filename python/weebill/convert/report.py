@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from weebill import _C
-from weebill.fusion.module import FusedModule, why_not
+from weebill.fusion import cost
+from weebill.fusion.module import FusedModule, unfused, why_not
+from weebill.fusion.packed import Packed
+from weebill.fusion.split import Split
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,11 @@ def report(
         calls = 0
         for path, module in _top_parts(model):
             if isinstance(module, FusedModule) and module.fusion.prepare(module):
+                if isinstance(module.fusion.packed, Split):
+                    found = list(_split_entries(path, module, shapes.get(module), threads))
+                    calls += len(module.fusion.packed.packed)
+                    entries += found
+                    continue
                 calls += 1
                 entries += _fused_entries(path, module, shapes.get(module), threads)
             else:
@@ -135,7 +144,7 @@ def _top_parts(model: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Modul
     if isinstance(model, FusedModule) and model.fusion.prepare(model):
         yield path, model
     elif not any(True for _ in model.children()):
-        if not isinstance(model, (nn.Identity, nn.Dropout)):
+        if _computes(model):
             yield path, model
     else:
         for name, child in model.named_children():
@@ -145,10 +154,48 @@ def _top_parts(model: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Modul
 def _fused_entries(
     path: str, module: FusedModule, shape: tuple[int, ...] | None, threads: int | None
 ) -> Iterator[Entry]:
-    program = module.fusion.program
-    assert program is not None
+    packed = module.fusion.packed
+    assert isinstance(packed, Packed)
+    return _packed_entries(path, packed, shape, threads)
+
+
+def _split_entries(
+    path: str, module: FusedModule, shape: tuple[int, ...] | None, threads: int | None
+) -> Iterator[Entry]:
+    """Of a forward that runs in parts: blocks of the parts, and the steps that torch runs."""
+    split = module.fusion.packed
+    assert isinstance(split, Split)
+    recipe = split.recipe
+    shapes: dict[fx.Node, tuple[int, ...]] = {}
+    if shape is not None:
+        with unfused():
+            shapes = recipe.graph.shapes_for(shape)
+    for node in recipe.order:
+        part = recipe.parts.get(node)
+        layer = part.torchs if part else None
+        leaf = recipe.graph.module(node)
+        if part is not None and layer is None:
+            entry_shape = shapes.get(part.entry)
+            yield from _packed_entries(path, split.packed[node], entry_shape, threads)
+        elif layer is not None or (leaf is not None and _computes(leaf)):
+            inner = layer.path if layer else str(node.target)
+            name = ".".join(text for text in (path, inner) if text)
+            held = module.get_submodule(inner)
+            count = _work(held, shapes.get(node)) if shapes else None
+            reason = f"{cost.DENSE}; folded" if layer else recipe.reasons.get(node, "")
+            what = part.program.blocks[0].describe() if part else type(held).__name__
+            yield Entry(name, False, what, reason or "between parts that are fused", count)
+
+
+def _computes(module: nn.Module) -> bool:
+    return not isinstance(module, (nn.Identity, nn.Dropout))
+
+
+def _packed_entries(
+    path: str, packed: Packed, shape: tuple[int, ...] | None, threads: int | None
+) -> Iterator[Entry]:
     size = None if shape is None else [*shape, 1, 1][:4]
-    for block, record in zip(program.blocks, module.fusion.records(), strict=True):
+    for block, record in zip(packed.program.blocks, packed.separate, strict=True):
         what = block.describe()
         layers = block.layers()
         inner = _common_prefix([layer.path for layer in layers]) if layers else ""
@@ -199,7 +246,7 @@ def _observe(
         if inputs and isinstance(inputs[0], Tensor):
             shapes.setdefault(module, tuple(inputs[0].shape))
         if isinstance(output, Tensor):
-            work[module] = work.get(module, 0) + _multiply_adds(module, output)
+            work[module] = work.get(module, 0) + _work(module, output.shape)
 
     handles = [module.register_forward_hook(hook) for _, module in _top_parts(model)]
     was_training = model.training
@@ -212,7 +259,8 @@ def _observe(
     return shapes, work
 
 
-def _multiply_adds(module: nn.Module, output: Tensor) -> int:
-    if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)):
-        return output.numel() * module.weight[0].numel()
+def _work(module: nn.Module, output: Sequence[int] | None) -> int:
+    """Multiply-adds of a layer whose result has this shape."""
+    if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)) and output is not None:
+        return math.prod(output) * module.weight[0].numel()
     return 0

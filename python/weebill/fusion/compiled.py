@@ -33,6 +33,7 @@ from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import _AttrProxy
 
 from weebill import _fake
+from weebill.fusion.packed import Packed
 
 if TYPE_CHECKING:
     from weebill.fusion.module import FusedModule
@@ -120,7 +121,7 @@ def _run(x: Tensor, records: Tensor, prepared: tuple[int, list[int], int]) -> Te
 @_constant_in_graphs
 def _records(owner: FusedModule) -> Tensor:
     packed = owner.fusion.packed
-    assert packed is not None
+    assert isinstance(packed, Packed)
     return packed.records
 
 
@@ -187,7 +188,8 @@ def _prepare(owner: FusedModule) -> tuple[int, list[int], int] | None:
     if transformed() or not apart(lambda: owner.fusion.prepare(owner)):
         return None
     packed = owner.fusion.packed
-    if packed is None or packed.input_rank != 4:  # linear layers alone
+    # of linear layers alone, or in parts: then the modules inside are fused one by one
+    if packed is None or packed.input_rank != 4 or packed.geometry is None:
         return None
     return number(owner), packed.geometry, packed.output_rank
 

@@ -70,6 +70,11 @@ class Link:
     groups: int = 1  # of a shuffle
     window: Window | None = None  # of a max pool, or of the average pool beside a residual branch
 
+    @property
+    def makes_token(self) -> bool:
+        """Whether it stands for something by itself, and is not part of what comes before it."""
+        return self.kind not in ("norm", "activation", "reshape", "expand")
+
 
 @dataclass
 class Chain:

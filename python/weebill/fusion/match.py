@@ -13,7 +13,7 @@ become blocks, the largest first:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -86,28 +86,28 @@ class Unit:
 Token: TypeAlias = Layer | Squeeze | Pool | MaxPool | Shuffle | Residual | Unit
 
 
-def match(owner: nn.Module) -> tuple[Program, Graph]:
-    """The module's forward (in evaluation) as a program, and the graph that it came from.
-
-    Raises:
-        NotFusable: The forward is no chain of blocks; the text says why.
-    """
+def graph_of(owner: nn.Module) -> Graph:
+    """The module's forward in evaluation. Raises NotFusable: the text says why it has no graph."""
     for path, parameter in owner.named_parameters():
         if parameter.dtype != torch.float32 or parameter.device.type != "cpu":
             kind = f"{parameter.dtype} on {parameter.device}".removeprefix("torch.")
             raise NotFusable(f"{path} is {kind}, not float32 on cpu")
     try:
-        graph = Graph(owner)
+        return Graph(owner)
     except NotTraceable as error:
         raise NotFusable(str(error)) from error
+
+
+def match(graph: Graph) -> Program:
+    """The forward as a program. Raises NotFusable if it is no chain of blocks."""
     chain = follow(graph, graph.input)
     if chain.reason:
         raise NotFusable(chain.reason)
-    blocks = assemble(tokens(graph, chain.links))
+    blocks = tuple(block for _, block in blocks_of(tokens(graph, chain.links)))
     if chain.end is not graph.output or not blocks:
         raise NotFusable("nothing in it is fused")
     ranks = len(graph.shape(graph.input)), len(graph.shape(graph.output))
-    return Program(tuple(blocks), *ranks), graph
+    return Program(blocks, *ranks)
 
 
 def tokens(graph: Graph, links: Sequence[Link]) -> list[Token]:
@@ -154,24 +154,26 @@ def _squeeze(inner: list[Token]) -> Squeeze:
     return Squeeze(*layers)
 
 
-def assemble(found: Sequence[Token]) -> list[BlockSpec]:
-    """Blocks for the tokens, from the front, the largest first. Raises NotFusable."""
-    blocks: list[BlockSpec] = []
+def blocks_of(found: Sequence[Token]) -> Iterator[tuple[int, BlockSpec]]:
+    """Blocks for the tokens, from the front, the largest first, and how many tokens each takes.
+
+    Raises:
+        NotFusable: Some of them have no block.
+    """
     index = 0
     while index < len(found):
         token = found[index]
         if isinstance(token, Residual):
-            blocks.append(_residual(token))
-            index += 1
-            continue
-        block, used = _separable(found[index:])
-        if block is None:
-            block, used = _unit_v1(found[index:])
-        if block is None:
-            block, used = _single(token), 1
-        blocks.append(block)
+            block, used = _residual(token), 1
+        else:
+            separable, used = _separable(found[index:])
+            if separable is None:
+                separable, used = _unit_v1(found[index:])
+            if separable is None:
+                separable, used = _single(token), 1
+            block = separable
+        yield used, block
         index += used
-    return blocks
 
 
 def _separable(found: Sequence[Token]) -> tuple[BlockSpec | None, int]:

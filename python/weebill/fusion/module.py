@@ -34,14 +34,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from weebill import _C, _fake, _ops
-from weebill._errors import fail
+from weebill import _fake
 from weebill.fusion import compiled, cost
-from weebill.fusion.fold import fold, source_names
+from weebill.fusion.fold import source_names
 from weebill.fusion.guard import BUSY, CHANGED, FRESH, Guard, packable
 from weebill.fusion.layers import NotFusable
-from weebill.fusion.match import Program, match
-from weebill.fusion.pack import pack_all
+from weebill.fusion.match import Program, graph_of, match
+from weebill.fusion.packed import Packed
+from weebill.fusion.split import Recipe, Split, sources, split
 from weebill.fusion.trace import Graph, has_hooks
 
 if TYPE_CHECKING:
@@ -53,47 +53,17 @@ logger = logging.getLogger("weebill")
 TOLERANCE = 1e-5
 
 Forward = Callable[..., Any]
-
-
-class _Packed:
-    """Records of a program, what they were made from, and how a call goes."""
-
-    def __init__(self, owner: nn.Module, program: Program) -> None:
-        # watched before it is read: a change in between makes the records stale, not wrong
-        self.guard = Guard(owner, source_names(owner, program.blocks))
-        records, sizes = pack_all(program.blocks, functools.partial(fold, owner))
-        self.records = torch.from_numpy(records)
-        self.geometry = _C.geometry(records)
-        self._ends = np.cumsum(sizes)
-        self.owner = owner
-        self.input_rank = program.input_rank
-        self.output_rank = program.output_rank
-
-    @property
-    def separate(self) -> list[NDArray[np.uint8]]:
-        """A record per block."""
-        return np.split(self.records.numpy(), self._ends[:-1])
-
-    def run(self, x: Tensor) -> Tensor:
-        if self.input_rank == 2:
-            x = x[:, :, None, None]
-        y = self.run_records(x)
-        return y if self.output_rank == 4 else y.flatten(1)
-
-    def run_records(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to (N, O, H', W')."""
-        try:
-            return _ops.run(x, self.records, self.geometry)
-        except RuntimeError as error:
-            fail(error, "run", x=x)
+Runnable = Packed | Split
 
 
 class _Differentiable(torch.autograd.Function):
     """The fused forward, with the gradient of the plain one."""
 
     @staticmethod
-    def forward(ctx: Any, packed: _Packed, plain: Forward, x: Tensor, *weights: Tensor) -> Tensor:
-        ctx.owner, ctx.plain = packed.owner, plain
+    def forward(
+        ctx: Any, owner: nn.Module, packed: Runnable, plain: Forward, x: Tensor, *weights: Tensor
+    ) -> Tensor:
+        ctx.owner, ctx.plain = owner, plain
         ctx.save_for_backward(x, *weights)
         return packed.run(x)
 
@@ -103,13 +73,13 @@ class _Differentiable(torch.autograd.Function):
         higher = torch.is_grad_enabled()
         with torch.enable_grad():
             y = ctx.plain(ctx.owner, sources[0])
-        wanted = [i for i, source in enumerate(sources) if ctx.needs_input_grad[2 + i]]
+        wanted = [i for i, source in enumerate(sources) if ctx.needs_input_grad[3 + i]]
         found = torch.autograd.grad(
             y, [sources[i] for i in wanted], gradients, create_graph=higher, allow_unused=True
         )
-        result: list[Tensor | None] = [None] * (2 + len(sources))
+        result: list[Tensor | None] = [None] * (3 + len(sources))
         for i, gradient in zip(wanted, found, strict=True):
-            result[2 + i] = gradient
+            result[3 + i] = gradient
         return tuple(result)
 
 
@@ -147,18 +117,24 @@ class Fusion:
 
     Attributes:
         program: The forward as blocks; None before matching, and if it has no fused form.
-        reason: Why there is no program; empty before matching.
+        splits: Whether a forward that is no chain of blocks is run in parts (split.py).
+        recipe: The parts; None before matching, and if it is not split.
+        reason: Why there is neither; empty before matching.
     """
 
-    def __init__(self, program: Program | None = None) -> None:
+    def __init__(self, program: Program | None = None, splits: bool = False) -> None:
         self.program = program
+        self.splits = splits
+        self.recipe: Recipe | None = None
         self.reason = ""
         self.number = 0  # in graphs, see compiled.py
-        self.packed: _Packed | None = None
+        self.packed: Runnable | None = None
+        self.guard: Guard | None = None
+        self._owner: nn.Module | None = None  # of the packed records
         self._lock = threading.Lock()
 
-    def __reduce__(self) -> tuple[type[Fusion], tuple[Program | None]]:
-        return Fusion, (self.program,)
+    def __reduce__(self) -> tuple[type[Fusion], tuple[Program | None, bool]]:
+        return Fusion, (self.program, self.splits)
 
     def run(self, owner: FusedModule, plain: Forward, x: Tensor) -> Tensor | None:
         """The forward of `owner` on x, or None where the plain one has to run."""
@@ -170,11 +146,12 @@ class Fusion:
         if packed is None or x.dim() != packed.input_rank:
             return None
         if torch.is_grad_enabled():
-            wanted = [tensor for tensor in packed.guard.tensors if tensor.requires_grad]
+            assert self.guard is not None
+            wanted = [tensor for tensor in self.guard.tensors if tensor.requires_grad]
             if wanted or x.requires_grad:
                 if not _is_quiet(owner):
                     return None
-                y: Tensor = _Differentiable.apply(packed, plain, x, *wanted)  # type: ignore[no-untyped-call]
+                y: Tensor = _Differentiable.apply(owner, packed, plain, x, *wanted)  # type: ignore[no-untyped-call]
                 return y
         return packed.run(x)
 
@@ -203,25 +180,23 @@ class Fusion:
                 y = torch.func.functional_call(_Forward(owner), state, (x,))
         return y
 
-    def prepare(self, owner: nn.Module, matched: tuple[Program, Graph] | None = None) -> bool:
+    def prepare(self, owner: nn.Module, graph: Graph | None = None) -> bool:
         """Whether `owner` runs fused now; matches, checks and packs what has not been yet.
 
         Args:
             owner: The module that this belongs to.
-            matched: What `match(owner)` gave, if that is known.
+            graph: Of its forward, if there is one already.
         """
-        return self._current(owner, matched) is not None
+        return self._current(owner, graph) is not None
 
     def records(self) -> list[NDArray[np.uint8]]:
         """The packed records, one per block of the program; empty before `prepare`."""
-        return [] if self.packed is None else self.packed.separate
+        return self.packed.separate if isinstance(self.packed, Packed) else []
 
-    def _current(
-        self, owner: nn.Module, matched: tuple[Program, Graph] | None = None
-    ) -> _Packed | None:
+    def _current(self, owner: nn.Module, graph: Graph | None = None) -> Runnable | None:
         packed = self.packed
-        if packed is not None and packed.owner is owner:
-            state = packed.guard.state()
+        if packed is not None and self.guard is not None and self._owner is owner:
+            state = self.guard.state()
             if state == FRESH:
                 return packed
             if state == BUSY:
@@ -232,30 +207,48 @@ class Fusion:
         with self._lock, torch.inference_mode(False), torch.no_grad():
             if not packable(_tensors(owner)):
                 return None
-            return self._pack(owner, matched)
+            return self._pack(owner, graph)
 
-    def _pack(self, owner: nn.Module, matched: tuple[Program, Graph] | None) -> _Packed | None:
+    def _pack(self, owner: nn.Module, graph: Graph | None) -> Runnable | None:
         try:
-            if self.program is not None:
-                packed = _Packed(owner, self.program)
+            packed: Runnable
+            if self.program is None and self.recipe is None:
+                graph = graph or graph_of(owner)
+                packed = self._first(owner, graph)
+                check(packed, owner, graph)
+                if isinstance(packed, Split):
+                    self.recipe = packed.recipe
+                else:
+                    self.program = packed.program
+            elif self.program is not None:
+                packed = self._watched(owner, self.program)
             else:
-                program, graph = matched or match(owner)
-                packed = _Packed(owner, program)
-                _check(packed, graph)
-                self.program = program
+                assert self.recipe is not None
+                packed = self._watched(owner, self.recipe)
         except NotFusable as error:
             self.reason = str(error)
             logger.debug("%s runs plain: %s", type(owner).__name__, error)
             return None
-        self.packed = packed
+        self.packed, self._owner = packed, owner
         return packed
+
+    def _first(self, owner: nn.Module, graph: Graph) -> Runnable:
+        return self._watched(owner, split(graph) if self.splits else match(graph))
+
+    def _watched(self, owner: nn.Module, found: Program | Recipe) -> Runnable:
+        # watched before it is read: a change in between makes the records stale, not wrong
+        if isinstance(found, Recipe):
+            self.guard = Guard(owner, sources(owner, found))
+            return Split(owner, found)
+        self.guard = Guard(owner, source_names(owner, found.blocks))
+        return Packed(owner, found)
 
     def forget(self, structure: bool = False) -> None:
         """Drops the records, and what was found out about the structure."""
-        self.packed = None
+        self.packed = self.guard = None
         self.reason = ""
         if structure:
-            self.program = None
+            self.program = self.recipe = None
 
 
 def _tensors(owner: nn.Module) -> Iterator[Tensor]:
@@ -274,11 +267,11 @@ def _is_quiet(owner: nn.Module) -> bool:
     )
 
 
-def _check(packed: _Packed, graph: Graph) -> None:
+def check(packed: Runnable, owner: nn.Module, graph: Graph) -> None:
     """Raises NotFusable if the records do not compute what the module does."""
     plain = graph.trial_output
     try:
-        fused = packed.run(graph.trial_input)
+        fused = packed.run(graph.trial_input.clone())
     except (ValueError, NotImplementedError) as error:
         raise NotFusable(f"the fused call refuses it: {error}") from error
     if fused.shape != plain.shape:
@@ -290,7 +283,7 @@ def _check(packed: _Packed, graph: Graph) -> None:
         return
     # a network that amplifies rounding errors: the truth is what both have to be near
     with unfused():
-        exact = copy.deepcopy(packed.owner).double()(graph.trial_input.double())
+        exact = copy.deepcopy(owner).double()(graph.trial_input.double())
     distance, own_distance = _distance(fused, exact), _distance(plain, exact)
     if not distance <= max(TOLERANCE * scale, 4 * own_distance):
         raise NotFusable(
@@ -301,12 +294,12 @@ def _check(packed: _Packed, graph: Graph) -> None:
 def why_not(owner: nn.Module) -> str:
     """Why the module's forward has no fused form, or one that does not pay; empty if it has one."""
     try:
-        program, graph = match(owner)
-        packed = _Packed(owner, program)
-        _check(packed, graph)
+        graph = graph_of(owner)
+        packed = Packed(owner, match(graph))
+        check(packed, owner, graph)
     except NotFusable as error:
         return str(error)
-    return cost.objection(program.blocks, packed.separate, graph.trial_input.shape)
+    return cost.objection(packed.program.blocks, packed.separate, graph.trial_input.shape)
 
 
 def _distance(a: Tensor, b: Tensor) -> float:

@@ -68,6 +68,11 @@ class Graph:
         self._check_writes()
         self.trial_input, self.trial_output, self._shapes = self._run()
 
+    @property
+    def nodes(self) -> list[fx.Node]:
+        """What the output is computed from, in the order of the forward."""
+        return [node for node in self._graph.nodes if node in self._live]
+
     def users(self, node: fx.Node) -> list[fx.Node]:
         """The nodes that compute with the node's values (not only with its shape)."""
         return [user for user in node.users if user in self._live and not _reads_shape(user, node)]
@@ -75,6 +80,13 @@ class Graph:
     def shape(self, node: fx.Node) -> tuple[int, ...]:
         """The shape in the trial run; () for what is no tensor."""
         return self._shapes.get(node, ())
+
+    def shapes_for(self, shape: tuple[int, ...]) -> dict[fx.Node, tuple[int, ...]]:
+        """The shape of every value for an input of this one: a run on zeros."""
+        interpreter = ShapeInterpreter(self.owner, self._graph)
+        with torch.no_grad():
+            interpreter.run(torch.zeros(shape))
+        return interpreter.shapes
 
     def module(self, node: fx.Node) -> nn.Module | None:
         """The leaf module that the node calls, or None."""
