@@ -71,15 +71,6 @@ class WeightArgument {
   std::vector<float> gathered_;
 };
 
-/// Padding [-1] asks for TensorFlow's SAME. (An empty list would say it better, but compiled
-/// packages of torch turn one into None.)
-inline Window window_of(const std::string& op, const std::vector<std::int64_t>& stride,
-                        const std::vector<std::int64_t>& padding,
-                        const std::vector<std::int64_t>& dilation) {
-  const bool same = padding.size() == 1 && padding[0] == -1;
-  return make_window(op, stride, padding, dilation, same);
-}
-
 /// A call's arguments after x, read in the schema's order, each with the member of the spec that it
 /// is for. `settle` checks them and fills the members: x is checked before.
 class SpecArguments {

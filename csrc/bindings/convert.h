@@ -68,6 +68,15 @@ inline Window make_window(const std::string& op, const std::vector<std::int64_t>
   return window;
 }
 
+/// Padding [-1] asks for TensorFlow's SAME. (An empty list would say it better, but compiled
+/// packages of torch turn one into None.)
+inline Window window_of(const std::string& op, const std::vector<std::int64_t>& stride,
+                        const std::vector<std::int64_t>& padding,
+                        const std::vector<std::int64_t>& dilation) {
+  const bool same = padding.size() == 1 && padding[0] == -1;
+  return make_window(op, stride, padding, dilation, same);
+}
+
 /// "none", "add" or "concat": what a unit of ShuffleNetV1 does with its input.
 inline ShuffleUnitV1Spec::Shortcut parse_shortcut(const std::string& op, const std::string& name) {
   using Shortcut = ShuffleUnitV1Spec::Shortcut;

@@ -3,6 +3,7 @@
 #include <array>
 #include <exception>
 
+#include "bindings/backward.h"
 #include "bindings/convert.h"
 #include "bindings/guard.h"
 #include "bindings/numpy_arrays.h"
@@ -204,31 +205,6 @@ py::array join(const std::vector<py::object>& records) {
   return joined;
 }
 
-/// The array as a view in elements. A stride that is negative or no whole number of elements is
-/// refused; along a size of 1 it is never used.
-TensorView input_view(const std::string& op, const py::array& x) {
-  if (x.ndim() != 4) {
-    throw ValueError(
-        concat(op, ": x must have 4 dimensions (n, c, h, w), got shape ", shape_text(x)));
-  }
-  std::array<std::int64_t, 4> sizes{};
-  std::array<std::int64_t, 4> strides{};
-  for (int axis = 0; axis < 4; ++axis) {
-    const std::int64_t bytes = x.shape(axis) > 1 ? x.strides(axis) : 0;
-    if (bytes < 0 || bytes % static_cast<std::int64_t>(sizeof(float)) != 0) {
-      throw ValueError(concat(op, ": x must have strides of whole elements, none negative, got ",
-                              text_of(x.attr("strides")),
-                              " bytes; numpy.ascontiguousarray(x) copies it"));
-    }
-    const auto a = static_cast<std::size_t>(axis);
-    sizes[a] = x.shape(axis);
-    strides[a] = bytes / static_cast<std::int64_t>(sizeof(float));
-  }
-  check(reinterpret_cast<std::uintptr_t>(x.data()) % alignof(float) == 0, op,
-        ": x must be aligned to 4 bytes, got an unaligned array; x.copy() aligns it");
-  return make_view(static_cast<const float*>(x.data()), sizes.data(), strides.data());
-}
-
 /// work(view, records, y) without the GIL; returns y.
 template <typename Work>
 py::array with_output(const py::object& x, const py::object& records, const std::string& op,
@@ -425,5 +401,6 @@ PYBIND11_MODULE(_C, m) {
   weebill::bindings::define_machine(m);
   weebill::bindings::define_packing(m);
   weebill::bindings::define_running(m);
+  weebill::bindings::define_backward(m);
   weebill::bindings::define_guard(m);
 }

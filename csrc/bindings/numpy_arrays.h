@@ -7,6 +7,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -15,6 +16,7 @@
 #include <utility>
 #include <vector>
 
+#include "bindings/convert.h"
 #include "core/status.h"
 #include "core/weebill.h"
 
@@ -53,6 +55,31 @@ inline std::string shape_text(const py::array& array) { return text_of(array.att
 inline bool is_plain(const py::array& array) {
   return (array.flags() & py::array::c_style) != 0 &&
          (array.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_) != 0;
+}
+
+/// The array as a view in elements. A stride that is negative or no whole number of elements is
+/// refused; along a size of 1 it is never used.
+inline TensorView input_view(const std::string& op, const py::array& x, const char* name = "x") {
+  if (x.ndim() != 4) {
+    throw ValueError(
+        concat(op, ": ", name, " must have 4 dimensions (n, c, h, w), got shape ", shape_text(x)));
+  }
+  std::array<std::int64_t, 4> sizes{};
+  std::array<std::int64_t, 4> strides{};
+  for (int axis = 0; axis < 4; ++axis) {
+    const std::int64_t bytes = x.shape(axis) > 1 ? x.strides(axis) : 0;
+    if (bytes < 0 || bytes % static_cast<std::int64_t>(sizeof(float)) != 0) {
+      throw ValueError(
+          concat(op, ": ", name, " must have strides of whole elements, none negative, got ",
+                 text_of(x.attr("strides")), " bytes; numpy.ascontiguousarray(x) copies it"));
+    }
+    const auto a = static_cast<std::size_t>(axis);
+    sizes[a] = x.shape(axis);
+    strides[a] = bytes / static_cast<std::int64_t>(sizeof(float));
+  }
+  check(reinterpret_cast<std::uintptr_t>(x.data()) % alignof(float) == 0, op, ": ", name,
+        " must be aligned to 4 bytes, got an unaligned array; its copy() is aligned");
+  return make_view(static_cast<const float*>(x.data()), sizes.data(), strides.data());
 }
 
 /// The weights of one call: checks them, and keeps alive what the core reads.

@@ -113,6 +113,23 @@ def run(x: NDArray[Any], records: _Bytes, op: str = "run", threads: int = 0) -> 
 def profile(
     x: NDArray[Any], records: _Bytes
 ) -> tuple[float, list[tuple[str, int, int, int, int, float]]]: ...
+def depthwise_conv2d_backward(
+    grad_output: NDArray[Any],
+    x: NDArray[Any],
+    weight: _Floats,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    output_mask: Sequence[bool],
+    threads: int = 0,
+) -> tuple[_Floats, _Floats, _Floats]: ...
+def pointwise_conv2d_backward(
+    grad_output: NDArray[Any],
+    x: NDArray[Any],
+    weight: _Floats,
+    output_mask: Sequence[bool],
+    threads: int = 0,
+) -> tuple[_Floats, _Floats, _Floats]: ...
 def output_shape(shape: Sequence[int], records: _Bytes) -> tuple[int, int, int, int]: ...
 def geometry(records: _Bytes) -> list[int]: ...
 def explain(shape: Sequence[int], records: _Bytes, threads: int) -> str: ...

@@ -7,6 +7,8 @@ memory. Threads are the core's own, in torch's number.
 
 from __future__ import annotations
 
+import functools
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -64,15 +66,15 @@ def register() -> torch.library.Library:
     library = torch.library.Library("weebill", "DEF")  # type: ignore[no-untyped-call]
     for name, schema in SCHEMAS.items():
         library.define(f"{name}{schema}")  # type: ignore[no-untyped-call]
-        library.impl(name, _KERNELS[name], "CPU")  # type: ignore[no-untyped-call]
+        library.impl(name, _as_torchs(_KERNELS[name]), "CPU")  # type: ignore[no-untyped-call]
     return library
 
 
-def _input(op: str, x: Tensor) -> NDArray[np.float32]:
+def _input(op: str, x: Tensor, name: str = "x") -> NDArray[np.float32]:
     if x.dtype != torch.float32:
-        raise TypeError(f"{op}: x must be float32, got {x.dtype}".replace("torch.", ""))
+        raise TypeError(f"{op}: {name} must be float32, got {x.dtype}".replace("torch.", ""))
     if x.dim() != 4:
-        raise ValueError(f"{op}: x must have 4 dimensions (n, c, h, w), got {x.dim()}")
+        raise ValueError(f"{op}: {name} must have 4 dimensions (n, c, h, w), got {x.dim()}")
     array: NDArray[np.float32] = x.detach().numpy()
     return array
 
@@ -99,9 +101,12 @@ def _padding(padding: Sequence[int]) -> Sequence[int] | str:
     return "same" if list(padding) == [-1] else padding
 
 
+def _threads() -> int:
+    return min(torch.get_num_threads(), _MAX_THREADS)
+
+
 def _run(op: str, x: NDArray[np.float32], records: NDArray[np.uint8]) -> Tensor:
-    threads = min(torch.get_num_threads(), _MAX_THREADS)
-    return torch.from_numpy(_C.run(x, records, op, threads))
+    return torch.from_numpy(_C.run(x, records, op, _threads()))
 
 
 def run(x: Tensor, records: Tensor, geometry: Sequence[int]) -> Tensor:
@@ -227,19 +232,26 @@ def inverted_residual(op: str, a: _Arguments) -> Tensor:
     return _run(op, x, _C.pack_separable(**_packable(op, a), op=op))
 
 
+#: By the bytes of an element: a type whose values are moved without a look at them.
+_CARRIERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.complex128}
+
+
 @_kernel
 def channel_shuffle(op: str, a: _Arguments) -> Tensor:
     x, groups = a["x"], a["groups"]
     if x.dim() != 4:
         raise ValueError(f"{op}: x must have 4 dimensions (n, c, h, w), got {x.dim()}")
-    _C.pack_channel_shuffle(x.shape[1], groups)  # checks the numbers
-    side_by_side = x.shape[1] > 1 and x.stride(1) == 1
+    channels = x.shape[1]
+    if groups < 1 or channels % groups:
+        raise ValueError(f"{op}: groups must divide the {channels} channels of x, got {groups}")
+    side_by_side = channels > 1 and x.stride(1) == 1
+    moved = x.view(_CARRIERS[x.dtype.itemsize])
     y = torch.empty(
         x.shape,
-        dtype=x.dtype,
+        dtype=moved.dtype,
         memory_format=torch.channels_last if side_by_side else torch.contiguous_format,
     )
-    return y.copy_(_reference.channel_shuffle(x, groups))
+    return y.copy_(_reference.channel_shuffle(moved, groups)).view(x.dtype)
 
 
 @_kernel
@@ -247,15 +259,16 @@ def shuffle_unit(op: str, a: _Arguments) -> Tensor:
     x = _input(op, a["x"])
     own = {name: value for name, value in a.items() if not name.startswith("shortcut_")}
     branch = _C.pack_separable(**_packable(op, own), op=op)
+    others = _packable(op, {name: a[name] for name in a if name not in own})
     shortcut = None
-    if a["shortcut_depthwise_weight"] is not None:
-        packable = _packable(op, {name: a[name] for name in a if name not in own})
+    if any(isinstance(value, np.ndarray) for value in others.values()):
         window = {name: a[name] for name in ("stride", "padding", "dilation")}
-        shortcut = _C.pack_separable(
-            **{name.removeprefix("shortcut_"): value for name, value in packable.items()},
-            **_packable(op, window),
-            op=op,
-        )
+        parts = {name.removeprefix("shortcut_"): value for name, value in others.items()}
+        try:
+            shortcut = _C.pack_separable(**parts, **_packable(op, window), op=op)
+        except (TypeError, ValueError) as error:
+            names = re.sub(r"\b(depthwise|project)_", r"shortcut_\1_", str(error))
+            raise type(error)(names) from None
     return _run(op, x, _C.pack_shuffle_unit(branch, shortcut))
 
 
@@ -265,21 +278,31 @@ def shuffle_unit_v1(op: str, a: _Arguments) -> Tensor:
     return _run(op, x, _C.pack_shuffle_unit_v1(**_packable(op, a)))
 
 
-def _gradients(name: str) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
-    """Through plain torch, in the layout that the kernels give."""
-    reference: Callable[..., tuple[Tensor, Tensor, Tensor]] = getattr(_reference, name)
+def _gradients(name: str) -> Callable[..., tuple[Tensor, ...]]:
+    function: Callable[..., tuple[NDArray[np.float32], ...]] = getattr(_C, name)
 
-    def backward(grad_output: Tensor, x: Tensor, weight: Tensor, *arguments: object) -> object:
-        arrays = [_input(name, grad_output), _input(name, x), _given(name, "weight", weight)]
-        found = reference(*(torch.from_numpy(array) for array in arrays), *arguments)
-        return tuple(
-            gradient.contiguous(memory_format=torch.channels_last)
-            if i == 0 and gradient.dim() == 4
-            else gradient.contiguous()
-            for i, gradient in enumerate(found)
-        )
+    def backward(
+        grad_output: Tensor, x: Tensor, weight: Tensor, *arguments: object
+    ) -> tuple[Tensor, ...]:
+        arrays = _input(name, grad_output, "grad_output"), _input(name, x)
+        filters = _given(name, "weight", weight)
+        found = function(*arrays, filters, *arguments, threads=_threads())
+        return tuple(torch.from_numpy(array) for array in found)
 
-    return backward  # type: ignore[return-value]
+    return backward
 
 
 _KERNELS.update({name: _gradients(name) for name in SCHEMAS if name.endswith("_backward")})
+
+
+def _as_torchs(kernel: Callable[..., object]) -> Callable[..., object]:
+    """Errors as the ops' library in C++ raises them (_errors.py)."""
+
+    @functools.wraps(kernel)
+    def call(*arguments: Any, **named: Any) -> object:
+        try:
+            return kernel(*arguments, **named)
+        except (TypeError, NotImplementedError) as error:
+            raise RuntimeError(f"{type(error).__name__}: {error}") from None
+
+    return call

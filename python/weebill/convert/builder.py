@@ -18,7 +18,7 @@ from weebill.fusion import activations
 from weebill.fusion.layers import check_norm, conv_layer, linear_layer
 from weebill.fusion.match import Program
 from weebill.fusion.module import FusedModule
-from weebill.fusion.spec import BlockSpec
+from weebill.fusion.spec import BlockSpec, Layer, Sum
 from weebill.fusion.trace import ancestors, writes
 from weebill.runtime import nodes
 from weebill.runtime.description import Output
@@ -308,13 +308,18 @@ def _inside(block: BlockSpec, path: str) -> BlockSpec:
     """A block of the module at `path`, as one of the owner."""
     if not path:
         return block
-    return block.map_layers(
-        lambda layer: replace(
+
+    def inside(layer: Layer) -> Layer:
+        moved = replace(
             layer,
-            path=f"{path}.{layer.path}",
+            path=f"{path}.{layer.path}" if layer.path else "",
             norms=tuple(f"{path}.{norm}" for norm in layer.norms),
         )
-    )
+        if isinstance(moved, Sum):
+            moved = replace(moved, beside=tuple(inside(other) for other in moved.beside))
+        return moved
+
+    return block.map_layers(inside)
 
 
 def _flat(value: Any) -> list[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any, cast
 
 import numpy as np
@@ -162,7 +162,9 @@ def _describe(
             count += 1
             path = f"{layer.path}@{count}"
         weights[path] = fold(model, layer)
-        return replace(layer, path=path, norms=())
+        # one filter, whatever it is the sum of
+        plain = Layer(**{field.name: getattr(layer, field.name) for field in fields(Layer)})
+        return replace(plain, path=path, norms=())
 
     programs = tuple(
         tuple(block.map_layers(own) for block in blocks) for blocks in network.programs

@@ -77,7 +77,8 @@ def call(owner: FusedModule, x: Tensor) -> Tensor | None:
         return None
     module, geometry, output_rank = prepared
     if torch.compiler.is_exporting():
-        return _run(x, _records(owner), prepared)
+        records = _records(owner)
+        return None if records is None else _run(x, records, prepared)
     if x.dim() != 4:
         return None
     weights = _wanted(owner, x) if torch.is_grad_enabled() else []
@@ -119,10 +120,9 @@ def _run(x: Tensor, records: Tensor, prepared: tuple[int, list[int], int]) -> Te
 
 
 @_constant_in_graphs
-def _records(owner: FusedModule) -> Tensor:
+def _records(owner: FusedModule) -> Tensor | None:
     packed = owner.fusion.packed
-    assert isinstance(packed, Packed)
-    return packed.records
+    return packed.records if isinstance(packed, Packed) else None
 
 
 @contextlib.contextmanager
@@ -188,7 +188,7 @@ def _prepare(owner: FusedModule) -> tuple[int, list[int], int] | None:
     if transformed() or not apart(lambda: owner.fusion.prepare(owner)):
         return None
     packed = owner.fusion.packed
-    # of linear layers alone, or in parts: then the modules inside are fused one by one
+    # of linear layers alone, or in parts that give an image: the modules inside are fused then
     if packed is None or packed.input_rank != 4 or packed.geometry is None:
         return None
     return number(owner), packed.geometry, packed.output_rank

@@ -1,11 +1,12 @@
 """A graph as a chain of links: layers, norms, activations, pools, squeezes and residuals.
 
 The chain is followed from one value to the next. A value with several users goes on only where
-they form one of the three diamonds that lightweight CNNs are made of:
+they form one of the diamonds that lightweight CNNs are made of:
 
     activation   x -> f(x) -> x * f(x)
     squeeze      x -> pool -> layer -> act -> layer -> gate -> x * gate
     residual     x -> ... -> x + ..., or average pool of x -> concat with ...
+    sum          x -> several layers, or norms of x -> +
     unit         x -> two halves, or two branches -> concat -> channel shuffle
 """
 
@@ -60,6 +61,7 @@ class Link:
         "expand",
         "shuffle",
         "unit",
+        "sum",
     ]
     entry: fx.Node
     exit: fx.Node
@@ -67,6 +69,7 @@ class Link:
     name: str = ""  # of the norm's module, or of the activation
     inner: list[Link] = field(default_factory=list)
     shortcut: list[Link] | None = None  # of a unit that has two branches
+    branches: list[list[Link]] = field(default_factory=list)  # of a sum
     groups: int = 1  # of a shuffle
     window: Window | None = None  # of a max pool, or of the average pool beside a residual branch
 
@@ -115,7 +118,7 @@ def _step(graph: Graph, node: fx.Node, users: list[fx.Node]) -> Link:
         link = _single(graph, node, users[0])
         if link is not None:
             return link
-    for diamond in (_activation, _squeeze, _residual, _pooled, _unit, _shuffle):
+    for diamond in (_activation, _squeeze, _residual, _pooled, _sum, _unit, _shuffle):
         link = diamond(graph, node, users)
         if link is not None:
             return link
@@ -317,6 +320,53 @@ def _pooled(graph: Graph, node: fx.Node, users: list[fx.Node]) -> Link | None:
         if inner.links and is_concat(ends[0], pool, inner.end):
             return Link("residual", node, ends[0], inner=inner.links, window=window)
     return None
+
+
+def _sum(graph: Graph, node: fx.Node, users: list[fx.Node]) -> Link | None:
+    if len(users) < 2:
+        return None
+    branches, ends = [], []
+    for user in users:
+        links, end = _linear(graph, node, user)
+        if not links:
+            return None
+        branches.append(links)
+        ends.append(end)
+    while len(ends) > 1:
+        for end in ends:
+            total, *others = graph.users(end)
+            joined = [value for value in ends if value in total.all_input_nodes]
+            if (
+                not others
+                and len(joined) == 2
+                and _target(total) in _ADD
+                and _joins(total, *joined)
+            ):
+                break
+        else:
+            return None
+        if any(graph.users(value) != [total] for value in joined):
+            return None
+        ends = [*(value for value in ends if value not in joined), total]
+    return Link("sum", node, ends[0], branches=branches)
+
+
+def _linear(graph: Graph, node: fx.Node, user: fx.Node) -> tuple[list[Link], fx.Node]:
+    """Layers and norms one after the other, from the user of the node; where they end."""
+    links: list[Link] = []
+    users = [user]
+    while len(users) == 1:
+        link = _single(graph, node, users[0]) or _activation(graph, node, users)
+        if link is None or not _is_linear(link):
+            break
+        links.append(link)
+        node = link.exit
+        users = graph.users(node)
+    return links, node
+
+
+def _is_linear(link: Link) -> bool:
+    return link.kind in ("layer", "norm") or (link.kind == "activation" and link.name == "none")
 
 
 def _unit(graph: Graph, node: fx.Node, users: list[fx.Node]) -> Link | None:

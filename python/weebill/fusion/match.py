@@ -22,7 +22,7 @@ from torch import nn
 
 from weebill.fusion.layers import NotFusable
 from weebill.fusion.links import Link, follow
-from weebill.fusion.spec import BlockSpec, Layer, Squeeze, Window
+from weebill.fusion.spec import BlockSpec, Layer, Squeeze, Sum, Window
 from weebill.fusion.trace import Graph, NotTraceable
 
 
@@ -133,6 +133,8 @@ def tokens(graph: Graph, links: Sequence[Link]) -> list[Token]:
             found.append(MaxPool(graph.shape(link.entry)[1], link.window))
         elif link.kind == "shuffle":
             found.append(Shuffle(graph.shape(link.entry)[1], link.groups))
+        elif link.kind == "sum":
+            found.append(_sum([_branch_layer(graph, branch) for branch in link.branches]))
         elif link.kind == "unit":
             shortcut = None if link.shortcut is None else tuple(tokens(graph, link.shortcut))
             found.append(Unit(tuple(tokens(graph, link.inner)), shortcut))
@@ -145,6 +147,53 @@ def tokens(graph: Graph, links: Sequence[Link]) -> list[Token]:
         elif link.kind == "expand":
             raise NotFusable(f"{link.exit.name} outside a squeeze-excite")
     return found
+
+
+def _branch_layer(graph: Graph, branch: Sequence[Link]) -> Layer:
+    """What one summand computes: a layer with its norms, or norms of the input itself."""
+    found: Layer | None = None
+    if branch[0].kind != "layer":
+        channels = graph.shape(branch[0].entry)[1]
+        found = Layer("", channels, channels)
+    for link in branch:
+        if link.kind == "layer" and found is None:
+            found = link.layer
+        elif link.kind == "norm" and found is not None:
+            found = replace(found, norms=(*found.norms, link.name))
+        elif link.kind != "activation":
+            raise NotFusable("a sum of branches with more than one layer")
+    assert found is not None
+    return found
+
+
+def _sum(branches: Sequence[Layer]) -> Layer:
+    """The layer that equals the sum: the one of the largest window takes in the others."""
+    largest = max((b for b in branches if b.path), key=lambda b: b.window.kernel, default=None)
+    if largest is None:
+        raise NotFusable("a sum without a convolution")
+    merged = Sum(**vars(largest), beside=tuple(b for b in branches if b is not largest))
+    window = largest.window
+    for other in merged.beside:
+        same = (
+            (other.in_channels, other.out_channels) == (merged.in_channels, merged.out_channels)
+            and other.window.stride == window.stride
+            and (other.window.kernel == (1, 1) or other.window.dilation == window.dilation)
+            and (other.groups == merged.groups or not other.path)
+        )
+        if not same or "same" in (window.padding, other.window.padding):
+            raise NotFusable("a sum of layers of different geometry")
+        if not all(
+            start >= 0 and start % step == 0 and start // step + small <= large
+            for start, step, small, large in zip(
+                merged.offset(other),
+                window.dilation,
+                other.window.kernel,
+                window.kernel,
+                strict=True,
+            )
+        ):
+            raise NotFusable("a sum of layers whose windows do not lie in one of them")
+    return merged
 
 
 def _squeeze(inner: list[Token]) -> Squeeze:

@@ -65,6 +65,25 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Sum(Layer):
+    """A layer and others on the same input, added before the activation: one filter, once folded.
+
+    Attributes:
+        beside: The others. Their windows lie within this one's, seen from the output. One without
+            a path is the identity; it has its BatchNorms.
+    """
+
+    beside: tuple[Layer, ...] = ()
+
+    def offset(self, other: Layer) -> tuple[int, int]:
+        """Where the other's filter lies in this one's."""
+        mine, others = self.window.padding, other.window.padding
+        assert not isinstance(mine, str)
+        assert not isinstance(others, str)
+        return mine[0] - others[0], mine[1] - others[1]
+
+
+@dataclass(frozen=True)
 class Squeeze:
     """x * expand(reduce(mean(x))), each with its activation; the second one's is the gate."""
 

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from weebill import _C
 from weebill.fusion import cost
 from weebill.fusion.fold import fold, source_names
 from weebill.fusion.layers import NotFusable
@@ -166,14 +167,13 @@ def _order(graph: Graph, parts: dict[fx.Node, Part]) -> tuple[fx.Node, ...]:
 class Split:
     """A recipe with its weights packed, ready to run. The interface is that of `Packed`."""
 
-    #: The shape of the result does not follow from records alone.
-    geometry: list[int] | None = None
-
     def __init__(self, owner: nn.Module, recipe: Recipe) -> None:
         self.recipe = recipe
         self.packed: dict[fx.Node, Packed] = {}
         self.input_rank = len(recipe.graph.shape(recipe.graph.input))
         self.output_rank = len(recipe.graph.shape(recipe.graph.output))
+        #: As of records, where the shape of the result follows from the forward: scores of classes.
+        self.geometry = _geometry(recipe)
         places = {node: index for index, node in enumerate(recipe.order)}
         last_use: dict[fx.Node, fx.Node] = {}
         for node in recipe.order:
@@ -198,7 +198,10 @@ class Split:
         result: Tensor = values[self._result]
         return result
 
-    run_records = run
+    def run_records(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, O, 1, 1), where there is a geometry."""
+        y = self.run(x)[:, :, None, None]
+        return torch.empty_like(y, memory_format=torch.channels_last).copy_(y)
 
     def _runner(
         self, owner: nn.Module, node: fx.Node, places: dict[fx.Node, int]
@@ -212,6 +215,15 @@ class Split:
             return lambda values: convolution(values[entry])
         packed = self.packed[node] = Packed(owner, part.program)
         return lambda values: packed.run(values[entry])
+
+
+def _geometry(recipe: Recipe) -> list[int] | None:
+    output = recipe.graph.output
+    shapes = recipe.graph.shape(recipe.graph.input), recipe.graph.shape(output)
+    linear = output in recipe.parts or isinstance(recipe.graph.module(output), nn.Linear)
+    if [len(shape) for shape in shapes] != [4, 2] or not linear:
+        return None
+    return _C.geometry(_C.pack_global_avg_pool2d(shapes[1][1]))
 
 
 def sources(owner: nn.Module, recipe: Recipe) -> Iterator[tuple[str, str]]:
