@@ -247,7 +247,7 @@ def test_nothing_is_packed_again_without_a_change(monkeypatch: pytest.MonkeyPatc
     x = torch.randn(1, 18, 8, 8)
     with torch.inference_mode():
         module(x)
-        monkeypatch.setattr("weebill.fusion.module.pack_all", lambda *_: pytest.fail("again"))
+        monkeypatch.setattr("weebill.fusion.packed.pack_all", lambda *_: pytest.fail("again"))
         for _ in range(3):
             module(x)
 

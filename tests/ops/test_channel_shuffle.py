@@ -51,6 +51,7 @@ def test_value(groups: int, shape: tuple[int, ...], isa: str) -> None:
         assert y.is_contiguous(memory_format=form)
 
 
+@pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_dtypes(dtype: torch.dtype) -> None:
     plain = random_of(dtype, 2, 6, 5, 3)
