@@ -1,11 +1,20 @@
 // Depthwise convolution of one output row, vectorised over channels.
 //
-// Tile: 7 output columns of one vector of channels. Per kernel row each input vector is loaded once
-// and used for every tap that needs it: 3x3 stride 1 loads 9 inputs + 3 weights for 21 FMAs, 5x5 11
-// + 5 for 35, stride 2 15 + 3 and 17 + 5: with two loads and two FMAs a cycle the FMAs bound them
-// all. Registers: 7 accumulators + k weights + 1 input = at most 13 of AVX2's 16. 7 divides the
-// widths 112, 56, 28, 14 and 7; other widths end in tiles of 4, 2 and 1. Each output is bias, then
-// one FMA per tap in row order: results do not depend on the tile.
+// Tile: 7 output columns of one vector of channels; 7 divides the widths 112, 56, 28, 14 and 7, and
+// other widths end in a narrower one. Per kernel row each input vector is loaded once and used for
+// every tap that needs it: 3x3 stride 1 loads 9 inputs + 3 weights for 21 FMAs, 5x5 11 + 5 for 35,
+// stride 2 15 + 3 and 17 + 5: with two loads and two FMAs a cycle the FMAs bound them all. What is
+// left is to keep all other instructions few: strided.inl and scheduled.inl. Each output is bias,
+// then one FMA per tap in row order: results do not depend on the tile.
+
+// Straight code for a tile with all its rows inside the image. Where an instruction takes any of
+// the inputs as an operand, a loop over the rows costs nothing and is a third of the code.
+#if defined(WEEBILL_STRIDED)
+#include "kernels/strided.inl"
+constexpr bool kUnrollRows = false;
+#else
+constexpr bool kUnrollRows = true;
+#endif
 
 // The vector of channels that starts at c: whole, or the last one with n lanes.
 template <bool kTail>
@@ -24,8 +33,32 @@ inline void store_channels(float* p, Vec v, int64_t n) {
   }
 }
 
+// One kernel row: x at the input of column 0 and tap 0, w at tap 0.
+template <int kKernel, int kStride, bool kTail, int kColumns>
+inline void kernel_row(Vec (&acc)[kColumns], const float* x, int64_t x_stride, const float* w,
+                       int64_t lanes) {
+  constexpr int kInputs = (kColumns - 1) * kStride + kKernel;
+#if defined(WEEBILL_DEPTHWISE_ROW)
+  if constexpr (!kTail) return depthwise_kernel_row<kKernel, kStride>(acc, x, x_stride, w);
+#endif
+  Vec taps[kKernel];
+#pragma GCC unroll 8
+  for (int v = 0; v < kKernel; ++v) taps[v] = load_channels<kTail>(w + v * kBlock, lanes);
+#pragma GCC unroll 32
+  for (int i = 0; i < kInputs; ++i) {
+    const Vec input = load_channels<kTail>(x + i * x_stride, lanes);
+#pragma GCC unroll 16
+    for (int t = 0; t < kColumns; ++t) {
+      const int v = i - t * kStride;
+      if (v >= 0 && v < kKernel) accumulate(acc[t], input, taps[v]);
+    }
+  }
+}
+
+// w: tap 0 of the first row for channel c.
 template <int kKernel, int kStride, int kColumns, bool kTail, bool kAllRows>
-inline void depthwise_tile(const DepthwiseArgs& a, int64_t first_column, int64_t c, int64_t lanes) {
+inline void depthwise_tile(const DepthwiseArgs& a, const float* w, int64_t first_column, int64_t c,
+                           int64_t lanes) {
   Vec acc[kColumns];
   const Vec bias = load_channels<kTail>(a.bias + c, lanes);
 #pragma GCC unroll 16
@@ -33,37 +66,28 @@ inline void depthwise_tile(const DepthwiseArgs& a, int64_t first_column, int64_t
 
   const int64_t x_stride = a.x_stride;
   const int64_t x_at = first_column * kStride * x_stride + c;
-  const float* w =
-      a.w + c / kBlock * (kKernel * kKernel * kBlock) + c % kBlock + a.first_row * kKernel * kBlock;
-  const int64_t rows = kAllRows ? kKernel : a.rows;
+  if constexpr (kAllRows) {
 #pragma GCC unroll 8
-  for (int64_t u = 0; u < rows; ++u, w += kKernel * kBlock) {
-    const float* x = a.x_rows[u] + x_at;
-#if defined(WEEBILL_SCHEDULED)
-    if constexpr (!kTail) {
-      depthwise_kernel_row<kKernel, kStride>(acc, x, x_stride, w);
-      continue;
+    for (int u = 0; u < kKernel; ++u, w += kKernel * kBlock) {
+      kernel_row<kKernel, kStride, kTail>(acc, a.x_rows[u] + x_at, x_stride, w, lanes);
     }
-#endif
-    Vec taps[kKernel];
-#pragma GCC unroll 8
-    for (int v = 0; v < kKernel; ++v) taps[v] = load_channels<kTail>(w + v * kBlock, lanes);
-    constexpr int kInputs = (kColumns - 1) * kStride + kKernel;
-#pragma GCC unroll 32
-    for (int i = 0; i < kInputs; ++i) {
-      const Vec input = load_channels<kTail>(x + i * x_stride, lanes);
-#pragma GCC unroll 16
-      for (int t = 0; t < kColumns; ++t) {
-        const int v = i - t * kStride;
-        if (v >= 0 && v < kKernel) accumulate(acc[t], input, taps[v]);
-      }
+  } else {
+#pragma GCC unroll 1
+    for (int64_t u = 0; u < a.rows; ++u, w += kKernel * kBlock) {
+      kernel_row<kKernel, kStride, kTail>(acc, a.x_rows[u] + x_at, x_stride, w, lanes);
     }
   }
 
   activate_all(acc, a.activation);
   float* y = a.y + first_column * a.y_stride + c;
 #pragma GCC unroll 16
-  for (int t = 0; t < kColumns; ++t) store_channels<kTail>(y + t * a.y_stride, acc[t], lanes);
+  for (int t = 0; t < kColumns; ++t) {
+    store_channels<kTail>(y, acc[t], lanes);
+    y += a.y_stride;
+#if defined(WEEBILL_STRIDED)
+    hide(y);
+#endif
+  }
   if (a.sum != nullptr) {
     Vec sum = load_channels<kTail>(a.sum + c, lanes);
 #pragma GCC unroll 16
@@ -73,33 +97,45 @@ inline void depthwise_tile(const DepthwiseArgs& a, int64_t first_column, int64_t
 }
 
 template <int kKernel, int kStride, int kColumns, bool kAllRows>
-inline void depthwise_columns(const DepthwiseArgs& a, int64_t first_column) {
+inline void depthwise_columns(const DepthwiseArgs& args, int64_t first_column) {
+  const DepthwiseArgs a = args;  // a copy that the stores to y can't change stays in registers
+  constexpr int64_t kBlockTaps = kKernel * kKernel * kBlock;
+  const float* w = a.w + a.first_row * kKernel * kBlock;
   int64_t c = 0;
-  for (; c + kLanes <= a.channels; c += kLanes) {
-    depthwise_tile<kKernel, kStride, kColumns, false, kAllRows>(a, first_column, c, kLanes);
+  while (c + kLanes <= a.channels) {
+    depthwise_tile<kKernel, kStride, kColumns, false, kAllRows>(a, w, first_column, c, kLanes);
+    c += kLanes;
+    w += c % kBlock == 0 ? kBlockTaps - (kBlock - kLanes) : kLanes;
   }
   if (c < a.channels) {
-    depthwise_tile<kKernel, kStride, kColumns, true, false>(a, first_column, c, a.channels - c);
+    depthwise_tile<kKernel, kStride, kColumns, true, false>(a, w, first_column, c, a.channels - c);
   }
 }
 
 template <int kKernel, int kStride>
 inline void depthwise_row(const DepthwiseArgs& a) {
   int64_t j = 0;
-  // All rows inside the image is the common case: unrolled, the tile is straight code.
-  if (a.rows == kKernel) {
-    for (; j + 7 <= a.columns; j += 7) depthwise_columns<kKernel, kStride, 7, true>(a, j);
+  if (kUnrollRows && a.rows == kKernel) {
+    for (; j + 7 <= a.columns; j += 7) {
+      depthwise_columns<kKernel, kStride, 7, kUnrollRows>(a, j);
+    }
   }
   for (; j + 7 <= a.columns; j += 7) depthwise_columns<kKernel, kStride, 7, false>(a, j);
-  if (j + 4 <= a.columns) {
-    depthwise_columns<kKernel, kStride, 4, false>(a, j);
-    j += 4;
+  switch (a.columns - j) {
+#define WEEBILL_CASE(n)                                  \
+  case n:                                                \
+    depthwise_columns<kKernel, kStride, n, false>(a, j); \
+    break;
+    WEEBILL_CASE(1)
+    WEEBILL_CASE(2)
+    WEEBILL_CASE(3)
+    WEEBILL_CASE(4)
+    WEEBILL_CASE(5)
+    WEEBILL_CASE(6)
+#undef WEEBILL_CASE
+    default:
+      break;
   }
-  if (j + 2 <= a.columns) {
-    depthwise_columns<kKernel, kStride, 2, false>(a, j);
-    j += 2;
-  }
-  if (j < a.columns) depthwise_columns<kKernel, kStride, 1, false>(a, j);
 }
 
 void depthwise_k3s1_f32(const DepthwiseArgs& a) { depthwise_row<3, 1>(a); }

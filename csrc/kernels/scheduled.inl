@@ -37,6 +37,7 @@ inline void multiply_add_four(Vec (&acc)[kCount], const float* x, int64_t x_stri
 // One kernel row of a depthwise tile. Tap by tap over all columns, so that an accumulator is used
 // again only after all others; inputs and taps of the whole row are in registers: 7 accumulators +
 // 17 inputs + 5 taps = 29 for 5 x 5 stride 2.
+#define WEEBILL_DEPTHWISE_ROW
 template <int kKernel, int kStride, int kColumns>
 inline void depthwise_kernel_row(Vec (&acc)[kColumns], const float* x, int64_t x_stride,
                                  const float* w) {

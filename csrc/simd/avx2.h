@@ -78,3 +78,64 @@ inline Vec pow2(Vec a) {
 inline void prefetch(const float* p) {
   _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1);
 }
+inline Vec load_now(const float* p) {
+  Vec v;
+  __asm__ volatile("vmovups %1, %0" : "=x"(v) : "m"(*reinterpret_cast<const __m256_u*>(p)));
+  return v;
+}
+inline void accumulate_now(Vec& acc, Vec a, Vec b) {
+  __asm__ volatile("vfmadd231ps %2, %1, %0" : "+x"(acc) : "x"(a), "x"(b));
+}
+
+// Up to 18 vectors a stride apart, each reached by one operand of an instruction: two pointers and
+// four multiples of the stride, times 1, 2, 4 or 8. Left to itself the compiler keeps an address
+// for each, and most of those on the stack. In the order written: kernels/scheduled_avx2.inl.
+#define WEEBILL_STRIDED
+// Keeps the compiler from working out ahead what is added to p.
+inline void hide(float*& p) { __asm__("" : "+r"(p)); }
+struct Strided {
+  const float *p, *p9;              // vector 0, vector 9
+  int64_t one, three, five, seven;  // multiples of the stride, in bytes
+
+  Strided(const float* first, int64_t stride)
+      : p(first),
+        p9(first + 9 * stride),
+        one(4 * stride),
+        three(12 * stride),
+        five(20 * stride),
+        seven(28 * stride) {}
+};
+
+template <int kIndex>
+inline Vec load_at(const Strided& x) {
+  static_assert(0 <= kIndex && kIndex < 18);
+  constexpr int kRest = kIndex % 9;
+  const float* p = kIndex < 9 ? x.p : x.p9;
+  Vec v;
+  if constexpr (kRest == 0) {
+    __asm__ volatile("vmovups (%1), %0" : "=x"(v) : "r"(p));
+  } else {
+    constexpr int kOdd = kRest % 2 == 1 ? kRest : kRest == 6 ? 3 : 1;
+    const int64_t multiple = kOdd == 1 ? x.one : kOdd == 3 ? x.three : kOdd == 5 ? x.five : x.seven;
+    __asm__ volatile("vmovups (%1,%2,%c3), %0"
+                     : "=x"(v)
+                     : "r"(p), "r"(multiple), "i"(kRest / kOdd));
+  }
+  return v;
+}
+
+template <int kIndex>
+inline void accumulate_at(Vec& acc, const Strided& x, Vec b) {
+  static_assert(0 <= kIndex && kIndex < 18);
+  constexpr int kRest = kIndex % 9;
+  const float* p = kIndex < 9 ? x.p : x.p9;
+  if constexpr (kRest == 0) {
+    __asm__ volatile("vfmadd231ps (%1), %2, %0" : "+x"(acc) : "r"(p), "x"(b));
+  } else {
+    constexpr int kOdd = kRest % 2 == 1 ? kRest : kRest == 6 ? 3 : 1;
+    const int64_t multiple = kOdd == 1 ? x.one : kOdd == 3 ? x.three : kOdd == 5 ? x.five : x.seven;
+    __asm__ volatile("vfmadd231ps (%1,%2,%c3), %4, %0"
+                     : "+x"(acc)
+                     : "r"(p), "r"(multiple), "i"(kRest / kOdd), "x"(b));
+  }
+}
