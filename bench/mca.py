@@ -36,6 +36,12 @@ class Instruction:
     text: str
 
 
+def disassembled(path: Path) -> str:
+    """objdump's listing of an aarch64 object."""
+    command = ["aarch64-linux-gnu-objdump", "-dC", "--no-show-raw-insn", str(path)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
 def functions(listing: str) -> dict[str, list[Instruction]]:
     """The functions of an objdump listing, without its notes on addresses."""
     found: dict[str, list[Instruction]] = {}
@@ -110,13 +116,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("object", type=Path)
     path = parser.parse_args().object
-    listing = subprocess.run(
-        ["aarch64-linux-gnu-objdump", "-dC", "--no-show-raw-insn", path],
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
-    code = functions(listing)
+    code = functions(disassembled(path))
     print("Cycles per pass through the loop / bound, and the part of the bound that is reached")
     print(f"{'loop':18}{'insn':>6}{'FMA':>5}" + "".join(f"{core:>18}" for core in CORES))
     for name, (function, fmas) in KERNELS.items():

@@ -7,10 +7,10 @@
 #   the torch ops, for each --torch VERSION         on Cortex-A72, or with torch 2.10 on A76: that
 #                                                   torch needs armv8.1
 #
-# --quick leaves out the C++ tests, Cortex-A72, and networks with random weights. WHEEL is built if it
-# is not given. Needs qemu-user-static and g++-aarch64-linux-gnu, and weebill with torch and Pillow in
-# $PYTHON. What is downloaded stays in build/aarch64; torch is downloaded (100 to 430 MB) only where
-# --torch asks for it.
+# --quick leaves out the C++ tests, Cortex-A72, the wheel without its command line, and networks with
+# random weights. WHEEL is built if it is not given. Needs qemu-user-static and g++-aarch64-linux-gnu,
+# and weebill with torch and Pillow in $PYTHON. What is downloaded stays in build/aarch64; torch is
+# downloaded (100 to 430 MB) only where --torch asks for it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -55,10 +55,10 @@ if [ -z "$quick" ]; then
 fi
 
 "$python" -m tests.emulated.make_models "$target/networks" ${quick:+--trained}
-scripts/aarch64_environment.sh bare "$wheel"
 scripts/aarch64_environment.sh board "$wheel[cli]"
+[ -n "$quick" ] || scripts/aarch64_environment.sh bare "$wheel"
 for cpu in "${cpus[@]}"; do
-  emulated "$cpu" bare tests/minimal.py
+  [ -n "$quick" ] || emulated "$cpu" bare tests/minimal.py
   emulated "$cpu" board -m tests.emulated.board "$target/networks"
 done
 
@@ -72,7 +72,7 @@ for version in "${torches[@]}"; do
     scripts/aarch64_environment.sh "torch-$version" --no-deps "torch==$version" typing-extensions \
       sympy mpmath filelock jinja2 markupsafe networkx fsspec
   fi
-  scripts/aarch64_environment.sh "board-$version" "$wheel[cli]" pytest pytest-timeout hypothesis
+  scripts/aarch64_environment.sh "board-$version" "$wheel[cli,models]" pytest pytest-timeout hypothesis
   site=lib/python3.11/site-packages
   echo "$target/torch-$version/$site" > "$target/board-$version/$site/torch.pth"
   emulated "$cpu" "board-$version" -m tests.emulated.with_torch "$target/networks"

@@ -64,7 +64,10 @@ def check_doctor() -> None:
     assert findings["instruction set"]["value"].startswith("neon"), findings
     # The others judge the machine that emulates: its load, its clock.
     for name in ("weebill", "python", "instruction set", "torch"):
-        assert findings[name]["status"] != "problem", findings[name]
+        finding = findings[name]
+        # Emulated on a busy machine, importing torch may take longer than a doctor waits.
+        late = name == "torch" and "TimeoutExpired" in finding["value"]
+        assert finding["status"] != "problem" or late, finding
 
 
 def check_refusal() -> None:
