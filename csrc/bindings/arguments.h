@@ -123,7 +123,7 @@ class SpecArguments {
 /// Runs a kernel between torch's stack and the error convention of ops.cpp.
 template <typename Body>
 void translated(Body&& body) {
-  static constexpr ParallelHook kTorch = {&torch_parallel_run, &torch_threads};
+  static constexpr ParallelHook kTorch = {&torch_with_team, &torch_threads};
   const ParallelScope threads_of_torch(kTorch);
   try {
     body();

@@ -2,38 +2,28 @@
 #pragma once
 
 #include <cstdint>
-#include <exception>
-#include <mutex>
 
 #include "bindings/stable_torch.h"
 #include "core/parallel.h"
 
 namespace weebill::bindings {
 
-/// The body of one parallel region. An exception must not pass through torch's C interface: the
-/// first one waits here until the region has ended.
-struct Region {
-  void (*body)(void* context, std::int64_t begin, std::int64_t end);
-  void* context;
-  std::mutex mutex;
-  std::exception_ptr error;
-};
-
-inline void run_part(std::int64_t begin, std::int64_t end, void* pointer) {
-  auto* region = static_cast<Region*>(pointer);
-  try {
-    region->body(region->context, begin, end);
-  } catch (...) {
-    const std::lock_guard<std::mutex> lock(region->mutex);
-    if (!region->error) region->error = std::current_exception();
-  }
-}
-
-inline void torch_parallel_run(std::int64_t tasks, void (*body)(void*, std::int64_t, std::int64_t),
-                               void* context) {
-  Region region{body, context, {}, nullptr};
-  torch_check(torch_parallel_for(0, tasks, 1, &run_part, &region), "run a parallel region");
-  if (region.error) std::rethrow_exception(region.error);
+/// One region of torch's lasts for the whole call, and its threads serve the core's regions
+/// meanwhile. Entering torch's (libgomp's) region and leaving it costs as much as some ten of the
+/// core's, and its ranges are dealt out for good: whoever is late holds the others up.
+/// Not the core's own pool: libgomp's threads wait for work on the cores for milliseconds after
+/// each of torch's own operators, and in a network that is converted in part the two pools would
+/// take turns in each other's way.
+inline void torch_with_team(int threads, LentTeam::Leader leader, void* context) {
+  LentTeam team(threads, leader, context);
+  // A thread's ranges come in order, and the calling thread's begin at 0.
+  const auto members = [](std::int64_t begin, std::int64_t end, void* pointer) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      static_cast<LentTeam*>(pointer)->member(static_cast<int>(i));
+    }
+  };
+  torch_check(torch_parallel_for(0, threads, 1, members, &team), "run a parallel region");
+  team.rethrow();
 }
 
 inline int torch_threads() {

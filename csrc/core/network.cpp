@@ -174,6 +174,18 @@ std::int64_t multiply_adds(const Shape& x, Packed packed) {
 
 namespace {
 
+// Of a call, in multiply-adds: moving an element costs about as much as four.
+std::int64_t work(const std::vector<Record>& records, const std::vector<Shape>& shapes) {
+  constexpr std::int64_t kPerElement = 4;
+  std::int64_t total = 0;
+  for (std::size_t i = 0; i < records.size(); ++i) {
+    const Shape &x = shapes[i], &out = shapes[i + 1];
+    const std::int64_t elements = x.n * x.c * x.h * x.w + out.n * out.c * out.h * out.w;
+    total += multiply_adds_of(records[i], x, out) + elements * kPerElement;
+  }
+  return total;
+}
+
 bool dense_nhwc(const TensorView& x) {
   return (x.c == 1 || x.stride_c == 1) && (x.w == 1 || x.stride_w == x.c) &&
          (x.h == 1 || x.stride_h == x.w * x.c) && (x.n == 1 || x.stride_n == x.h * x.w * x.c);
@@ -325,47 +337,68 @@ void run_list(const Run& run, const std::vector<Record>& records, const std::vec
 
 }  // namespace
 
+namespace {
+
+// What a call is made of, and how it uses the threads: the same for run() and explain().
+struct Call {
+  std::vector<Record> records;
+  std::vector<Shape> shapes;  // the input of each record and the last output
+  std::size_t tail;           // the first record after the pooling: there images are rows
+  CallPlan plan;
+};
+
+Call plan_records(const std::string& op, const Shape& x, Packed packed, int threads) {
+  Call call = {parse(op, packed), {x}, 0, {}};
+  for (const Record& record : call.records) {
+    call.shapes.push_back(record_output(op, record, call.shapes.back()));
+  }
+  auto is_row = [&](std::size_t i) { return call.shapes[i].h == 1 && call.shapes[i].w == 1; };
+  while (call.tail < call.records.size() && !is_row(call.tail)) ++call.tail;
+  call.plan = plan_call(work(call.records, call.shapes), call.tail == 0 ? 1 : x.n, threads);
+  return call;
+}
+
+}  // namespace
+
 void run(const std::string& op, const TensorView& x, Packed packed, float* y) {
   run_with({kernels(), machine_caches(), max_threads()}, op, x, packed, y);
 }
 
-void run_with(const Run& whole, const std::string& op, const TensorView& x, Packed packed,
-              float* y) {
-  const std::vector<Record> records = parse(op, packed);
-  std::vector<Shape> shapes = {{x.n, x.c, x.h, x.w}};
-  for (const Record& record : records) shapes.push_back(record_output(op, record, shapes.back()));
+void run_with(const Run& run, const std::string& op, const TensorView& x, Packed packed, float* y) {
+  const Call call = plan_records(op, {x.n, x.c, x.h, x.w}, packed, run.threads);
+  const std::vector<Record>& records = call.records;
+  const std::vector<Shape>& shapes = call.shapes;
+  const std::size_t tail = call.tail;
+  const CallPlan& plan = call.plan;
   if (x.n == 0) return;
-  const int threads = whole.threads;
-
-  // With an image for every thread, each takes whole images through the network: nothing is shared
-  // but the weights. After the pooling the images are rows of one product.
-  std::size_t tail = 0;
-  while (tail < records.size() && (shapes[tail].h != 1 || shapes[tail].w != 1)) ++tail;
-  if (x.n == 1 || tail == 0) {
-    run_list(whole, records, shapes, 0, records.size(), x.n, x, y);
-    return;
-  }
-  // Image by image without threads as well: the activations of one image stay in the cache.
-  const bool images_in_parallel = threads > 1 && x.n >= threads;
-  const Run per_image = {whole.kernels, whole.caches, images_in_parallel ? 1 : threads};
-  Workspace::Scope scope(Workspace::of_this_thread());
-  const Shape& middle = shapes[tail];
-  const std::int64_t image = middle.c * middle.h * middle.w;
-  float* pooled = tail == records.size() ? y : scope.take(x.n * image);
-  auto one = [&](std::int64_t n) {
-    TensorView view = x;
-    view.data += n * x.stride_n;
-    view.n = 1;
-    run_list(per_image, records, shapes, 0, tail, 1, view, pooled + n * image);
-  };
-  if (images_in_parallel) {
-    parallel_for(x.n, one);
-  } else {
-    for (std::int64_t n = 0; n < x.n; ++n) one(n);
-  }
-  if (tail < records.size()) {
-    run_list(whole, records, shapes, tail, records.size(), x.n, nhwc_view(pooled, middle), y);
-  }
+  const Run whole = {run.kernels, run.caches, plan.threads};
+  with_threads(plan.threads, [&] {
+    if (x.n == 1 || tail == 0) {
+      run_list(whole, records, shapes, 0, records.size(), x.n, x, y);
+      return;
+    }
+    // Image by image without threads as well: the activations of one image stay in the cache. With
+    // an image for every thread, nothing is shared but the weights.
+    const Run per_image = {whole.kernels, whole.caches, plan.threads_of_image()};
+    Workspace::Scope scope(Workspace::of_this_thread());
+    const Shape& middle = shapes[tail];
+    const std::int64_t image = middle.c * middle.h * middle.w;
+    float* pooled = tail == records.size() ? y : scope.take(x.n * image);
+    auto one = [&](std::int64_t n) {
+      TensorView view = x;
+      view.data += n * x.stride_n;
+      view.n = 1;
+      run_list(per_image, records, shapes, 0, tail, 1, view, pooled + n * image);
+    };
+    if (plan.images_in_parallel) {
+      parallel_for(x.n, one);
+    } else {
+      for (std::int64_t n = 0; n < x.n; ++n) one(n);
+    }
+    if (tail < records.size()) {
+      run_list(whole, records, shapes, tail, records.size(), x.n, nhwc_view(pooled, middle), y);
+    }
+  });
 }
 
 namespace {
@@ -398,23 +431,25 @@ const char* kind_name(RecordKind kind) {
 
 std::string explain(const Shape& x, Packed packed, int threads) {
   std::string text;
-  Shape shape = x;
-  const Run run = {kernels(), machine_caches(), threads};
-  const std::vector<Record> records = parse("explain", packed);
-  for (std::size_t i = 0; i < records.size(); ++i) {
-    const Record& record = records[i];
+  const Call call = plan_records("explain", x, packed, threads);
+  const Run run = {kernels(), machine_caches(), call.plan.threads_of_image()};
+  for (std::size_t i = 0; i < call.records.size(); ++i) {
+    const Record& record = call.records[i];
     const RecordHeader& h = *record.header;
-    const Shape out = record_output("explain", record, shape);
+    const Shape &shape = call.shapes[i], &out = call.shapes[i + 1];
+    auto plan_of = [&](const SeparableProblem& p) {
+      return plan_separable(p, run.caches, run.threads, fusion_policy());
+    };
     if (h.kind == RecordKind::kSeparable) {
       const SeparableProblem p = separable_problem(record, shape, out);
-      const SeparablePlan plan = plan_separable(p, run.caches, threads, fusion_policy());
+      const SeparablePlan plan = plan_of(p);
       text += concat("separable ", h.c_in, "-", h.c_mid, "-", h.c_out, " ", shape.h, "x", shape.w,
                      " k", h.window.kernel_h, " s", h.window.stride_h, ": ", plan.reason,
                      "; threads ", plan.threads, ", bands ", plan.bands, ", strip rows ",
                      plan.strip_rows, ", channels ", plan.chunk, "\n");
     } else {
       text += concat(kind_name(h.kind), " ", h.c_in, "-", h.c_out, " ", shape.h, "x", shape.w);
-      const PooledPlan pooled = plan_in_front(run, &record, records.size() - i, shape);
+      const PooledPlan pooled = plan_in_front(run, &record, call.records.size() - i, shape);
       if (*pooled.reason != '\0') {
         text += concat("; ", pooled.reason);
         if (pooled.fused) {
@@ -426,11 +461,10 @@ std::string explain(const Shape& x, Packed packed, int threads) {
         Shape in = shape;
         in.c = part.header->c_in;
         const SeparableProblem p = separable_problem(part, in, record_output("explain", part, in));
-        text += concat("; ", plan_separable(p, run.caches, threads, fusion_policy()).reason);
+        text += concat("; ", plan_of(p).reason);
       }
       text += "\n";
     }
-    shape = out;
   }
   return text;
 }

@@ -5,17 +5,15 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "core/team.h"
 #include "core/weebill.h"
 
 namespace weebill {
 
-/// Runs body(context, begin, end) over disjoint ranges that cover [0, tasks), on any threads.
-using ParallelRun = void (*)(std::int64_t tasks,
-                             void (*body)(void* context, std::int64_t begin, std::int64_t end),
-                             void* context);
-
 struct ParallelHook {
-  ParallelRun run;
+  /// Calls leader(context, team) once on this thread, with a team of up to `threads` threads that
+  /// serve it meanwhile; with a null pointer if there are no threads to be had.
+  void (*with_team)(int threads, LentTeam::Leader leader, void* context);
   int (*max_threads)();
 };
 
@@ -50,14 +48,27 @@ class WEEBILL_API ThreadsScope {
 /// Threads that the calling thread's next op may use.
 WEEBILL_API int max_threads();
 
-/// Calls body(task) for every task in [0, tasks).
+/// Calls body() once on this thread, with up to `threads` threads ready for the parallel_for()s in
+/// it: having them costs microseconds, each region then a fraction of one.
+template <typename Body>
+void with_threads(int threads, Body&& body);
+
+/// Calls body(task) for every task in [0, tasks), on the threads of the with_threads() around it or
+/// on threads of its own; inside of another parallel_for() on the calling thread alone.
 template <typename Body>
 void parallel_for(std::int64_t tasks, Body&& body);
 
 namespace detail {
-WEEBILL_API void parallel_run(std::int64_t tasks,
-                              void (*body)(void* context, std::int64_t begin, std::int64_t end),
-                              void* context);
+WEEBILL_API void with_threads(int threads, void (*body)(void* context), void* context);
+WEEBILL_API void parallel_run(std::int64_t tasks, ParallelBody body, void* context);
+}  // namespace detail
+
+template <typename Body>
+void with_threads(int threads, Body&& body) {
+  using Plain = std::remove_reference_t<Body>;
+  detail::with_threads(
+      threads, [](void* context) { (*static_cast<Plain*>(context))(); },
+      const_cast<void*>(static_cast<const void*>(&body)));
 }
 
 template <typename Body>

@@ -29,9 +29,19 @@ FusionPolicy fusion_policy() { return policy_in_use; }
 Caches machine_caches() { return {cpu_info().l1d_bytes, cpu_info().l2_bytes}; }
 
 int plan_threads(std::int64_t multiply_adds, int threads) {
-  // Waking a thread and waiting for it costs a few microseconds: about this much work.
-  constexpr std::int64_t kWorth = 100'000;
+  // Handing a thread of a team its part and waiting for it costs half a microsecond: about this
+  // much work.
+  constexpr std::int64_t kWorth = 30'000;
   return static_cast<int>(std::clamp<std::int64_t>(multiply_adds / kWorth, 1, threads));
+}
+
+CallPlan plan_call(std::int64_t work, std::int64_t images, int threads) {
+  // Entering a region of torch's and leaving it costs a few microseconds.
+  constexpr std::int64_t kWorth = 200'000;
+  CallPlan plan;
+  plan.threads = static_cast<int>(std::clamp<std::int64_t>(work / kWorth, 1, threads));
+  plan.images_in_parallel = plan.threads > 1 && images >= plan.threads;
+  return plan;
 }
 
 std::int64_t plan_m_block(std::int64_t m, std::int64_t k, std::int64_t n, const Caches& caches) {

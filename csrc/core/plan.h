@@ -77,7 +77,20 @@ WEEBILL_API PooledPlan plan_pooled(const Window& window, std::int64_t h, std::in
 WEEBILL_API std::int64_t plan_m_block(std::int64_t m, std::int64_t k, std::int64_t n,
                                       const Caches& caches);
 
-/// Threads that a piece of work of so many multiply-adds is worth.
+/// Threads that a piece of a call is worth: so many multiply-adds between two regions' ends.
 WEEBILL_API int plan_threads(std::int64_t multiply_adds, int threads);
+
+/// How a call uses its threads.
+struct CallPlan {
+  int threads = 1;  ///< that the call takes
+  /// Each thread takes whole images; otherwise they share the work of one image after the other.
+  bool images_in_parallel = false;
+
+  /// What a block of one image gets, before it is asked what it is worth.
+  int threads_of_image() const { return images_in_parallel ? 1 : threads; }
+};
+
+/// `work` in multiply-adds; `images` is 1 where they are rows of one product.
+WEEBILL_API CallPlan plan_call(std::int64_t work, std::int64_t images, int threads);
 
 }  // namespace weebill

@@ -5,11 +5,8 @@
 
 #include <algorithm>
 #include <atomic>
-#include <chrono>
-#include <condition_variable>
 #include <cstdlib>
 #include <exception>
-#include <mutex>
 #include <string>
 #include <thread>
 
@@ -18,44 +15,6 @@
 
 namespace weebill {
 namespace {
-
-using Body = void (*)(void* context, std::int64_t begin, std::int64_t end);
-
-// About what it costs to put a thread to sleep and to wake it.
-constexpr std::chrono::microseconds kSpin{4};
-
-void relax() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
-
-// Waits a little for a condition; false if it did not come.
-template <typename Condition>
-bool spin_until(Condition&& condition) {
-  const auto end = std::chrono::steady_clock::now() + kSpin;
-  do {
-    for (int i = 0; i < 16; ++i) {
-      if (condition()) return true;
-      relax();
-    }
-  } while (std::chrono::steady_clock::now() < end);
-  return condition();
-}
-
-// True on the pool's threads, and on any thread while it runs a region.
-thread_local bool inside_region = false;
-
-// std::condition_variable::wait and std::mutex::try_lock are newer symbols than wheels may need.
-template <typename Condition>
-void wait_until(std::condition_variable& variable, std::unique_lock<std::mutex>& lock,
-                Condition&& condition) {
-  while (!condition()) {
-    pthread_cond_wait(variable.native_handle(), lock.mutex()->native_handle());
-  }
-}
 
 // Holds a flag that nobody waits for.
 class TryLock {
@@ -74,41 +33,13 @@ class TryLock {
   bool owns_;
 };
 
+// One team for all calls: so no call has to wait for a thread that came late to the one before.
 class Pool {
  public:
-  // False if another region is running: then nothing has been done.
-  bool try_run(std::int64_t tasks, Body body, void* context, int threads) {
-    const TryLock region(region_);
-    if (!region.owns()) return false;
-    start_threads(threads - 1);
-    {
-      const std::lock_guard<std::mutex> lock(mutex_);
-      tasks_ = tasks;
-      body_ = body;
-      context_ = context;
-      error_ = nullptr;
-      next_.store(0, std::memory_order_relaxed);
-      seats_ = threads - 1;
-      epoch_.fetch_add(1, std::memory_order_release);
-    }
-    wake_.notify_all();
-    inside_region = true;
-    work();
-    inside_region = false;
-    std::unique_lock<std::mutex> lock(mutex_);
-    seats_ = 0;  // who has not come yet need not come
-    if (busy_.load(std::memory_order_relaxed) != 0) {
-      lock.unlock();
-      const auto done = [this] { return busy_.load(std::memory_order_acquire) == 0; };
-      const bool spun = spin_until(done);
-      lock.lock();
-      if (!spun) wait_until(done_, lock, done);
-    }
-    const std::exception_ptr error = error_;
-    error_ = nullptr;
-    lock.unlock();
-    if (error) std::rethrow_exception(error);
-    return true;
+  void with_team(int threads, LentTeam::Leader leader, void* context) {
+    const TryLock call(call_);
+    if (call.owns()) start_threads(std::min(threads, kMaxThreads) - 1);
+    leader(context, call.owns() ? &team_ : nullptr);
   }
 
  private:
@@ -119,7 +50,7 @@ class Pool {
       sigfillset(&all);
       sigprocmask(SIG_SETMASK, &all, &before);
       try {
-        std::thread([this] { serve(); }).detach();
+        std::thread([this, member = started_ + 1] { team_.serve(member); }).detach();
       } catch (const std::exception&) {
         wanted = started_;  // the system has no more: the threads that are there will do
       }
@@ -128,52 +59,9 @@ class Pool {
     }
   }
 
-  [[noreturn]] void serve() {
-    inside_region = true;
-    std::uint64_t seen = 0;
-    for (;;) {
-      const auto called = [this, &seen] { return epoch_.load(std::memory_order_acquire) != seen; };
-      spin_until(called);
-      std::unique_lock<std::mutex> lock(mutex_);
-      wait_until(wake_, lock, called);
-      seen = epoch_.load(std::memory_order_relaxed);
-      if (seats_ == 0) continue;
-      --seats_;
-      busy_.fetch_add(1, std::memory_order_relaxed);
-      lock.unlock();
-      work();
-      lock.lock();
-      if (busy_.fetch_sub(1, std::memory_order_release) == 1) done_.notify_one();
-    }
-  }
-
-  void work() {
-    for (;;) {
-      const std::int64_t task = next_.fetch_add(1, std::memory_order_relaxed);
-      if (task >= tasks_) return;
-      try {
-        body_(context_, task, task + 1);
-      } catch (...) {
-        const std::lock_guard<std::mutex> lock(mutex_);
-        if (!error_) error_ = std::current_exception();
-      }
-    }
-  }
-
-  std::atomic_flag region_ = ATOMIC_FLAG_INIT;  // held by the thread whose region runs
-  int started_ = 0;                             // threads; guarded by region_
-
-  std::mutex mutex_;  // of all that follows, but for what is atomic
-  std::condition_variable wake_, done_;
-  std::atomic<std::uint64_t> epoch_{0};
-  std::atomic<int> busy_{0};  // threads of the pool that are in the region
-  int seats_ = 0;             // threads that may still enter it
-  std::exception_ptr error_;
-  // Written before a thread may enter the region, and not while one is in it.
-  std::int64_t tasks_ = 0;
-  Body body_ = nullptr;
-  void* context_ = nullptr;
-  std::atomic<std::int64_t> next_{0};
+  std::atomic_flag call_ = ATOMIC_FLAG_INIT;  // held by the thread whose call runs
+  int started_ = 0;                           // threads; guarded by call_
+  Team team_{kMaxThreads};
 };
 
 // Never destroyed: its threads run until the process ends.
@@ -182,10 +70,7 @@ std::atomic<int> wanted_threads{0};
 
 // In the child of a fork there are no threads but the caller's, and the old pool's locks may be
 // held by one that is gone.
-void forget_pool() {
-  current_pool.store(nullptr, std::memory_order_relaxed);
-  inside_region = false;
-}
+void forget_pool() { current_pool.store(nullptr, std::memory_order_relaxed); }
 
 Pool& pool() {
   Pool* found = current_pool.load(std::memory_order_acquire);
@@ -211,10 +96,8 @@ int default_threads() {
 
 }  // namespace
 
-void pool_run(std::int64_t tasks, Body body, void* context, int threads) {
-  threads = static_cast<int>(std::min<std::int64_t>(threads, tasks));
-  if (threads > 1 && !inside_region && pool().try_run(tasks, body, context, threads)) return;
-  body(context, 0, tasks);
+void pool_with_team(int threads, LentTeam::Leader leader, void* context) {
+  pool().with_team(threads, leader, context);
 }
 
 int pool_threads() {

@@ -1,21 +1,20 @@
 // The threads of the core where no embedder brings its own: one pool per process.
 //
-// Threads are started when a region first needs them and then stay. A thread without work looks for
-// some during a few microseconds and then sleeps in the kernel. One region runs at a time: a second
-// one, from another thread of the program or from inside the first, runs serially where it was
-// called, with the same result. After a fork the child starts with a new pool.
+// Threads are started when a call first needs them and then stay. A thread without work looks for
+// some during a fraction of a millisecond and then sleeps in the kernel. One call has them at a
+// time: a second one, from another thread of the program, runs on its own thread, with the same
+// result. After a fork the child starts with a new pool.
 #pragma once
 
 #include <cstdint>
 
+#include "core/team.h"
 #include "core/weebill.h"
 
 namespace weebill {
 
-/// Runs body over ranges that cover [0, tasks), on at most `threads` threads, the caller's among
-/// them. Rethrows the first exception of a body after all have ended.
-void pool_run(std::int64_t tasks, void (*body)(void* context, std::int64_t begin, std::int64_t end),
-              void* context, int threads);
+/// ParallelHook::with_team of the pool.
+void pool_with_team(int threads, LentTeam::Leader leader, void* context);
 
 /// Threads that the pool uses: those of set_pool_threads(), otherwise the environment variable
 /// WEEBILL_NUM_THREADS, otherwise usable_cores(). Throws ValueError for a bad variable.

@@ -287,8 +287,7 @@ int run_main(int argc, char** argv) {
   parsed = parse(argc, argv);
   install_crash_handler();
   // One thread unless a test asks for more (ParallelMode, ThreadsScope).
-  set_parallel_hook({[](std::int64_t tasks, void (*body)(void*, std::int64_t, std::int64_t),
-                        void* context) { body(context, 0, tasks); },
+  set_parallel_hook({[](int, LentTeam::Leader leader, void* context) { leader(context, nullptr); },
                      [] { return 1; }});
   if (!parsed.list) {
     std::printf("seed %llu\n", static_cast<unsigned long long>(parsed.seed));

@@ -10,43 +10,40 @@ namespace {
 
 int hook_threads = 1;
 
-using Body = void (*)(void*, std::int64_t, std::int64_t);
+using Leader = LentTeam::Leader;
 
-void run_serially(std::int64_t tasks, Body body, void* context) { body(context, 0, tasks); }
+void with_nobody(int, Leader leader, void* context) { leader(context, nullptr); }
 
-void run_on_threads(std::int64_t tasks, Body body, void* context) {
-  // Uneven on purpose: the first range is half as large as the others.
-  const std::int64_t parts = hook_threads;
-  auto cut = [&](std::int64_t part) {
-    return part == 0 ? 0 : tasks * (2 * part - 1) / (2 * parts - 1);
-  };
+void with_new_threads(int members, Leader leader, void* context) {
+  LentTeam team(members, leader, context);
   std::vector<std::thread> threads;
-  for (std::int64_t part = 0; part < parts; ++part) {
-    const std::int64_t begin = cut(part), end = cut(part + 1);
-    if (begin < end) threads.emplace_back([=] { body(context, begin, end); });
-  }
+  for (int i = 1; i < members; ++i) threads.emplace_back([&team, i] { team.member(i); });
+  team.member(0);
   for (std::thread& thread : threads) thread.join();
+  team.rethrow();
 }
 
-void run_backwards(std::int64_t tasks, Body body, void* context) {
-  for (std::int64_t task = tasks - 1; task >= 0; --task) body(context, task, task + 1);
+void with_absent_threads(int members, Leader leader, void* context) {
+  LentTeam team(members, leader, context);
+  for (int i = 0; i < members; ++i) team.member(i);
+  team.rethrow();
 }
 
 }  // namespace
 
-ParallelMode::ParallelMode(int threads, ParallelRun run) {
+ParallelMode::ParallelMode(int threads, WithTeam with_team) {
   hook_threads = threads;
-  set_parallel_hook({run, [] { return hook_threads; }});
+  set_parallel_hook({with_team, [] { return hook_threads; }});
 }
 
 ParallelMode::ParallelMode(int threads)
-    : ParallelMode(threads, threads == 1 ? run_serially : run_on_threads) {}
+    : ParallelMode(threads, threads == 1 ? with_nobody : with_new_threads) {}
 
-ParallelMode ParallelMode::backwards(int threads) { return {threads, run_backwards}; }
+ParallelMode ParallelMode::alone(int threads) { return {threads, with_absent_threads}; }
 
 ParallelMode::~ParallelMode() {
   hook_threads = 1;
-  set_parallel_hook({run_serially, [] { return 1; }});
+  set_parallel_hook({with_nobody, [] { return 1; }});
 }
 
 const std::vector<Layout> kLayouts = {Layout::kNhwc,     Layout::kNchw,       Layout::kNhwcSlice,
@@ -229,8 +226,8 @@ void run_records(const std::string& what, const Bytes& records, const Input& inp
         const ParallelMode mode(threads);
         once(format("%d threads", threads).c_str(), any_flush());
       }
-      const ParallelMode mode = ParallelMode::backwards(threads);
-      once(format("%d threads, backwards", threads).c_str(), any_flush());
+      const ParallelMode mode = ParallelMode::alone(threads);
+      once(format("%d threads that do not come", threads).c_str(), any_flush());
     }
     set_fusion_policy(FusionPolicy::kAuto);
   }

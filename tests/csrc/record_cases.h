@@ -24,16 +24,18 @@ namespace weebill::testing {
 /// How parallel_for's tasks are run while the object lives; serial again afterwards.
 class ParallelMode {
  public:
-  /// 1: serial; n: tasks cut unevenly over n std::threads.
+  /// 1: serial; n: n - 1 new std::threads serve each call.
   explicit ParallelMode(int threads);
-  /// One thread that claims to be `threads`, and takes the tasks one by one from the last.
-  static ParallelMode backwards(int threads);
+  /// A team of `threads` of which only the leader comes: it takes its own tasks, and then those of
+  /// the others from the last.
+  static ParallelMode alone(int threads);
   ~ParallelMode();
   ParallelMode(const ParallelMode&) = delete;
   ParallelMode& operator=(const ParallelMode&) = delete;
 
  private:
-  ParallelMode(int threads, ParallelRun run);
+  using WithTeam = decltype(ParallelHook::with_team);
+  ParallelMode(int threads, WithTeam with_team);
 };
 
 // ------ inputs

@@ -155,5 +155,23 @@ WEEBILL_TEST(plan_pooled_invariants) {
   }
 }
 
+WEEBILL_TEST(plan_call_invariants) {
+  for (int i = 0; i < 5000; ++i) {
+    const std::int64_t work = rng().integer(0, 50'000'000), images = rng().integer(0, 20);
+    const int threads = static_cast<int>(rng().integer(1, 16));
+    set_case("work %lld images %lld threads %d", static_cast<long long>(work),
+             static_cast<long long>(images), threads);
+    const CallPlan plan = plan_call(work, images, threads);
+    WEEBILL_EXPECT(plan.threads >= 1 && plan.threads <= threads);
+    WEEBILL_EXPECT(plan_call(2 * work, images, threads).threads >= plan.threads);
+    // Whole images only where none of the threads is without one.
+    if (plan.images_in_parallel) WEEBILL_EXPECT(images >= plan.threads && plan.threads > 1);
+    WEEBILL_EXPECT(plan.threads_of_image() == (plan.images_in_parallel ? 1 : plan.threads));
+  }
+  WEEBILL_EXPECT(plan_call(1 << 30, 1, 4).threads == 4);
+  WEEBILL_EXPECT(plan_call(1 << 30, 4, 4).images_in_parallel);
+  WEEBILL_EXPECT(!plan_call(1 << 30, 3, 4).images_in_parallel);
+}
+
 }  // namespace
 }  // namespace weebill::testing

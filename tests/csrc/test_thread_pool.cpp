@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <chrono>
 #include <cstdlib>
 #include <mutex>
 #include <set>
@@ -38,6 +39,61 @@ WEEBILL_TEST(pool_covers_every_task_once) {
       for (int again = 0; again < 20; ++again) WEEBILL_EXPECT(covers(tasks));
     }
   }
+}
+
+WEEBILL_TEST(pool_keeps_its_threads_for_a_call) {
+  for (int threads : {1, 2, 3, 8, 2}) {
+    const ThreadsScope scope(threads);
+    for (std::int64_t tasks : {1, 2, 7, 8, 9, 100'000}) {
+      set_case("threads %d tasks %lld", threads, static_cast<long long>(tasks));
+      int calls = 0;
+      with_threads(threads, [&] {
+        ++calls;
+        for (int region = 0; region < 40; ++region) WEEBILL_EXPECT(covers(tasks));
+        // Threads of a call within a call are those of the outer one.
+        with_threads(8, [&] { WEEBILL_EXPECT(covers(tasks)); });
+      });
+      WEEBILL_EXPECT(calls == 1);
+    }
+  }
+}
+
+// Longer than a thread looks for work: it has to be woken, and the leader as well.
+WEEBILL_TEST(pool_wakes_threads_that_sleep) {
+  const ThreadsScope scope(5);
+  for (int again = 0; again < 6; ++again) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    with_threads(5, [] {
+      WEEBILL_EXPECT(covers(7));
+      std::this_thread::sleep_for(std::chrono::milliseconds(2));
+      std::atomic<int> slow{0};
+      parallel_for(5, [&](std::int64_t) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(2));
+        ++slow;
+      });
+      WEEBILL_EXPECT(slow == 5);
+    });
+  }
+}
+
+WEEBILL_TEST(pool_shares_tasks_out_while_one_is_slow) {
+  const ThreadsScope scope(2);
+  std::thread::id slow;
+  std::atomic<int> others{0};
+  with_threads(2, [&] {
+    covers(64);  // all are there
+    parallel_for(64, [&](std::int64_t task) {
+      if (task == 0) {
+        slow = std::this_thread::get_id();
+        // Until the others have done all the rest, the rest of this thread's range too.
+        while (others < 63) std::this_thread::yield();
+      } else {
+        ++others;
+      }
+    });
+  });
+  WEEBILL_EXPECT(others == 63);
+  WEEBILL_EXPECT(slow != std::thread::id());
 }
 
 WEEBILL_TEST(pool_uses_no_more_threads_than_asked) {
@@ -100,6 +156,55 @@ WEEBILL_TEST(pool_rethrows_after_all_have_ended) {
     WEEBILL_EXPECT(caught);
     WEEBILL_EXPECT(ended == 16);
     WEEBILL_EXPECT(covers(16));
+  }
+}
+
+WEEBILL_TEST(pool_is_free_after_a_call_that_throws) {
+  const ThreadsScope scope(3);
+  for (int again = 0; again < 20; ++again) {
+    WEEBILL_EXPECT_THROW(ValueError, "leader", with_threads(3, [] {
+                           covers(5);
+                           throw ValueError("leader: threads must not matter");
+                         }));
+    WEEBILL_EXPECT(covers(16));
+  }
+}
+
+WEEBILL_TEST(lent_threads_serve_until_the_leader_ends) {
+  struct Call {
+    int regions = 0;
+    bool fails = false;
+  };
+  for (int members : {1, 2, 3, 8}) {
+    for (const bool fails : {false, true}) {
+      set_case("members %d fails %d", members, fails);
+      Call call{0, fails};
+      const auto leader = [](void* context, Team* team) {
+        auto& mine = *static_cast<Call*>(context);
+        for (; mine.regions < 30; ++mine.regions) {
+          std::atomic<std::int64_t> sum{0};
+          team->run(
+              50,
+              [](void* to, std::int64_t begin, std::int64_t end) {
+                for (; begin < end; ++begin) *static_cast<std::atomic<std::int64_t>*>(to) += begin;
+              },
+              &sum, 8);
+          WEEBILL_EXPECT(sum == 50 * 49 / 2);
+        }
+        if (mine.fails) throw ValueError("leader: this must reach the caller");
+      };
+      LentTeam team(members, leader, &call);
+      std::vector<std::thread> threads;
+      for (int i = members - 1; i > 0; --i) threads.emplace_back([&team, i] { team.member(i); });
+      team.member(0);
+      for (std::thread& thread : threads) thread.join();
+      WEEBILL_EXPECT(call.regions == 30);
+      if (fails) {
+        WEEBILL_EXPECT_THROW(ValueError, "leader", team.rethrow());
+      } else {
+        team.rethrow();
+      }
+    }
   }
 }
 

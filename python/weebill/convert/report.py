@@ -195,7 +195,12 @@ def _packed_entries(
     path: str, packed: Packed, shape: tuple[int, ...] | None, threads: int | None
 ) -> Iterator[Entry]:
     size = None if shape is None else [*shape, 1, 1][:4]
-    for block, record in zip(packed.program.blocks, packed.separate, strict=True):
+    how = [""] * len(packed.separate)
+    if size is not None:
+        # All at once: how a block is cut depends on the call that it is part of.
+        text = _C.explain(size, _C.join(packed.separate), threads or torch.get_num_threads())
+        how = text.splitlines()
+    for block, record, line in zip(packed.program.blocks, packed.separate, how, strict=True):
         what = block.describe()
         layers = block.layers()
         inner = _common_prefix([layer.path for layer in layers]) if layers else ""
@@ -203,8 +208,7 @@ def _packed_entries(
         if size is None:
             yield Entry(name, True, what)
             continue
-        how = _C.explain(size, record, threads or torch.get_num_threads()).strip()
-        yield Entry(name, True, what, " ".join(how.split()), _C.multiply_adds(size, record))
+        yield Entry(name, True, what, line, _C.multiply_adds(size, record))
         size = list(_C.output_shape(size, record))
 
 
