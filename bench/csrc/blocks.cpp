@@ -41,12 +41,12 @@ class Weights {
   Weight make(const std::vector<std::int64_t>& shape) {
     std::int64_t count = 1;
     for (std::int64_t size : shape) count *= size;
-    values_.push_back(std::make_unique<std::vector<float>>(numbers(count)));
+    values_.push_back(std::make_unique<Floats>(numbers(count)));
     return {values_.back()->data(), shape};
   }
 
  private:
-  std::vector<std::unique_ptr<std::vector<float>>> values_;
+  std::vector<std::unique_ptr<Floats>> values_;
 };
 
 Window window_of(const BlockShape& b) {
@@ -193,21 +193,21 @@ std::vector<std::byte> pack_shuffle_v1(const ShuffleV1Shape& b) {
   return pack(spec);
 }
 
-float* align64(std::vector<float>& values) {
+float* align64(Floats& values) {
   const auto at = reinterpret_cast<std::uintptr_t>(values.data());
   return values.data() + (64 - at % 64) % 64 / sizeof(float);
 }
 
 void bench_record(Bench& bench, Case what, const std::vector<std::byte>& record,
                   const Shape& x_shape) {
-  std::vector<float> storage(record.size() / sizeof(float) + 16);
+  Floats storage(record.size() / sizeof(float) + 16);
   float* const aligned = align64(storage);
   std::copy(record.begin(), record.end(), reinterpret_cast<std::byte*>(aligned));
   const Packed packed{reinterpret_cast<const std::byte*>(aligned), record.size()};
   const Shape y_shape = output_shape("bench", x_shape, packed);
   const auto [n, c, h, w] = x_shape;
-  const std::vector<float> x = numbers(n * c * h * w);
-  std::vector<float> y(static_cast<std::size_t>(y_shape.n * y_shape.c * y_shape.h * y_shape.w));
+  const Floats x = numbers(n * c * h * w);
+  Floats y(static_cast<std::size_t>(y_shape.n * y_shape.c * y_shape.h * y_shape.w));
   const TensorView view{x.data(), n, c, h, w, h * w * c, 1, w * c, c};
   what.flops = 2.0 * static_cast<double>(multiply_adds(x_shape, packed));
   what.bytes = static_cast<double>((x.size() + y.size()) * sizeof(float) + record.size());

@@ -42,12 +42,12 @@ void bench_product(Bench& bench, const std::string& name, void (*kernel)(const P
     offsets.push_back(i / (3 * channels) * row + i % (3 * channels));
   }
   args.offsets = table ? offsets.data() : nullptr;
-  const std::vector<float> x = numbers(table ? 3 * row : p.m * p.k);
-  const std::vector<float> w = numbers(padded(p.n) * p.k), bias = numbers(padded(p.n));
-  const std::vector<float> factors = numbers(p.k);
-  std::vector<float> y(static_cast<std::size_t>(p.m * p.n));
+  const Floats x = numbers(table ? 3 * row : p.m * p.k);
+  const Floats w = numbers(padded(p.n) * p.k), bias = numbers(padded(p.n));
+  const Floats factors = numbers(p.k);
+  Floats y(static_cast<std::size_t>(p.m * p.n));
   args.m_block = plan_m_block(p.m, p.k, p.n, machine_caches());
-  std::vector<float> scratch(static_cast<std::size_t>(args.m_block * p.k));
+  Floats scratch(static_cast<std::size_t>(args.m_block * p.k));
   args.x = x.data();
   args.w = w.data();
   args.w_block_stride = p.k * kBlock;
@@ -95,10 +95,10 @@ void bench_line(Bench& bench, const std::string& name, const Line& line, const W
                                    (window.kernel * line.columns * window.stride + line.columns))};
   if (!bench.wants(what)) return;
   const std::int64_t pixels = (line.columns - 1) * window.stride + window.kernel;
-  const std::vector<float> x = numbers(window.kernel * pixels * line.channels);
-  const std::vector<float> w = numbers(padded(line.channels) * window.kernel * window.kernel);
-  const std::vector<float> bias = numbers(padded(line.channels));
-  std::vector<float> y(static_cast<std::size_t>(line.columns * line.channels));
+  const Floats x = numbers(window.kernel * pixels * line.channels);
+  const Floats w = numbers(padded(line.channels) * window.kernel * window.kernel);
+  const Floats bias = numbers(padded(line.channels));
+  Floats y(static_cast<std::size_t>(line.columns * line.channels));
   std::vector<const float*> rows;
   for (std::int64_t u = 0; u < window.kernel; ++u) {
     rows.push_back(x.data() + u * pixels * line.channels);
@@ -151,9 +151,9 @@ void bench_input_grad(Bench& bench, const std::string& name, const Line& line,
                   2.0 * static_cast<double>(line.columns * line.channels * window.kernel * rows),
                   kFloat * static_cast<double>(line.channels * (rows * line.columns + columns))};
   if (!bench.wants(what)) return;
-  const std::vector<float> dy = numbers(rows * row * line.channels);
-  const std::vector<float> w = numbers(padded(line.channels) * window.kernel * window.kernel);
-  std::vector<float> dx(static_cast<std::size_t>(columns * line.channels));
+  const Floats dy = numbers(rows * row * line.channels);
+  const Floats w = numbers(padded(line.channels) * window.kernel * window.kernel);
+  Floats dx(static_cast<std::size_t>(columns * line.channels));
   std::vector<const float*> pointers;
   for (std::int64_t r = 0; r < rows; ++r) {
     pointers.push_back(dy.data() + (r * row + window.kernel) * line.channels);
@@ -190,9 +190,9 @@ void bench_weight_grad(Bench& bench, const std::string& name, const Line& line,
       2.0 * static_cast<double>(kRows * line.columns * line.channels * taps),
       kFloat * static_cast<double>(line.channels * (x_rows * x_columns + kRows * line.columns))};
   if (!bench.wants(what)) return;
-  const std::vector<float> x = numbers(x_rows * x_columns * line.channels);
-  const std::vector<float> dy = numbers(kRows * line.columns * line.channels);
-  std::vector<float> dw(static_cast<std::size_t>(padded(line.channels) * taps));
+  const Floats x = numbers(x_rows * x_columns * line.channels);
+  const Floats dy = numbers(kRows * line.columns * line.channels);
+  Floats dw(static_cast<std::size_t>(padded(line.channels) * taps));
   const std::int64_t row = x_columns * line.channels;
   const DepthwiseWeightGradArgs args{
       x.data(),      window.stride * row, row,
@@ -221,8 +221,8 @@ void bench_kernel(Bench& bench, const std::string& name,
                     2.0 * static_cast<double>(p.m * p.k * p.n),
                     kFloat * static_cast<double>(p.m * (p.k + p.n) + p.k * p.n)};
     if (!bench.wants(what)) continue;
-    const std::vector<float> x = numbers(p.m * p.k), dy = numbers(p.m * p.n);
-    std::vector<float> dw(static_cast<std::size_t>(p.n * p.k));
+    const Floats x = numbers(p.m * p.k), dy = numbers(p.m * p.n);
+    Floats dw(static_cast<std::size_t>(p.n * p.k));
     const PointwiseWeightGradArgs args{x.data(), p.k, dy.data(), p.n, dw.data(),
                                        p.k,      p.m, p.k,       p.n, 64};
     bench.run(what, [&] { kernel(args); });
@@ -242,8 +242,8 @@ Case pixels_case(const std::string& name, const Pixels& p, double passes) {
 
 void bench_kernel(Bench& bench, const std::string& name, void (*kernel)(const SumArgs&)) {
   for (const Pixels& p : kPixels) {
-    const std::vector<float> x = numbers(p.pixels * p.channels);
-    std::vector<float> sum(static_cast<std::size_t>(p.channels));
+    const Floats x = numbers(p.pixels * p.channels);
+    Floats sum(static_cast<std::size_t>(p.channels));
     const SumArgs args{x.data(), p.channels, sum.data(), p.pixels, p.channels};
     bench.run(pixels_case(name, p, 1), [&] { kernel(args); });
   }
@@ -251,8 +251,8 @@ void bench_kernel(Bench& bench, const std::string& name, void (*kernel)(const Su
 
 void bench_kernel(Bench& bench, const std::string& name, void (*kernel)(const ScaleArgs&)) {
   for (const Pixels& p : kPixels) {
-    const std::vector<float> x = numbers(p.pixels * p.channels), scale = numbers(p.channels);
-    std::vector<float> y(x.size());
+    const Floats x = numbers(p.pixels * p.channels), scale = numbers(p.channels);
+    Floats y(x.size());
     const ScaleArgs args{x.data(),   p.channels, scale.data(), y.data(),
                          p.channels, p.pixels,   p.channels};
     bench.run(pixels_case(name, p, 2), [&] { kernel(args); });
@@ -261,8 +261,8 @@ void bench_kernel(Bench& bench, const std::string& name, void (*kernel)(const Sc
 
 void bench_kernel(Bench& bench, const std::string& name, void (*kernel)(const CopyArgs&)) {
   for (const Pixels& p : kPixels) {
-    const std::vector<float> x = numbers(p.pixels * p.channels);
-    std::vector<float> y(x.size());
+    const Floats x = numbers(p.pixels * p.channels);
+    Floats y(x.size());
     const CopyArgs args{x.data(), p.channels, y.data(), p.channels, p.pixels, p.channels};
     Case what = pixels_case(name, p, 2);
     what.flops = 0;
@@ -272,8 +272,8 @@ void bench_kernel(Bench& bench, const std::string& name, void (*kernel)(const Co
 
 void bench_kernel(Bench& bench, const std::string& name, void (*kernel)(const InterleaveArgs&)) {
   for (const Pixels& p : {Pixels{50176, 3}, Pixels{784, 120}, Pixels{49, 960}}) {
-    const std::vector<float> x = numbers(p.pixels * p.channels);
-    std::vector<float> y(x.size());
+    const Floats x = numbers(p.pixels * p.channels);
+    Floats y(x.size());
     const InterleaveArgs args{x.data(), p.pixels, y.data(), p.pixels, p.channels};
     Case what = pixels_case(name, p, 2);
     what.flops = 0;
@@ -283,7 +283,7 @@ void bench_kernel(Bench& bench, const std::string& name, void (*kernel)(const In
 
 void bench_kernel(Bench& bench, const std::string& name, void (*kernel)(const ActivateArgs&)) {
   for (const Pixels& p : kPixels) {
-    std::vector<float> x = numbers(p.pixels * p.channels);
+    Floats x = numbers(p.pixels * p.channels);
     const ActivateArgs args{x.data(), p.channels, p.pixels, p.channels, kActRelu};
     bench.run(pixels_case(name, p, 2), [&] { kernel(args); });
   }
@@ -293,8 +293,8 @@ void bench_kernel(Bench& bench, const std::string& name, void (*kernel)(const Ma
   // A row of the stem of ShuffleNetV2, and a window that shares nothing.
   for (const std::int64_t taps : {3, 2}) {
     const Pixels p{56, 24};
-    const std::vector<float> x = numbers(3 * (2 * p.pixels + 1) * p.channels);
-    std::vector<float> y(static_cast<std::size_t>(p.pixels * p.channels));
+    const Floats x = numbers(3 * (2 * p.pixels + 1) * p.channels);
+    Floats y(static_cast<std::size_t>(p.pixels * p.channels));
     const float* rows[3];
     for (int u = 0; u < 3; ++u) rows[u] = x.data() + u * (2 * p.pixels + 1) * p.channels;
     const MaxPoolArgs args{rows, p.channels, y.data(), p.channels, taps,
@@ -306,8 +306,8 @@ void bench_kernel(Bench& bench, const std::string& name, void (*kernel)(const Ma
 void bench_kernel(Bench& bench, const std::string& name, void (*kernel)(const ShuffleArgs&)) {
   for (const std::int64_t groups : {2, 3, 4, 8}) {
     const Pixels p{784, 120};
-    const std::vector<float> x = numbers(p.pixels * p.channels);
-    std::vector<float> y(x.size());
+    const Floats x = numbers(p.pixels * p.channels);
+    Floats y(x.size());
     std::vector<const float*> starts;
     for (std::int64_t j = 0; j < groups; ++j) starts.push_back(&x[j * (p.channels / groups)]);
     const std::vector<std::int64_t> strides(starts.size(), p.channels);

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
+#include <new>
 #include <string>
 #include <vector>
 
@@ -125,9 +126,25 @@ class Bench {
   double peak_ = 0;
 };
 
+/// Memory on cache lines, like the scratch memory and the records of the library.
+template <typename T>
+struct LineAllocator {
+  using value_type = T;
+  LineAllocator() = default;
+  template <typename U>
+  explicit LineAllocator(const LineAllocator<U>&) {}
+  T* allocate(std::size_t count) {
+    return static_cast<T*>(::operator new(count * sizeof(T), std::align_val_t(64)));
+  }
+  void deallocate(T* data, std::size_t) { ::operator delete(data, std::align_val_t(64)); }
+  bool operator==(const LineAllocator&) const { return true; }
+  bool operator!=(const LineAllocator&) const { return false; }
+};
+using Floats = std::vector<float, LineAllocator<float>>;
+
 /// Deterministic data in [-1, 1), so that instruction counts repeat.
-inline std::vector<float> numbers(std::int64_t count) {
-  std::vector<float> values(static_cast<std::size_t>(count));
+inline Floats numbers(std::int64_t count) {
+  Floats values(static_cast<std::size_t>(count));
   std::uint32_t state = 1;
   for (float& value : values) {
     state = state * 1664525 + 1013904223;
