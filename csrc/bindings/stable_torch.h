@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "bindings/huge_pages.h"
 #include "core/status.h"
 
 namespace weebill::bindings {
@@ -109,6 +110,7 @@ class Arguments {
   }
 
   std::int64_t integer() { return take<std::int64_t>(); }
+  double real() { return take<double>(); }
   bool boolean() { return take<bool>(); }
   ListHandle list() { return ListHandle(take<StableListHandle>()); }
 
@@ -147,6 +149,12 @@ class Arguments {
   StableIValue* next_;
 };
 
+inline void* data_of(const TensorHandle& tensor) {
+  void* data = nullptr;
+  torch_check(aoti_torch_get_data_ptr(tensor.get(), &data), "tell a tensor's address");
+  return data;
+}
+
 /// An uninitialised tensor on the CPU, float32 unless another dtype is given.
 template <std::size_t rank>
 TensorHandle empty_tensor(const std::array<std::int64_t, rank>& sizes,
@@ -157,13 +165,13 @@ TensorHandle empty_tensor(const std::array<std::int64_t, rank>& sizes,
       aoti_torch_empty_strided(static_cast<std::int64_t>(rank), sizes.data(), strides.data(), dtype,
                                aoti_torch_device_type_cpu(), 0, &handle),
       "make a tensor");
-  return TensorHandle(handle);
-}
-
-inline void* data_of(const TensorHandle& tensor) {
-  void* data = nullptr;
-  torch_check(aoti_torch_get_data_ptr(tensor.get(), &data), "tell a tensor's address");
-  return data;
+  TensorHandle tensor(handle);
+  if (dtype == aoti_torch_dtype_float32()) {
+    std::size_t bytes = sizeof(float);
+    for (const std::int64_t size : sizes) bytes *= static_cast<std::size_t>(size);
+    advise_huge_pages(data_of(tensor), bytes);
+  }
+  return tensor;
 }
 
 inline float* float_data(const TensorHandle& tensor) {

@@ -3,12 +3,18 @@
 // The work is cut into groups of images and chunks of channels. A task goes through its images in
 // strips of output rows: it copies the strip's pixels of x and dy, for its channels, into padded
 // scratch that stays in the second cache, and from there computes the strip's part of all that is
-// asked for. So no kernel meets an edge of the image, and dy is fetched from memory once.
+// asked for. So no kernel meets an edge of the image, and dy is fetched from memory once. In
+// scratch a block of 16 channels is an image of its own, a cache line per pixel: the rows under a
+// window then stay in the first cache, which in the image's own layout they would share with
+// channels that are not in turn. The next strip's pixels are prefetched piece by piece during a
+// strip's arithmetic: copying waits for memory, and arithmetic alone would leave memory idle.
 //
 // Sums over images are made per group, then over the groups in order. Groups and chunks follow from
 // the shapes and the cache alone: the result is the same, bit for bit, for any number of threads.
 #include <algorithm>
 #include <cstring>
+#include <utility>
+#include <vector>
 
 #include "core/drivers.h"
 #include "core/status.h"
@@ -47,6 +53,39 @@ Kernels tuned_kernels(const KernelTable& k, const Window& w) {
 
 struct Rows {
   std::int64_t first, last;
+};
+
+// Brings rows of pixels into the second cache, a few at a time between other work.
+class Ahead {
+ public:
+  Ahead(std::int64_t pixel_stride, std::int64_t channels)
+      : pixel_stride_(pixel_stride), channels_(channels) {}
+
+  void clear() {
+    rows_.clear();
+    next_ = 0;
+  }
+  void add(const float* row, std::int64_t pixels) { rows_.push_back({row, pixels}); }
+  /// What is left is spread over `steps` calls of step().
+  void spread(std::int64_t steps) {
+    const auto rows = static_cast<std::int64_t>(rows_.size());
+    per_step_ = ceil_div(rows, std::max<std::int64_t>(steps, 1));
+  }
+  void step() {
+    for (std::int64_t i = 0; i < per_step_ && next_ < rows_.size(); ++i, ++next_) {
+      const float* pixel = rows_[next_].first;
+      for (std::int64_t p = 0; p < rows_[next_].second; ++p, pixel += pixel_stride_) {
+        for (std::int64_t c = 0; c < channels_; c += kLine) __builtin_prefetch(pixel + c, 0, 2);
+      }
+    }
+  }
+
+ private:
+  static constexpr std::int64_t kLine = 64 / sizeof(float);
+  std::int64_t pixel_stride_, channels_;
+  std::vector<std::pair<const float*, std::int64_t>> rows_;
+  std::size_t next_ = 0;
+  std::int64_t per_step_ = 0;
 };
 
 class DepthwiseBackward {
@@ -158,20 +197,27 @@ class DepthwiseBackward {
   }
 
   // Rows [first, last) of an image of `width` columns, with `left` columns of zeros before; rows
-  // and columns outside of the image are zeros too.
+  // and columns outside of the image are zeros too. Block b of the channels goes to
+  // to + b * block.
   void copy_rows(const float* image, std::int64_t height, std::int64_t width, const Rows& rows,
-                 std::int64_t left, std::int64_t columns, std::int64_t channels, float* to) const {
+                 std::int64_t left, std::int64_t columns, std::int64_t channels, float* to,
+                 std::int64_t block) const {
     const std::int64_t inside = std::clamp<std::int64_t>(columns - left, 0, width);
     const std::int64_t before = std::min(left, columns);
-    for (std::int64_t r = rows.first; r < rows.last; ++r, to += columns * channels) {
+    auto clear = [&](float* pixels, std::int64_t count) {
+      for (std::int64_t c = 0; c < channels; c += kBlock) {
+        std::fill_n(pixels + c / kBlock * block, count * kBlock, 0.0f);
+      }
+    };
+    for (std::int64_t r = rows.first; r < rows.last; ++r, to += columns * kBlock) {
       if (r < 0 || r >= height) {
-        std::fill(to, to + columns * channels, 0.0f);
+        clear(to, columns);
         continue;
       }
-      std::fill(to, to + before * channels, 0.0f);
-      run_.kernels.copy_f32(
-          {image + r * width * x_.c, x_.c, to + before * channels, channels, inside, channels});
-      std::fill(to + (before + inside) * channels, to + columns * channels, 0.0f);
+      clear(to, before);
+      run_.kernels.block_copy_f32(
+          {image + r * width * x_.c, x_.c, to + before * kBlock, block, inside, channels});
+      clear(to + (before + inside) * kBlock, columns - before - inside);
     }
   }
 
@@ -180,11 +226,15 @@ class DepthwiseBackward {
     Workspace::Scope scope(Workspace::of_this_thread());
     const std::int64_t most_dy =
         std::min(y_.h, strip_ + 2 + std::int64_t{w_.kernel_h} * w_.dilation_h / w_.stride_h);
-    float* x_scratch =
-        dw == nullptr ? nullptr : scope.take(scratch_rows_x(strip_) * x_columns_ * channels);
-    float* dy_scratch = scope.take(most_dy * dy_columns_ * channels);
+    const std::int64_t blocks = ceil_div(channels, kBlock);
+    const std::int64_t x_block = scratch_rows_x(strip_) * x_columns_ * kBlock;
+    const std::int64_t dy_block = most_dy * dy_columns_ * kBlock;
+    float* x_scratch = dw == nullptr ? nullptr : scope.take(x_block * blocks);
+    float* dy_scratch = scope.take(dy_block * blocks);
     const float** row_at = scope.take<const float*>(w_.kernel_h);
-    for (std::int64_t n = group * x_.n / groups_; n < (group + 1) * x_.n / groups_; ++n) {
+    const std::int64_t last_image = (group + 1) * x_.n / groups_;
+    Ahead ahead(x_.c, channels);
+    for (std::int64_t n = group * x_.n / groups_; n < last_image; ++n) {
       const float* x_image = x + n * x_.h * x_.w * x_.c + channel;
       const float* dy_image = dy + n * y_.h * y_.w * x_.c + channel;
       if (db != nullptr) run_.kernels.sum_f32({dy_image, x_.c, db, y_.h * y_.w, channels});
@@ -193,33 +243,74 @@ class DepthwiseBackward {
         const Rows strip = {first, std::min(first + strip_, y_.h)};
         const Rows input = input_rows(strip);
         const Rows output = output_rows(strip, input);
-        copy_rows(dy_image, y_.h, y_.w, output, left_, dy_columns_, channels, dy_scratch);
-        const float* dy_at = dy_scratch + left_ * channels;
+        copy_rows(dy_image, y_.h, y_.w, output, left_, dy_columns_, channels, dy_scratch, dy_block);
         if (dw != nullptr) {
-          const std::int64_t top = strip.first * w_.stride_h - w_.pad_top;
-          const Rows rows = {top, top + scratch_rows_x(strip.last - strip.first)};
-          copy_rows(x_image, x_.h, x_.w, rows, w_.pad_left, x_columns_, channels, x_scratch);
-          weight_part(x_scratch, dy_at + (strip.first - output.first) * dy_columns_ * channels,
-                      strip.last - strip.first, channels, dw);
+          copy_rows(x_image, x_.h, x_.w, window_rows(strip), w_.pad_left, x_columns_, channels,
+                    x_scratch, x_block);
         }
-        if (wanted_.input != nullptr) {
-          input_part(dy_at, output, input, packed_weight + channel * taps_, channels, row_at,
-                     wanted_.input + n * x_.h * x_.w * x_.c + channel);
+        ahead.clear();
+        if (strip.last < y_.h) {
+          look_ahead(x_image, dy_image, strip, dw != nullptr, ahead);
+        } else if (n + 1 < last_image) {
+          look_ahead(x_image + x_.h * x_.w * x_.c, dy_image + y_.h * y_.w * x_.c, {0, 0},
+                     dw != nullptr, ahead);
+        }
+        const std::int64_t outputs = strip.last - strip.first, inputs = input.last - input.first;
+        ahead.spread(blocks * ((dw == nullptr ? 0 : 1) + (wanted_.input == nullptr ? 0 : inputs)));
+        const float* dy_at = dy_scratch + left_ * kBlock;
+        for (std::int64_t c = 0; c < channels; c += kBlock) {
+          const std::int64_t width = std::min(kBlock, channels - c), block = c / kBlock;
+          if (dw != nullptr) {
+            weight_part(
+                x_scratch + block * x_block,
+                dy_at + block * dy_block + (strip.first - output.first) * dy_columns_ * kBlock,
+                outputs, width, dw + c * taps_);
+            ahead.step();
+          }
+          if (wanted_.input != nullptr) {
+            input_part(dy_at + block * dy_block, output, input,
+                       packed_weight + (channel + c) * taps_, width, row_at,
+                       wanted_.input + n * x_.h * x_.w * x_.c + channel + c, ahead);
+          }
         }
       }
     }
   }
 
+  // Rows of x under the windows of a strip, with those outside of the image.
+  Rows window_rows(const Rows& strip) const {
+    const std::int64_t top = strip.first * w_.stride_h - w_.pad_top;
+    return {top, top + scratch_rows_x(strip.last - strip.first)};
+  }
+
+  // The rows of the strip after `strip` that this one has not read.
+  void look_ahead(const float* x_image, const float* dy_image, const Rows& strip, bool with_x,
+                  Ahead& ahead) const {
+    const Rows next = {strip.last, std::min(strip.last + strip_, y_.h)};
+    const bool begins = strip.last == 0;
+    auto add = [&](const float* image, Rows rows, const Rows& seen, std::int64_t height,
+                   std::int64_t width) {
+      rows.first = std::max<std::int64_t>(begins ? rows.first : std::max(rows.first, seen.last), 0);
+      for (std::int64_t r = rows.first; r < std::min(rows.last, height); ++r) {
+        ahead.add(image + r * width * x_.c, width);
+      }
+    };
+    add(dy_image, output_rows(next, input_rows(next)), output_rows(strip, input_rows(strip)), y_.h,
+        y_.w);
+    if (with_x) add(x_image, window_rows(next), window_rows(strip), x_.h, x_.w);
+  }
+
+  // Both on a block of channels.
   void weight_part(const float* x, const float* dy, std::int64_t rows, std::int64_t channels,
                    float* dw) const {
     DepthwiseWeightGradArgs a{};
     a.x = x;
-    a.x_row_step = w_.stride_h * x_columns_ * channels;
-    a.x_row_stride = w_.dilation_h * x_columns_ * channels;
-    a.x_stride = channels;
+    a.x_row_step = w_.stride_h * x_columns_ * kBlock;
+    a.x_row_stride = w_.dilation_h * x_columns_ * kBlock;
+    a.x_stride = kBlock;
     a.dy = dy;
-    a.dy_row_stride = dy_columns_ * channels;
-    a.dy_stride = channels;
+    a.dy_row_stride = dy_columns_ * kBlock;
+    a.dy_stride = kBlock;
     a.dw = dw;
     a.rows = rows;
     a.columns = y_.w;
@@ -234,10 +325,10 @@ class DepthwiseBackward {
 
   void input_part(const float* dy, const Rows& output, const Rows& input,
                   const float* packed_weight, std::int64_t channels, const float** row_at,
-                  float* dx) const {
+                  float* dx, Ahead& ahead) const {
     DepthwiseInputGradArgs a{};
     a.dy_rows = row_at;
-    a.dy_stride = channels;
+    a.dy_stride = kBlock;
     a.w = packed_weight;
     a.dx_stride = x_.c;
     a.first = w_.pad_left;
@@ -254,7 +345,7 @@ class DepthwiseBackward {
         if (a.rows == 0) a.first_row = u;
         if (a.rows == 1) a.row_step = u - previous;  // and so for all that follow
         previous = u;
-        row_at[a.rows++] = dy + (at / w_.stride_h - output.first) * dy_columns_ * channels;
+        row_at[a.rows++] = dy + (at / w_.stride_h - output.first) * dy_columns_ * kBlock;
       }
       a.dx = dx + iy * x_.w * x_.c;
       if (tuned_.input != nullptr) {
@@ -263,6 +354,7 @@ class DepthwiseBackward {
         run_.kernels.depthwise_backward_input_any_f32(
             {a, w_.kernel_h, w_.kernel_w, w_.stride_w, w_.dilation_w, y_.w});
       }
+      ahead.step();
     }
   }
 

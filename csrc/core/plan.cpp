@@ -94,9 +94,14 @@ SeparablePlan plan_separable(const SeparableProblem& p, const Caches& caches, in
     plan.reason = "row fusion: the intermediate would not stay in the second cache";
   }
 
-  // The rows under one output row, for a chunk of channels, take half of the first cache.
+  // The rows under one output row, for a chunk of channels, take half of the first cache. A
+  // depthwise convolution alone on an image that comes from memory takes whole pixels: passes over
+  // slices of them are slower than the second cache.
   const std::int64_t window_row = w.kernel_h * ring_row;
-  plan.chunk = std::clamp<std::int64_t>(caches.l1d_bytes / 2 / window_row / kBlock * kBlock, kBlock,
+  plan.from_memory =
+      !p.has_expand && !p.has_project && p.h * p.w * p.c_mid * kFloat > caches.l2_bytes / 4;
+  const std::int64_t room = plan.from_memory ? half_l2 : caches.l1d_bytes / 2;
+  plan.chunk = std::clamp<std::int64_t>(room / window_row / kBlock * kBlock, kBlock,
                                         round_up(p.c_mid, kBlock));
   std::int64_t most = 0;  // output rows of a band
   std::int64_t ring_channels = 0, strip_channels = 0, budget = 0;

@@ -192,6 +192,30 @@ void for_chunks(const Block& b, std::int64_t first, std::int64_t last, Chunk&& c
   }
 }
 
+void prefetch_pixels(const float* pixel, std::int64_t pixels, std::int64_t stride,
+                     std::int64_t channels) {
+  constexpr std::int64_t kLine = 64 / sizeof(float);
+  for (std::int64_t i = 0; i < pixels; ++i, pixel += stride) {
+    for (std::int64_t c = 0; c < channels; c += kLine) __builtin_prefetch(pixel + c, 0, 2);
+  }
+}
+
+// The rows of x that output row oy needs and the one before did not, and that row itself: a store
+// to a line that is not there waits for it, and the stores behind it too.
+void prefetch_rows(const Block& b, std::int64_t oy, std::int64_t channel, std::int64_t channels,
+                   const float* y) {
+  const SeparableProblem& p = b.problem;
+  const Window& w = b.window;
+  const std::int64_t stride = b.input.pixel_stride;
+  const std::int64_t end =
+      oy * w.stride_h - w.pad_top + std::int64_t{w.kernel_h - 1} * w.dilation_h + 1;
+  for (std::int64_t iy = std::max<std::int64_t>(end - w.stride_h, 0); iy < std::min(end, p.h);
+       ++iy) {
+    prefetch_pixels(b.input.x + iy * p.w * stride + channel, p.w, stride, channels);
+  }
+  prefetch_pixels(y, p.ow, p.c_mid, channels);
+}
+
 // Goes through output rows [first, last) in strips, and in each strip through channels
 // [first_channel, last_channel) in chunks: expands the rows that are missing, and writes the
 // depthwise output of the strip to `middle` (pixels of middle_channels(), beginning with output row
@@ -235,7 +259,11 @@ void for_strips(const Block& b, float* ring, std::int64_t first, std::int64_t la
       DepthwiseRow depthwise(b, rows, channel, b.middle_channels(channels));
       for (std::int64_t oy = begin; oy < end; ++oy) {
         const std::int64_t row = oy - (middle_row < 0 ? begin : middle_row);
-        depthwise(oy, middle + row * p.ow * middle_stride + channel, middle_stride,
+        float* y = middle + row * p.ow * middle_stride + channel;
+        if (b.plan.from_memory && oy + 1 < p.oh) {
+          prefetch_rows(b, oy + 1, channel, channels, y + p.ow * middle_stride);
+        }
+        depthwise(oy, y, middle_stride,
                   sums == nullptr ? nullptr : sums + oy * sum_stride + channel);
       }
     });

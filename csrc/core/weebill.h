@@ -240,6 +240,26 @@ WEEBILL_API void pointwise_conv2d_backward(const TensorView& dy, const TensorVie
                                            const Weight& weight,
                                            const ConvolutionGradients& wanted);
 
+/// y = activation((x - mean) / sqrt(var + eps) * weight + bias), with the mean and the (biased)
+/// variance of each channel over the images and pixels of x: batch normalisation in training.
+/// Without weight or bias these are 1 and 0, of shape (c,) otherwise.
+struct BatchNormSpec {
+  Weight weight, bias;
+  double eps = 1e-5;
+  Activation activation = Activation::kNone;
+};
+
+/// y is dense NHWC; mean and var have an element per channel. Any strides of x are accepted; what
+/// is not dense NHWC costs one copy. Throws ValueError where the shapes do not fit.
+WEEBILL_API void batch_norm_activation(const TensorView& x, const BatchNormSpec& spec, float* y,
+                                       float* mean, float* var);
+
+/// Gradients by x, weight and bias, given dy, the gradient of y; mean and var are those of x.
+WEEBILL_API void batch_norm_activation_backward(const TensorView& dy, const TensorView& x,
+                                                const BatchNormSpec& spec, const float* mean,
+                                                const float* var,
+                                                const ConvolutionGradients& wanted);
+
 /// Everything about one block that `run` would decide for this input: text, one line per record.
 /// The reasons of the fusion rule are part of it.
 WEEBILL_API std::string explain(const Shape& x, Packed records, int threads);

@@ -26,6 +26,7 @@ namespace {
 #include "kernels/depthwise.inl"
 #include "kernels/depthwise_backward.inl"
 #include "kernels/channels.inl"
+#include "kernels/batch_norm.inl"
 #include "kernels/pool.inl"
 #include "kernels/shuffle.inl"
 // clang-format on

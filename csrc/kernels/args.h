@@ -185,6 +185,16 @@ struct CopyArgs {
   std::int64_t channels;
 };
 
+/// y[c / 16 * y_block_stride + p * 16 + c % 16] = x[p, c].
+struct BlockCopyArgs {
+  const float* x;
+  std::int64_t x_stride;
+  float* y;
+  std::int64_t y_block_stride;
+  std::int64_t pixels;
+  std::int64_t channels;
+};
+
 /// y[p * channels + c] = x[c * x_channel_stride + p]: NCHW planes to NHWC pixels.
 struct InterleaveArgs {
   const float* x;
@@ -198,6 +208,57 @@ struct InterleaveArgs {
 struct ActivateArgs {
   float* x;
   std::int64_t x_stride;
+  std::int64_t pixels;
+  std::int64_t channels;
+  std::int32_t activation;
+};
+
+/// sum[c] += sum_p (x[p, c] - shift[c]),  square[c] += sum_p (x[p, c] - shift[c])^2.
+struct MomentsArgs {
+  const float* x;
+  std::int64_t x_stride;
+  const float* shift;
+  float* sum;
+  float* square;
+  std::int64_t pixels;
+  std::int64_t channels;
+};
+
+/// y[p, c] = act(u),  u = (x[p, c] - mean[c]) * scale[c] + shift[c].
+struct NormalizeArgs {
+  const float* x;
+  std::int64_t x_stride;
+  const float *mean, *scale, *shift;
+  float* y;
+  std::int64_t y_stride;
+  std::int64_t pixels;
+  std::int64_t channels;
+  std::int32_t activation;
+};
+
+/// With u as above and g = act'(u) * dy[p, c]:
+///   sum[c] += sum_p g,  dot[c] += sum_p g * (x[p, c] - mean[c])
+struct NormalizeSumsArgs {
+  const float* dy;
+  std::int64_t dy_stride;
+  const float* x;
+  std::int64_t x_stride;
+  const float *mean, *scale, *shift;
+  float *sum, *dot;
+  std::int64_t pixels;
+  std::int64_t channels;
+  std::int32_t activation;
+};
+
+/// dx[p, c] = scale[c] * g - offset[c] - slope[c] * (x[p, c] - mean[c]).
+struct NormalizeGradArgs {
+  const float* dy;
+  std::int64_t dy_stride;
+  const float* x;
+  std::int64_t x_stride;
+  const float *mean, *scale, *shift, *offset, *slope;
+  float* dx;
+  std::int64_t dx_stride;
   std::int64_t pixels;
   std::int64_t channels;
   std::int32_t activation;

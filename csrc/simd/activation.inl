@@ -49,6 +49,39 @@ inline Vec activate_exponential(Vec x, int32_t activation) {
   return div(activation == kActSilu ? x : set1(1.0f), denominator);
 }
 
+/// grad * act'(x). Where the slope jumps it is the one that torch takes.
+template <int32_t kActivation>
+inline Vec activation_gradient(Vec x, Vec grad) {
+  if constexpr (kActivation == kActRelu) return where_positive(x, grad);
+  if constexpr (kActivation == kActRelu6) {
+    return where_positive(x, where_positive(sub(set1(6.0f), x), grad));
+  }
+  if constexpr (kActivation == kActHardswish) {
+    // x / 3 + 1/2 is -1/2 at -3 and 3/2 at 3, exactly: beyond, half of that is taken away.
+    const Vec inside = min_of(max_of(x, set1(-3.0f)), set1(3.0f));
+    Vec slope = fma(inside, set1(1.0f / 3.0f), set1(0.5f));
+    slope = sub(slope, where_positive(sub(x, set1(3.0f)), set1(0.5f)));
+    slope = add(slope, where_positive(sub(set1(-3.0f), x), set1(0.5f)));
+    return mul(slope, grad);
+  }
+  if constexpr (kActivation == kActHardsigmoid) {
+    const Vec scaled = mul(grad, set1(1.0f / 6.0f));
+    return where_positive(add(x, set1(3.0f)), where_positive(sub(set1(3.0f), x), scaled));
+  }
+  if constexpr (kActivation == kActHardsigmoidPaddle) {
+    const Vec y = fma(x, set1(0.2f), set1(0.5f));
+    return where_positive(y, where_positive(sub(set1(1.0f), y), mul(grad, set1(0.2f))));
+  }
+  if constexpr (kActivation == kActSilu || kActivation == kActSigmoid) {
+    const Vec one = set1(1.0f);
+    const Vec y = activate_exponential(x, kActSigmoid);
+    const Vec rest = sub(one, y);
+    const Vec slope = kActivation == kActSilu ? mul(y, fma(x, rest, one)) : mul(y, rest);
+    return mul(slope, grad);
+  }
+  return grad;
+}
+
 // In place on `count` vectors in memory. Out of line: inlined into every tile it would be most of
 // the code, and its constants would push accumulators out of their registers.
 __attribute__((noinline)) void activate_in_memory(float* values, int64_t count,

@@ -61,6 +61,9 @@ inline Vec max_nan(Vec a, Vec b) {
 inline Vec max_nan(Vec a, Vec b, Vec c) {
   return _mm256_or_ps(_mm256_max_ps(_mm256_max_ps(a, b), c), _mm256_cmp_ps(a, b, _CMP_UNORD_Q));
 }
+inline Vec where_positive(Vec a, Vec v) {
+  return _mm256_and_ps(v, _mm256_cmp_ps(a, _mm256_setzero_ps(), _CMP_GT_OQ));
+}
 // UNPCKLPS and UNPCKHPS work within halves of the register; the permutation brings those together.
 inline Vec interleave_low(Vec a, Vec b) {
   return _mm256_permute2f128_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b), 0x20);

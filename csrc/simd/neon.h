@@ -44,6 +44,9 @@ inline Vec min_of(Vec v, Vec bound) { return vminq_f32(v, bound); }
 inline Vec max_of(Vec v, Vec bound) { return vmaxq_f32(v, bound); }
 inline Vec max_nan(Vec a, Vec b) { return vmaxq_f32(a, b); }
 inline Vec max_nan(Vec a, Vec b, Vec c) { return max_nan(max_nan(a, b), c); }
+inline Vec where_positive(Vec a, Vec v) {
+  return vreinterpretq_f32_u32(vandq_u32(vcgtzq_f32(a), vreinterpretq_u32_f32(v)));
+}
 inline Vec interleave_low(Vec a, Vec b) { return vzip1q_f32(a, b); }
 inline Vec interleave_high(Vec a, Vec b) { return vzip2q_f32(a, b); }
 inline Vec round_even(Vec a) { return vrndnq_f32(a); }

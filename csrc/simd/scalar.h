@@ -31,6 +31,7 @@ inline Vec min_of(Vec v, Vec bound) { return {bound.v < v.v ? bound.v : v.v}; }
 inline Vec max_of(Vec v, Vec bound) { return {bound.v > v.v ? bound.v : v.v}; }
 inline Vec max_nan(Vec a, Vec b) { return {a.v > b.v || a.v != a.v ? a.v : b.v}; }
 inline Vec max_nan(Vec a, Vec b, Vec c) { return max_nan(max_nan(a, b), c); }
+inline Vec where_positive(Vec a, Vec v) { return {a.v > 0.0f ? v.v : 0.0f}; }
 inline Vec interleave_low(Vec a, Vec) { return a; }
 inline Vec interleave_high(Vec, Vec b) { return b; }
 inline Vec round_even(Vec a) {

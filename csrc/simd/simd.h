@@ -15,6 +15,7 @@
 //   min_of(v, bound)          v where v < bound, bound where bound < v; NaN in v stays NaN
 //   max_of(v, bound)          likewise
 //   max_nan(a, b[, c])        the largest; NaN where one of them is NaN
+//   where_positive(a, v)      v where a > 0, else 0
 //   interleave_low(a, b)      a[0] b[0] a[1] b[1] ...: the first half of the pairs; one lane: a
 //   interleave_high(a, b)     the second half of the pairs; one lane: b
 //   round_even(v)             to the nearest integer, ties to even; |v| < 2^22

@@ -118,6 +118,22 @@ def _gradients(a: SimpleNamespace) -> tuple[Tensor, Tensor, Tensor]:
     )
 
 
+def batch_norm_activation(a: SimpleNamespace) -> tuple[Tensor, Tensor, Tensor]:
+    x, channels = a.x, a.x.shape[1]
+    y = _empty(x, channels, x.shape[2], x.shape[3])
+    return y, x.new_empty((channels,)), x.new_empty((channels,))
+
+
+def _batch_norm_gradients(a: SimpleNamespace) -> tuple[Tensor, Tensor, Tensor]:
+    x, channels = a.x, a.x.shape[1]
+    by_x, by_weight, by_bias = a.output_mask
+    return (
+        _empty(x, channels, x.shape[2], x.shape[3]) if by_x else x.new_empty((0,)),
+        x.new_empty((channels if by_weight else 0,)),
+        x.new_empty((channels if by_bias else 0,)),
+    )
+
+
 def _checked(op: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
     """The kernel behind the checks that all have in common; the real ones make the rest."""
     names = ["x", "records", "geometry"] if op == "run" else _reference.argument_names(op)
@@ -150,6 +166,8 @@ _KERNELS: dict[str, Callable[..., Any]] = {
     "shuffle_unit_v1": shuffle_unit_v1,
     "depthwise_conv2d_backward": _gradients,
     "pointwise_conv2d_backward": _gradients,
+    "batch_norm_activation": batch_norm_activation,
+    "batch_norm_activation_backward": _batch_norm_gradients,
 }
 
 #: By the name of the op, called as the op is.

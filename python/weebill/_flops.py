@@ -91,7 +91,7 @@ def inverted_residual(
     return sum(_convolution(pixels, weight) for pixels, weight in weights if weight is not None)
 
 
-def channel_shuffle(*_: Any, **__: Any) -> int:
+def no_products(*_: Any, **__: Any) -> int:
     return 0
 
 
@@ -153,9 +153,11 @@ FORMULAS: dict[str, tuple[Callable[..., int], bool]] = {
     "squeeze_excite": (squeeze_excite, False),
     "depthwise_pointwise": (depthwise_pointwise, False),
     "inverted_residual": (inverted_residual, False),
-    "channel_shuffle": (channel_shuffle, False),
+    "channel_shuffle": (no_products, False),
     "shuffle_unit": (shuffle_unit, False),
     "shuffle_unit_v1": (shuffle_unit_v1, False),
     "depthwise_conv2d_backward": (convolution_backward, False),
     "pointwise_conv2d_backward": (convolution_backward, False),
+    "batch_norm_activation": (no_products, False),
+    "batch_norm_activation_backward": (no_products, False),
 }

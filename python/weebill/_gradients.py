@@ -25,9 +25,26 @@ def save_inputs(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.others = [None if isinstance(value, Tensor) else value for value in inputs]
 
 
+def _save_statistics(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    save_inputs(ctx, inputs, output)
+    _, mean, var = output
+    ctx.mark_non_differentiable(mean, var)
+    ctx.save_for_backward(*(inputs[i] for i in ctx.places), mean, var)
+
+
+def setup_context_of(name: str) -> Callable[..., None]:
+    """What the op's backward finds, for `torch.library.register_autograd`."""
+    return _save_statistics if name == "batch_norm_activation" else save_inputs
+
+
 def backward_of(name: str) -> Backward:
     """The backward of `torch.ops.weebill.<name>`, for `torch.library.register_autograd`."""
-    first_order = {"depthwise_conv2d": _depthwise, "pointwise_conv2d": _pointwise}.get(name)
+    first_order = {
+        "depthwise_conv2d": _depthwise,
+        "pointwise_conv2d": _pointwise,
+        "batch_norm_activation": _batch_norm_activation,
+        "channel_shuffle": _channel_shuffle,
+    }.get(name)
     composed = _composed(getattr(_reference, name))
 
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -50,7 +67,8 @@ def _composed(reference: Callable[..., Any]) -> Backward:
             with torch.enable_grad():
                 # Views, so that a tensor given for two arguments gets each one's own gradient, and
                 # a second derivative finds its way to the tensor.
-                for i, tensor in zip(ctx.places, ctx.saved_tensors, strict=True):
+                inputs = ctx.saved_tensors[: len(ctx.places)]
+                for i, tensor in zip(ctx.places, inputs, strict=True):
                     arguments[i] = tensor.view_as(tensor)
                 result = reference(*arguments)
         finally:
@@ -142,6 +160,22 @@ def _pointwise(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     mask = _mask(ctx)
     found = torch.ops.weebill.pointwise_conv2d_backward.default(grad, x, weight, mask)
     return (*_wanted(found, mask), None)
+
+
+def _batch_norm_activation(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    *inputs, mean, var = ctx.saved_tensors
+    x, weight, bias = (inputs[ctx.places.index(i)] if i in ctx.places else None for i in range(3))
+    mask = _mask(ctx)
+    found = torch.ops.weebill.batch_norm_activation_backward.default(
+        grad, x, weight, bias, mean, var, *ctx.others[3:], mask
+    )
+    return (*_wanted(found, mask), None, None)
+
+
+def _channel_shuffle(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """The shuffle that undoes it."""
+    groups = ctx.others[1]
+    return torch.ops.weebill.channel_shuffle.default(grad, grad.shape[1] // groups), None
 
 
 def _wanted(found: Sequence[Tensor], mask: Sequence[bool]) -> list[Tensor | None]:

@@ -80,11 +80,16 @@ def _register() -> None:
             _register_autocast(name)
         if name != "run":
             backward = _gradients.backward_of(name)
-            torch.library.register_autograd(op, backward, setup_context=_gradients.save_inputs)
+            torch.library.register_autograd(
+                op, backward, setup_context=_gradients.setup_context_of(name)
+            )
 
 
 _kept: list[object] = [_load()]
 _register()
+
+#: Whether the ops are the library's; else they are Python's, and training gains nothing by them.
+native: bool = _kept[0] is None
 
 run: _Op = torch.ops.weebill.run.default
 conv2d: _Op = torch.ops.weebill.conv2d.default
@@ -99,3 +104,7 @@ shuffle_unit: _Op = torch.ops.weebill.shuffle_unit.default
 shuffle_unit_v1: _Op = torch.ops.weebill.shuffle_unit_v1.default
 depthwise_conv2d_backward: _Gradients = torch.ops.weebill.depthwise_conv2d_backward.default
 pointwise_conv2d_backward: _Gradients = torch.ops.weebill.pointwise_conv2d_backward.default
+batch_norm_activation: _Gradients = torch.ops.weebill.batch_norm_activation.default
+batch_norm_activation_backward: _Gradients = (
+    torch.ops.weebill.batch_norm_activation_backward.default
+)

@@ -58,6 +58,11 @@ SCHEMAS: dict[str, str] = {
     "int[] padding, int[] dilation, bool[] output_mask) -> (Tensor, Tensor, Tensor)",
     "pointwise_conv2d_backward": "(Tensor grad_output, Tensor x, Tensor weight, "
     "bool[] output_mask) -> (Tensor, Tensor, Tensor)",
+    "batch_norm_activation": "(Tensor x, Tensor? weight, Tensor? bias, float eps, "
+    "str activation) -> (Tensor, Tensor, Tensor)",
+    "batch_norm_activation_backward": "(Tensor grad_output, Tensor x, Tensor? weight, "
+    "Tensor? bias, Tensor mean, Tensor var, float eps, str activation, bool[] output_mask) "
+    "-> (Tensor, Tensor, Tensor)",
 }
 
 
@@ -292,7 +297,31 @@ def _gradients(name: str) -> Callable[..., tuple[Tensor, ...]]:
     return backward
 
 
-_KERNELS.update({name: _gradients(name) for name in SCHEMAS if name.endswith("_backward")})
+_KERNELS.update({name: _gradients(name) for name in SCHEMAS if name.endswith("conv2d_backward")})
+
+
+def _plain(name: str) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+    """Through plain torch, in the layout that the kernels give."""
+    formula: Callable[..., tuple[Tensor, Tensor, Tensor]] = getattr(_reference, name)
+
+    def kernel(*arguments: Any) -> object:
+        for argument, value in zip(_reference.argument_names(name), arguments, strict=True):
+            if argument in ("x", "grad_output"):
+                _input(name, value, argument)
+            elif isinstance(value, Tensor):
+                _given(name, argument, value)
+        found = formula(*(v.detach() if isinstance(v, Tensor) else v for v in arguments))
+        return tuple(
+            result.contiguous(memory_format=torch.channels_last)
+            if result.dim() == 4
+            else result.contiguous()
+            for result in found
+        )
+
+    return kernel  # type: ignore[return-value]
+
+
+_KERNELS.update({name: _plain(name) for name in SCHEMAS if name not in _KERNELS})
 
 
 def _as_torchs(kernel: Callable[..., object]) -> Callable[..., object]:

@@ -346,6 +346,57 @@ def pointwise_conv2d_backward(
     return first, second, third
 
 
+def batch_norm_activation(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, activation: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """activation(batch_norm(x)) with the batch's statistics, and these: mean and biased variance,
+    which carry no gradient."""
+    y = F.batch_norm(x, None, None, weight, bias, training=True, eps=eps)
+    with torch.no_grad():
+        var, mean = torch.var_mean(x, (0, 2, 3), correction=0)
+    return ACTIVATIONS[activation](y), mean, var
+
+
+def batch_norm_activation_backward(
+    grad_output: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    eps: float,
+    activation: str,
+    output_mask: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of `batch_norm_activation` by x, weight and bias. x-hat being the normalised x and
+    g the gradient of what goes into the activation:
+
+    dbias = sum g,  dweight = sum g x-hat,  dx = weight (g - mean(g) - x-hat mean(g x-hat)) / sigma
+    """
+
+    def per_channel(values: Tensor | None, default: float) -> Tensor:
+        return torch.full_like(mean, default) if values is None else values
+
+    inverse = (var + eps).rsqrt()[:, None, None]
+    normal = (x - mean[:, None, None]) * inverse
+    factor = per_channel(weight, 1.0)[:, None, None]
+    z = normal * factor + per_channel(bias, 0.0)[:, None, None]
+    create_graph = z.requires_grad
+    with torch.enable_grad():
+        z = z if create_graph else z.requires_grad_()
+        y = ACTIVATIONS[activation](z)
+        (g,) = torch.autograd.grad(y, z, grad_output, create_graph=create_graph)
+    by_bias, by_weight = g.sum((0, 2, 3)), (g * normal).sum((0, 2, 3))
+    count = x.shape[0] * x.shape[2] * x.shape[3]
+    means = (by_bias[:, None, None] + normal * by_weight[:, None, None]) / count
+    found = (factor * inverse * (g - means), by_weight, by_bias)
+    first, second, third = (
+        gradient if wanted else x.new_empty(0)
+        for gradient, wanted in zip(found, output_mask, strict=True)
+    )
+    return first, second, third
+
+
 def argument_names(op: str) -> list[str]:
     """Of an op, in the order of its schema."""
     return list(inspect.signature(globals()[op]).parameters)

@@ -1,4 +1,5 @@
-// sum_f32, scale_f32, copy_f32, interleave_f32 and activate_f32: loops over pixels and channels.
+// sum_f32, scale_f32, copy_f32, block_copy_f32, interleave_f32 and activate_f32: loops over pixels
+// and channels.
 #include "kernel_cases.h"
 
 namespace weebill::testing {
@@ -108,6 +109,34 @@ void test_cases_of_copy_f32() {
           expect_same_bits(
               gather(y, pixels, channels, [&](std::int64_t p) { return p * y_stride; }), values,
               channels);
+        }
+      }
+    }
+  }
+}
+
+void test_cases_of_block_copy_f32() {
+  for (std::int64_t channels : selected(kChannels, 12)) {
+    for (std::int64_t pixels : selected(kPixels, 8)) {
+      const std::vector<float> values = draw(pixels * channels);
+      for (const auto& variant : variants(&KernelTable::block_copy_f32)) {
+        for (Flush flush : {Flush::kEnd, Flush::kStart}) {
+          const std::int64_t x_stride = any_stride(channels);
+          const std::int64_t block_stride = pixels * kBlock + rng().integer(0, 20);
+          describe(variant.isa, pixels, channels, x_stride, block_stride, flush);
+          const std::vector<float> image = spread(values.data(), pixels, channels, x_stride);
+          const Guarded<float> x("x", image, flush);
+          auto at = [&](std::int64_t p, std::int64_t c) {
+            return c / kBlock * block_stride + p * kBlock + c % kBlock;
+          };
+          const std::int64_t size = pixels > 0 ? at(pixels - 1, channels - 1) + 1 : 0;
+          const Guarded<float> y("y", static_cast<std::size_t>(size), flush);
+          variant.kernel({x.data(), x_stride, y.data(), block_stride, pixels, channels});
+          WEEBILL_EXPECT(x.unchanged(image));
+          // An element at a time: pixels of one channel.
+          expect_same_bits(gather(y, pixels * channels, 1,
+                                  [&](std::int64_t i) { return at(i / channels, i % channels); }),
+                           values, 1);
         }
       }
     }

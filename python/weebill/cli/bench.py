@@ -113,6 +113,43 @@ _command(
 )
 
 
+@bench.command()
+def training(
+    select: Select = None,
+    size: Annotated[int, typer.Option(min=1, help="Image size of the networks.")] = 128,
+    batch: Annotated[int, typer.Option(min=1, help="Images per step.")] = 32,
+    threads: Annotated[int | None, typer.Option(min=1, help="Default: torch's.")] = None,
+    backend: Annotated[str, typer.Option(help="Comma separated.")] = "weebill,eager,compile",
+    min_time: Annotated[
+        float, typer.Option(min=0.01, help="Seconds per network; a tenth per convolution.")
+    ] = 10.0,
+    json: JsonOption = False,
+) -> None:
+    """Measure training steps; NAMEs are networks, or depthwise for its forward and backward."""
+    from weebill.bench.training import geometric_mean, measure
+
+    rows = measure(
+        select or (),
+        size=size,
+        batch=batch,
+        threads=threads,
+        seconds=min_time,
+        engines=backend.split(","),
+    )
+    if json:
+        print_json([row.as_dict() for row in rows])
+        return
+    columns = ("case", "engine", "ms", "speed-up", "rounds")
+    cells = [
+        (row.case, row.engine, f"{row.milliseconds:.2f}", f"{row.speedup:.2f}", row.rounds)
+        for row in rows
+    ]
+    print_table(columns, cells, right=columns[2:])
+    convolutions = [r.speedup for r in rows if r.engine == "weebill" and " k" in r.case]
+    if len(convolutions) > 1:
+        print_line(f"depthwise, geometric mean: {geometric_mean(convolutions):.2f}")
+
+
 def _default_threads(kind: str) -> str:
     cores = len(os.sched_getaffinity(0))
     return f"1,{cores}" if kind == "models" and cores > 1 else "1"

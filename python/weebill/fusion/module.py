@@ -98,6 +98,11 @@ class _Forward(nn.Module):
 _unfused = contextvars.ContextVar("weebill_unfused", default=False)
 
 
+def is_unfused() -> bool:
+    """Whether this runs inside `unfused()`."""
+    return _unfused.get()
+
+
 @contextlib.contextmanager
 def unfused() -> Iterator[None]:
     """Inside this context every module runs its plain torch forward, in evaluation too.

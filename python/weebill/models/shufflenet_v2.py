@@ -17,7 +17,7 @@ from weebill.models._build import build, merge_arguments
 from weebill.models._registry import register_model
 from weebill.models._trained import fashion_mnist_weights
 from weebill.models._weights import Weights, WeightsEnum, WeightsLike, resolve_weights
-from weebill.nn import ShuffleUnit
+from weebill.nn import Conv2dNormActivation, ShuffleUnit
 
 __all__ = [
     "ShuffleNetV2",
@@ -158,7 +158,7 @@ class ShuffleNetV2(Classifier):
             in_channels=in_channels,
             stem_stride=stem_stride,
         )
-        self.conv1 = _conv_norm_relu(in_channels, _STEM, 3, stem_stride)
+        self.conv1 = Conv2dNormActivation(in_channels, _STEM, 3, stem_stride)
         self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
         info = [FeatureInfo(0, _STEM, stem_stride), FeatureInfo(1, _STEM, 2 * stem_stride)]
         channels, index, reduction = _STEM, 1, 2 * stem_stride
@@ -169,7 +169,7 @@ class ShuffleNetV2(Classifier):
             channels, index, reduction = width, index + repeats, reduction * 2
             info.append(FeatureInfo(index, channels, reduction))
         self.num_features = self.head_hidden_size = widths[3]
-        self.conv5 = _conv_norm_relu(channels, self.num_features, 1, 1)
+        self.conv5 = Conv2dNormActivation(channels, self.num_features, 1)
         info[-1] = FeatureInfo(index + 1, self.num_features, reduction)
         self.fc: nn.Module = nn.Linear(self.num_features, num_classes)
         self.feature_info = tuple(info)
@@ -220,14 +220,6 @@ class ShuffleNetV2(Classifier):
             if num_classes
             else nn.Identity()
         )
-
-
-def _conv_norm_relu(c_in: int, c_out: int, kernel: int, stride: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=False),
-        nn.BatchNorm2d(c_out),
-        nn.ReLU(inplace=True),
-    )
 
 
 _DEFAULTS = {"stem_stride": 2, "in_channels": 3}

@@ -1,6 +1,7 @@
-"""Modules that train as plain torch and run fused in evaluation."""
+"""Modules that train layer by layer, on kernels where they pay, and run fused in evaluation."""
 
 from weebill.fusion.module import FusedModule, unfused
+from weebill.nn._memory import keep_freed_memory
 from weebill.nn.blocks import (
     Conv2dNormActivation,
     Conv2dSame,
@@ -20,5 +21,6 @@ __all__ = [
     "ShuffleUnit",
     "ShuffleUnitV1",
     "SqueezeExcite",
+    "keep_freed_memory",
     "unfused",
 ]

@@ -1,9 +1,9 @@
 """The building blocks of lightweight CNNs as torch modules.
 
 Children carry torchvision's names, so that its state dicts fit: `block.0.0.weight` of an inverted
-residual, `fc1.weight` of a squeeze-excite. In training every block is plain torch; in evaluation it
-is one fused call (see `FusedModule`). A network of blocks still makes a call per block:
-`weebill.convert` makes it one.
+residual, `fc1.weight` of a squeeze-excite. In training the layers run one by one, on kernels where
+those pay (see `_training`); in evaluation a block is one fused call (see `FusedModule`). A network
+of blocks still makes a call per block: `weebill.convert` makes it one.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from weebill.fusion.module import FusedModule
+from weebill.nn import _training
 
 Layer: TypeAlias = Callable[..., nn.Module]
 Size: TypeAlias = int | tuple[int, int]
@@ -155,6 +156,12 @@ class Conv2dNormActivation(FusedModule, nn.Sequential):
         super().__init__(*layers)
         self.out_channels = out_channels
 
+    def forward(self, input: Tensor) -> Tensor:
+        if self.training:
+            return _training.run(self, input)
+        y: Tensor = super().forward(input)  # type: ignore[no-untyped-call]
+        return y
+
 
 def _activation(layer: Layer, inplace: bool | None) -> nn.Module:
     if inplace is None:
@@ -201,6 +208,10 @@ class SqueezeExcite(FusedModule):
         self.scale_activation = scale_activation()
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.training and _training.is_active(x):
+            layers = self.avgpool, self.fc1, self.fc2, self.activation, self.scale_activation
+            if _training.is_plain(*layers) and type(self.fc1) is type(self.fc2) is nn.Conv2d:
+                return _training.squeeze_excite(x, *layers[1:])
         scale: Tensor = self.fc1(self.avgpool(x))
         scale = self.fc2(self.activation(scale))
         gate: Tensor = self.scale_activation(scale)

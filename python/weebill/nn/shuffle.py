@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from weebill import ops
 from weebill.fusion.module import FusedModule
+from weebill.nn import _training
 
 
 class ChannelShuffle(nn.Module):
@@ -105,12 +106,31 @@ class ShuffleUnit(FusedModule):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        if (
+            self.training
+            and _training.is_active(x)
+            and _training.is_plain(self.branch1, self.branch2)
+        ):
+            return self._on_kernels(x)
         if self.stride == 1:
             x1, x2 = x.chunk(2, dim=1)
             y = torch.cat((x1, self.branch2(x2)), dim=1)
         else:
             y = torch.cat((self.branch1(x), self.branch2(x)), dim=1)
         return _shuffle(y, 2)
+
+    def _on_kernels(self, x: Tensor) -> Tensor:
+        """The same in training, pixels of all channels side by side throughout."""
+        x = x.contiguous(memory_format=torch.channels_last)
+        if self.stride == 1:
+            first, rest = (
+                half.permute(0, 3, 1, 2) for half in x.permute(0, 2, 3, 1).chunk(2, dim=-1)
+            )
+        else:
+            first, rest = _training.run(self.branch1, x), x
+        halves = first, _training.run(self.branch2, rest)
+        y = torch.cat([half.permute(0, 2, 3, 1) for half in halves], dim=-1)
+        return ops.channel_shuffle(y.permute(0, 3, 1, 2), 2)
 
 
 class ShuffleUnitV1(FusedModule):

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
 from weebill.models import save_weights
+from weebill.nn import keep_freed_memory
 from weebill.train.augment import Augmentation
 from weebill.train.callbacks import Callback, Epoch
 from weebill.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -78,6 +79,7 @@ def fit(
         FileNotFoundError: `resume` is set, and there is no checkpoint.
         OSError: the folder cannot be written to.
     """
+    keep_freed_memory()
     with process_group() as world:
         _check(train, test, recipe, world)
         folder = Path(output)
