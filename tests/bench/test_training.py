@@ -24,7 +24,10 @@ def test_rows() -> None:
     threads = torch.get_num_threads()
     rows = training.measure(
         ["depthwise", "mobilenet_v3_small"],
-        size=32, batch=2, threads=1, seconds=0.01,
+        size=32,
+        batch=2,
+        threads=1,
+        seconds=0.01,
         engines=["weebill", "eager"],
     )
     assert torch.get_num_threads() == threads
