@@ -47,7 +47,7 @@ def smooth(module: nn.Module) -> nn.Module:
     return module
 
 
-def ops_of(module: nn.Module, x: Tensor) -> set[str]:
+def ops_of(module: Callable[[Tensor], Tensor], x: Tensor) -> set[str]:
     with profile(activities=[ProfilerActivity.CPU]) as found:
         module(x)
     names = {event.key for event in found.key_averages()}
@@ -62,7 +62,7 @@ def test_values_and_gradients(name: str, channels_last: bool) -> None:
     make, channels = BLOCKS[name]
     module = smooth(make()).train()
     if channels_last:
-        module = module.to(memory_format=torch.channels_last)
+        module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     exact = copy.deepcopy(module).double()
     for _ in range(2):
         x = torch.randn(3, channels, 9, 7, requires_grad=True)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tests.bounds import ACTIVATIONS, is_channels_last, layouts
+from tests.ops.cases import op
 from weebill import _ops, _reference
 
 MASK = [True, True, True]
@@ -121,7 +122,8 @@ def test_first_and_second_derivatives() -> None:
 
     def loss(function: Any, inputs: Any) -> Tensor:
         y, *_ = function(*inputs, 1e-3, "silu")
-        return (y * torch.linspace(-1, 2, y.numel()).view_as(y)).sum()
+        weighted: Tensor = (y * torch.linspace(-1, 2, y.numel()).view_as(y)).sum()
+        return weighted
 
     exact = tuple(v.detach().double().requires_grad_() for v in sources)
     got = torch.autograd.grad(loss(_ops.batch_norm_activation, sources), sources, create_graph=True)
@@ -141,9 +143,9 @@ def test_opcheck() -> None:
     x, weight = torch.randn(2, 6, 4, 5), torch.randn(6)
     _, mean, var = _ops.batch_norm_activation(x, weight, None, 1e-3, "silu")
     leaf = x.clone().requires_grad_()
-    torch.library.opcheck(_ops.batch_norm_activation, (leaf, weight, None, 1e-3, "silu"))
+    torch.library.opcheck(op("batch_norm_activation"), (leaf, weight, None, 1e-3, "silu"))
     torch.library.opcheck(
-        _ops.batch_norm_activation_backward,
+        op("batch_norm_activation_backward"),
         (torch.randn_like(x), x, weight, None, mean, var, 1e-3, "silu", MASK),
     )
 
