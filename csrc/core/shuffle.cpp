@@ -61,13 +61,22 @@ void shuffle_planes(const Run& run, const AnyTensorView& x, std::int64_t groups,
   const std::int64_t work = planes * plane_bytes / std::int64_t{sizeof(float)} * kWorkPerElement;
   const std::int64_t tasks = std::min<std::int64_t>(plan_threads(work, run.threads), planes);
   run.for_each(tasks, [&](std::int64_t task) {
-    for (std::int64_t at = task * planes / tasks; at < (task + 1) * planes / tasks; ++at) {
-      const std::int64_t c = at % x.c;
-      const std::int64_t source =
-          at / x.c * x.stride_n + (c % groups * per_group + c / groups) * x.stride_c;
-      std::memcpy(static_cast<std::byte*>(y) + at * plane_bytes,
-                  static_cast<const std::byte*>(x.data) + source * x.element_bytes,
-                  static_cast<std::size_t>(plane_bytes));
+    std::int64_t at = task * planes / tasks;
+    const std::int64_t last = (task + 1) * planes / tasks;
+    const auto* const from = static_cast<const std::byte*>(x.data);
+    auto* to = static_cast<std::byte*>(y) + at * plane_bytes;
+    // Counted on instead of divided: small planes take no longer than a division.
+    std::int64_t image = at / x.c, i = at % x.c / groups, j = at % groups;
+    for (; at < last; ++at, to += plane_bytes) {
+      const std::int64_t source = image * x.stride_n + (j * per_group + i) * x.stride_c;
+      std::memcpy(to, from + source * x.element_bytes, static_cast<std::size_t>(plane_bytes));
+      if (++j == groups) {
+        j = 0;
+        if (++i == per_group) {
+          i = 0;
+          ++image;
+        }
+      }
     }
   });
 }

@@ -1,13 +1,13 @@
 // Channel shuffle of NHWC pixels: the channels of several tensors in turn.
 //
 // Two, four and eight groups are rounds of interleaving: one round of v[0], v[G/2], v[1], v[G/2+1]
-// ... shuffles by two, log2(G) of them by G. The end of a pixel is done by vectors that reach back
-// over channels done before, for masked stores are slow on many machines. Other numbers of groups
-// move element by element, one load and one store each: where the pixels come from memory that is
-// as fast.
+// ... shuffles by two, log2(G) of them by G, where the instruction set has nothing better. The end
+// of a pixel is done by vectors that reach back over channels done before, for masked stores are
+// slow on many machines. Other numbers of groups move element by element, one load and one store
+// each.
 
 template <int kGroups>
-inline void interleave_all(Vec (&v)[kGroups]) {
+inline void interleave(Vec (&v)[kGroups]) {
 #pragma GCC unroll 3
   for (int round = 1; round < kGroups; round *= 2) {
     Vec next[kGroups];
@@ -41,9 +41,13 @@ inline void shuffle_vectors(const ShuffleArgs& a) {
       Vec v[kGroups];
 #pragma GCC unroll 8
       for (int j = 0; j < kGroups; ++j) v[j] = load(x[j] + i);
-      interleave_all<kGroups>(v);
+      if constexpr (kGroups == 3) {
+        store_interleaved(y + i * kGroups, v[0], v[1], v[2]);
+      } else {
+        interleave(v);
 #pragma GCC unroll 8
-      for (int j = 0; j < kGroups; ++j) store(y + i * kGroups + j * kLanes, v[j]);
+        for (int j = 0; j < kGroups; ++j) store(y + i * kGroups + j * kLanes, v[j]);
+      }
     };
     int64_t i = 0;
     for (; i + kLanes <= whole; i += kLanes) vectors_at(i);
@@ -56,6 +60,8 @@ void channel_shuffle_f32(const ShuffleArgs& a) {
   const bool wide = a.channels / a.groups >= kLanes;
   if (wide && a.groups == 2) {
     shuffle_vectors<2>(a);
+  } else if (wide && a.groups == 3) {
+    shuffle_vectors<3>(a);
   } else if (wide && a.groups == 4) {
     shuffle_vectors<4>(a);
   } else if (wide && a.groups == 8) {

@@ -71,6 +71,50 @@ inline Vec interleave_low(Vec a, Vec b) {
 inline Vec interleave_high(Vec a, Vec b) {
   return _mm256_permute2f128_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b), 0x31);
 }
+// Four in turn: quads of elements by two rounds within the halves, which then change places.
+inline void interleave_quads(Vec (&v)[4]) {
+  const Vec ab_low = _mm256_unpacklo_ps(v[0], v[1]), ab_high = _mm256_unpackhi_ps(v[0], v[1]);
+  const Vec cd_low = _mm256_unpacklo_ps(v[2], v[3]), cd_high = _mm256_unpackhi_ps(v[2], v[3]);
+  const auto low = [](Vec a, Vec b) {
+    return _mm256_castpd_ps(_mm256_unpacklo_pd(_mm256_castps_pd(a), _mm256_castps_pd(b)));
+  };
+  const auto high = [](Vec a, Vec b) {
+    return _mm256_castpd_ps(_mm256_unpackhi_pd(_mm256_castps_pd(a), _mm256_castps_pd(b)));
+  };
+  v[0] = low(ab_low, cd_low);     // elements 0 and 4 of all four
+  v[1] = high(ab_low, cd_low);    // 1 and 5
+  v[2] = low(ab_high, cd_high);   // 2 and 6
+  v[3] = high(ab_high, cd_high);  // 3 and 7
+}
+inline void interleave(Vec (&v)[4]) {
+  interleave_quads(v);
+  const Vec low = _mm256_permute2f128_ps(v[2], v[3], 0x20);
+  const Vec high = _mm256_permute2f128_ps(v[0], v[1], 0x31);
+  v[0] = _mm256_permute2f128_ps(v[0], v[1], 0x20);
+  v[3] = _mm256_permute2f128_ps(v[2], v[3], 0x31);
+  v[1] = low;
+  v[2] = high;
+}
+// Eight in turn are the columns of a matrix.
+inline void interleave(Vec (&v)[8]) {
+  Vec a[4] = {v[0], v[1], v[2], v[3]}, b[4] = {v[4], v[5], v[6], v[7]};
+  interleave_quads(a);
+  interleave_quads(b);
+  for (int i = 0; i < 4; ++i) {
+    v[i] = _mm256_permute2f128_ps(a[i], b[i], 0x20);
+    v[4 + i] = _mm256_permute2f128_ps(a[i], b[i], 0x31);
+  }
+}
+// Element i of a, b, c goes to lane (3 i + 0, 1, 2) % 8 of whichever vector: one permutation of each
+// puts all elements into their lanes, for 3 and 8 have no common divisor.
+inline void store_interleaved(float* p, Vec a, Vec b, Vec c) {
+  a = _mm256_permutevar8x32_ps(a, _mm256_setr_epi32(0, 3, 6, 1, 4, 7, 2, 5));
+  b = _mm256_permutevar8x32_ps(b, _mm256_setr_epi32(5, 0, 3, 6, 1, 4, 7, 2));
+  c = _mm256_permutevar8x32_ps(c, _mm256_setr_epi32(2, 5, 0, 3, 6, 1, 4, 7));
+  store(p, _mm256_blend_ps(_mm256_blend_ps(a, b, 0x92), c, 0x24));
+  store(p + 8, _mm256_blend_ps(_mm256_blend_ps(a, b, 0x24), c, 0x49));
+  store(p + 16, _mm256_blend_ps(_mm256_blend_ps(a, b, 0x49), c, 0x92));
+}
 inline Vec round_even(Vec a) {
   return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }

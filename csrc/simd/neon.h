@@ -49,6 +49,7 @@ inline Vec where_positive(Vec a, Vec v) {
 }
 inline Vec interleave_low(Vec a, Vec b) { return vzip1q_f32(a, b); }
 inline Vec interleave_high(Vec a, Vec b) { return vzip2q_f32(a, b); }
+inline void store_interleaved(float* p, Vec a, Vec b, Vec c) { vst3q_f32(p, {{a, b, c}}); }
 inline Vec round_even(Vec a) { return vrndnq_f32(a); }
 inline Vec pow2(Vec a) {
   const int32x4_t exponent = vaddq_s32(vcvtq_s32_f32(a), vdupq_n_s32(127));

@@ -34,6 +34,11 @@ inline Vec max_nan(Vec a, Vec b, Vec c) { return max_nan(max_nan(a, b), c); }
 inline Vec where_positive(Vec a, Vec v) { return {a.v > 0.0f ? v.v : 0.0f}; }
 inline Vec interleave_low(Vec a, Vec) { return a; }
 inline Vec interleave_high(Vec, Vec b) { return b; }
+inline void store_interleaved(float* p, Vec a, Vec b, Vec c) {
+  p[0] = a.v;
+  p[1] = b.v;
+  p[2] = c.v;
+}
 inline Vec round_even(Vec a) {
   const float magic = 12582912.0f;  // 1.5 * 2^23: the sum drops the fraction, rounding to even
   volatile float shifted = a.v + magic;

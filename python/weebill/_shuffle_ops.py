@@ -36,8 +36,10 @@ def channel_shuffle(x: Tensor, groups: int) -> Tensor:
         [0, 3, 1, 4, 2, 5]
     """
     try:
-        wanted = isinstance(x, Tensor) and x.requires_grad and torch.is_grad_enabled()
-        if wanted or torch.compiler.is_compiling():
+        # in inference mode the dispatcher asks nobody for a gradient
+        if torch.compiler.is_compiling() or torch.is_inference_mode_enabled():
+            return _ops.channel_shuffle(x, groups)
+        if isinstance(x, Tensor) and x.requires_grad and torch.is_grad_enabled():
             return _ops.channel_shuffle(x, groups)
         # no gradient is wanted: the dispatcher need not ask Python for one, which costs as much as
         # moving a small image
