@@ -105,8 +105,8 @@ inline void interleave(Vec (&v)[8]) {
     v[4 + i] = _mm256_permute2f128_ps(a[i], b[i], 0x31);
   }
 }
-// Element i of a, b, c goes to lane (3 i + 0, 1, 2) % 8 of whichever vector: one permutation of each
-// puts all elements into their lanes, for 3 and 8 have no common divisor.
+// Element i of a, b, c goes to lane (3 i + 0, 1, 2) % 8 of whichever vector: one permutation of
+// each puts all elements into their lanes, for 3 and 8 have no common divisor.
 inline void store_interleaved(float* p, Vec a, Vec b, Vec c) {
   a = _mm256_permutevar8x32_ps(a, _mm256_setr_epi32(0, 3, 6, 1, 4, 7, 2, 5));
   b = _mm256_permutevar8x32_ps(b, _mm256_setr_epi32(5, 0, 3, 6, 1, 4, 7, 2));

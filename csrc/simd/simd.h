@@ -18,7 +18,8 @@
 //   where_positive(a, v)      v where a > 0, else 0
 //   interleave_low(a, b)      a[0] b[0] a[1] b[1] ...: the first half of the pairs; one lane: a
 //   interleave_high(a, b)     the second half of the pairs; one lane: b
-//   interleave(v)             v of 4 or 8 vectors: the same of all of them, v[0][0] v[1][0] ...; only
+//   interleave(v)             v of 4 or 8 vectors: the same of all of them, v[0][0] v[1][0] ...;
+//   only
 //                             where it costs less than rounds of the two above
 //   store_interleaved(p, a, b, c)  a[0] b[0] c[0] a[1] ...: 3 * kLanes floats at p
 //   round_even(v)             to the nearest integer, ties to even; |v| < 2^22
