@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <limits>
 
 #include "core/cpu.h"
 #include "core/record.h"
@@ -21,7 +22,35 @@ std::int64_t input_rows(const Window& w, std::int64_t rows) {
   return (rows - 1) * w.stride_h + (w.kernel_h - 1) * w.dilation_h + 1;
 }
 
+// Bands of rows where channels are shared out: what is left of the threads after the parts of the
+// channels. Parts are whole blocks, so 24 or 48 channels do not divide by two; bands recompute rows
+// of the expansion. The least work of the slowest thread decides, and fewer bands if it is equal.
+std::int64_t bands_of_channels(const SeparableProblem& p, int threads) {
+  const Window& w = p.window;
+  const std::int64_t blocks = ceil_div(p.c_mid, kBlock);
+  const std::int64_t taps = std::int64_t{w.kernel_h} * w.kernel_w;
+  std::int64_t best = 1, least = std::numeric_limits<std::int64_t>::max();
+  for (std::int64_t bands = 1; bands <= std::min<std::int64_t>(p.oh, threads); ++bands) {
+    const std::int64_t parts = channel_parts(p.c_mid, threads, bands);
+    const std::int64_t rows = ceil_div(p.oh, bands);
+    const std::int64_t expanded =
+        p.has_expand ? std::min(input_rows(w, rows), p.h) * p.w * p.c_in : 0;
+    const std::int64_t channels = std::min(ceil_div(blocks, parts) * kBlock, p.c_mid);
+    const std::int64_t work =
+        ceil_div(parts * bands, threads) * channels * (expanded + rows * p.ow * taps);
+    if (work < least) {
+      least = work;
+      best = bands;
+    }
+  }
+  return best;
+}
+
 }  // namespace
+
+std::int64_t channel_parts(std::int64_t c_mid, int threads, std::int64_t bands) {
+  return std::min(ceil_div(threads, bands), ceil_div(c_mid, kBlock));
+}
 
 void set_fusion_policy(FusionPolicy policy) { policy_in_use = policy; }
 FusionPolicy fusion_policy() { return policy_in_use; }
@@ -111,8 +140,7 @@ SeparablePlan plan_separable(const SeparableProblem& p, const Caches& caches, in
     strip_channels = p.c_mid;
     budget = half_l2;
   } else {
-    const std::int64_t blocks = ceil_div(p.c_mid, kBlock);
-    plan.bands = blocks >= threads ? 1 : std::min<std::int64_t>(p.oh, ceil_div(threads, blocks));
+    plan.bands = bands_of_channels(p, threads);
     ring_channels = p.has_expand ? plan.chunk : 0;
     budget = caches.l2_bytes / 4;
   }

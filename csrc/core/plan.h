@@ -28,9 +28,8 @@ struct SeparableProblem {
 ///                   expansion of a strip lives in a ring of rows, the projection consumes its
 ///                   depthwise output at once. The intermediate never leaves the cache, but bands
 ///                   recompute the rows between them.
-///   channel fusion  each thread takes a part of the channels (and a band of rows where channels
-///   are
-///                   too few): expansion and depthwise of a chunk of channels for all rows, the
+///   channel fusion  each thread takes a part of the channels, or a band of rows where those do
+///                   not divide: expansion and depthwise of a chunk of channels for all rows, the
 ///                   whole depthwise output is kept, then the projection runs. Threads recompute
 ///                   nothing, and squeeze-and-excitation gets the whole image that it needs.
 /// Either way the expansion is made and consumed by chunks of channels, small enough that the rows
@@ -58,6 +57,9 @@ WEEBILL_API std::int64_t multiply_adds(const SeparableProblem& problem);
 /// `threads` is what there is; the plan takes no more of them than the work pays for.
 WEEBILL_API SeparablePlan plan_separable(const SeparableProblem& problem, const Caches& caches,
                                          int threads, FusionPolicy policy);
+
+/// Parts of the channels where they are shared out over threads, besides `bands` of rows.
+WEEBILL_API std::int64_t channel_parts(std::int64_t c_mid, int threads, std::int64_t bands);
 
 /// How a convolution and the max pooling after it run.
 struct PooledPlan {

@@ -330,9 +330,8 @@ void run_channel_fusion(const Block& b, float* y) {
     scale = scope.take(sum_stride);
     std::memset(sums, 0, static_cast<std::size_t>(p.oh * sum_stride) * sizeof(float));
   }
-  // Threads share the blocks of channels out; bands of rows only where those are too few.
   const std::int64_t blocks = (p.c_mid + kBlock - 1) / kBlock;
-  const std::int64_t parts = std::min<std::int64_t>(b.run.threads, blocks);
+  const std::int64_t parts = channel_parts(p.c_mid, b.run.threads, b.plan.bands);
   const std::int64_t tasks = parts * b.plan.bands;
   const std::int64_t ring =
       round_up(b.plan.ring_rows * b.plan.ring_columns * (b.plan.chunk + kBlock), kBlock);

@@ -1,5 +1,6 @@
 // Invariants of the plans: pure functions, so many problems can be tried at no cost.
 #include <algorithm>
+#include <utility>
 
 #include "core/plan.h"
 #include "kernel_cases.h"
@@ -84,6 +85,26 @@ WEEBILL_TEST(plan_separable_invariants) {
       WEEBILL_EXPECT(ring <= caches.l2_bytes);
     }
   }
+}
+
+// Channels are shared out in blocks of 16: rows, where those do not divide by the threads.
+WEEBILL_TEST(plan_shares_channels_or_rows) {
+  SeparableProblem p{};
+  p.has_expand = p.has_project = true;
+  p.window.kernel_h = p.window.kernel_w = 3;
+  p.window.pad_top = p.window.pad_left = p.window.pad_bottom = p.window.pad_right = 1;
+  p.h = p.w = p.oh = p.ow = 28;
+  const Caches caches = {32 << 10, 512 << 10};
+  for (const auto& [channels, bands] :
+       {std::pair<std::int64_t, std::int64_t>{24, 2}, {32, 1}, {48, 2}, {96, 1}, {16, 2}}) {
+    set_case("channels %lld", static_cast<long long>(channels));
+    p.c_in = p.c_mid = p.c_out = channels;
+    const SeparablePlan plan = plan_separable(p, caches, 2, FusionPolicy::kChannels);
+    WEEBILL_EXPECT(plan.bands == bands);
+    WEEBILL_EXPECT(channel_parts(channels, 2, bands) * bands == 2);
+  }
+  WEEBILL_EXPECT(channel_parts(40, 8, 1) == 3);
+  WEEBILL_EXPECT(channel_parts(40, 8, 4) == 2);
 }
 
 WEEBILL_TEST(plan_m_block_invariants) {
