@@ -25,7 +25,7 @@ from weebill.models import (
     mobilenet_v3_small,
     shufflenet_v2_x0_5,
 )
-from weebill.runtime._container import Container
+from weebill.runtime._container import Container, write
 
 
 def saved(model: nn.Module, path: Path, **options: Any) -> runtime.Model:
@@ -295,3 +295,44 @@ numpy.save("y.npy", y)
     with torch.no_grad():
         expected = weebill.convert(model)(x)
     assert np.array_equal(np.load(tmp_path / "y.npy"), expected.numpy())
+
+
+@pytest.mark.parametrize("dtype", ["float16", torch.float16])
+def test_half_precision_rounds_the_weights_and_nothing_else(tmp_path: Path, dtype: Any) -> None:
+    model = settled(shufflenet_v2_x0_5(num_classes=7)).eval()
+    weebill.save(model, tmp_path / "full.weebill", input_shape=(1, 3, 64, 64))
+    half = saved(model, tmp_path / "half.weebill", input_shape=(1, 3, 64, 64), dtype=dtype)
+    size = {name: (tmp_path / f"{name}.weebill").stat().st_size for name in ("full", "half")}
+    assert size["half"] < 0.6 * size["full"]
+
+    rounded = {}
+    with open(tmp_path / "full.weebill", "rb") as full, open(tmp_path / "half.weebill", "rb") as f:
+        container, halves = Container(full), Container(f)
+        assert set(container.entries) == set(halves.entries)
+        for name, entry in container.entries.items():
+            tensor = container.read(name, np.empty(np.prod(entry.shape), np.float32))
+            is_weight = name.endswith(".weight")
+            assert halves.entries[name].dtype == ("F16" if is_weight else "F32")
+            rounded[name] = tensor.astype(np.float16).astype(np.float32) if is_weight else tensor
+            found = halves.read(name, np.empty(np.prod(entry.shape), np.float32))
+            assert np.array_equal(found, rounded[name])
+            error = np.abs(found - tensor)
+            assert np.all(error <= np.maximum(2.0**-11 * np.abs(tensor), 2.0**-25))
+        metadata = container.metadata
+    write(tmp_path / "rounded.weebill", metadata, rounded)
+    x = np.random.default_rng(0).standard_normal((2, 3, 64, 64), dtype=np.float32)
+    assert np.array_equal(half(x), runtime.load(tmp_path / "rounded.weebill")(x))
+
+
+def test_what_half_precision_refuses(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1)).eval()
+    for dtype in ("float64", "half", torch.bfloat16):
+        with pytest.raises(ValueError, match=r"^save: dtype must be float32 or float16, got "):
+            weebill.save(model, tmp_path / "a.weebill", dtype=dtype)
+    with pytest.raises(TypeError, match=r"^save: dtype must be a string or a torch.dtype, got 16"):
+        weebill.save(model, tmp_path / "a.weebill", dtype=16)  # type: ignore[arg-type]
+    with torch.no_grad():
+        model[0].weight[1, 2] = 7e4
+    with pytest.raises(ValueError, match=r"^save: dtype must be float32 .* got 70000 in 0"):
+        weebill.save(model, tmp_path / "a.weebill", dtype="float16")
+    assert not list(tmp_path.iterdir())

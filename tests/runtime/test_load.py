@@ -215,6 +215,7 @@ def gap(header: dict[str, Any]) -> None:
         gap,
         lambda h: entry(h).update(dtype="F64"),
         lambda h: entry(h).update(dtype="I32"),
+        lambda h: entry(h).update(dtype="F16"),
         lambda h: entry(h).update(shape=[20, 8, 1]),
         lambda h: entry(h).update(shape=[20, 8, 1, 1, 1]),
         lambda h: entry(h).update(shape=[1 << 40, 1 << 40, 1, 1]),

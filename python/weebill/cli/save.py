@@ -18,6 +18,9 @@ def save(
     weights: Annotated[
         str, typer.Option(help="Trained weights: a name from 'weebill models', or a file.")
     ] = "DEFAULT",
+    dtype: Annotated[
+        str, typer.Option(help="float32, or float16: weights in half of the bytes, rounded.")
+    ] = "float32",
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Write a network to a file that runs without torch: weebill classify --model FILE."""
@@ -37,6 +40,7 @@ def save(
         file,
         preprocessing=preprocessing,
         categories=chosen.meta.get("categories"),
+        dtype=dtype,
     )
     size = file.stat().st_size
     if json:

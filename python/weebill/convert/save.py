@@ -37,11 +37,12 @@ def save(
     input_shape: Sequence[int] | None = None,
     preprocessing: ImageClassification | None = None,
     categories: Sequence[str] | None = None,
+    dtype: str | torch.dtype = "float32",
 ) -> None:
     """Writes a model as one file that `weebill.runtime.load` runs without torch.
 
-    The file holds plain float32 weights with BatchNorm folded in, independent of the instruction
-    set, and the list of blocks. It is a safetensors file. What is written is tried on a random
+    The file holds plain weights with BatchNorm folded in, independent of the instruction set, and
+    the list of blocks. It is a safetensors file. What is written is tried on a random
     input before, and must give the model's result.
 
     Args:
@@ -54,10 +55,15 @@ def save(
         preprocessing: How a photo becomes an input, for `weebill classify`; the `transforms()` of
             the weights that the model has.
         categories: Names of the classes.
+        dtype: How the file stores weights: "float32", or "float16" for half of the size, each
+            weight rounded to the nearest half-precision number: within 2^-11 of its size, or 2^-25
+            where it is smaller than 2^-14. Biases stay float32, and `load` computes in float32 with
+            the rounded weights, on every processor. torch's dtypes of these names will do.
 
     Raises:
-        TypeError: `model` is no module.
-        ValueError: The model does not run on the input shape.
+        TypeError: `model` is no module, `dtype` no dtype.
+        ValueError: The model does not run on the input shape; `dtype` is another one, or float16
+            and a weight is larger than 65504, float16's largest number.
         NotImplementedError: The forward has a step that a file can't hold; the text names it.
         OSError: The file can't be written.
 
@@ -68,6 +74,7 @@ def save(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"save: model must be a torch.nn.Module, got {type(model).__name__}")
+    half = _is_half(dtype)
     converted = convert(model)
     shape = _input_shape(converted, input_shape, preprocessing)
     with torch.inference_mode(False), torch.no_grad():
@@ -87,12 +94,31 @@ def save(
             categories=None if categories is None else tuple(map(str, categories)),
         )
         _check(description, weights, x, expected)
-    tensors: dict[str, NDArray[np.float32]] = {}
+    tensors: dict[str, NDArray[np.floating[Any]]] = {}
     for layer_path, folded in weights.items():
-        tensors[f"{layer_path}.weight"] = folded.weight
+        weight = folded.weight
+        tensors[f"{layer_path}.weight"] = _halved(weight, layer_path) if half else weight
         if folded.bias is not None:
             tensors[f"{layer_path}.bias"] = folded.bias
     _model.save(path, description, tensors)
+
+
+def _is_half(dtype: object) -> bool:
+    if not isinstance(dtype, str | torch.dtype):
+        raise TypeError(f"save: dtype must be a string or a torch.dtype, got {dtype!r}")
+    name = str(dtype).removeprefix("torch.")
+    if name not in ("float32", "float16"):
+        raise ValueError(f"save: dtype must be float32 or float16, got {name}")
+    return name == "float16"
+
+
+def _halved(weight: NDArray[np.float32], path: str) -> NDArray[np.float16]:
+    largest = np.abs(weight).max(initial=0)
+    if largest > np.finfo(np.float16).max:
+        raise ValueError(
+            f"save: dtype must be float32 for weights above 65504, got {largest:.6g} in {path}"
+        )
+    return weight.astype(np.float16)
 
 
 def _input_shape(

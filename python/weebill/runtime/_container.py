@@ -5,7 +5,7 @@
     the rest       the tensors' bytes, little endian, in C order, without gaps
 
 A model's description is a text in the metadata, so every safetensors reader can list and read the
-weights. Only float32 tensors are written and accepted.
+weights. Only float32 and float16 tensors are written and accepted, and read as float32.
 
 Source: the format's specification, https://huggingface.co/docs/safetensors.
 """
@@ -20,7 +20,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,7 @@ from weebill.runtime._decode import decode, parse_json
 MAX_HEADER_BYTES = 1 << 22
 _ALIGNMENT = 64
 _METADATA = "__metadata__"
+_DTYPES: dict[str, np.dtype[np.floating[Any]]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2")}
 
 
 @dataclass(frozen=True)
@@ -79,16 +80,17 @@ class Container:
         end = 0
         for name, entry in sorted(self.entries.items(), key=lambda item: item[1].data_offsets):
             where = f"its tensor {name[:40]!r}"
-            if entry.dtype != "F32":
-                raise ValueError(f"{where} must be F32, got {entry.dtype[:20]!r}")
+            if entry.dtype not in _DTYPES:
+                raise ValueError(f"{where} must be F32 or F16, got {entry.dtype[:20]!r}")
             if not 1 <= len(entry.shape) <= 4 or min(entry.shape) < 1:
                 raise ValueError(f"{where} must have 1 to 4 sizes of at least 1")
             begin, stop = entry.data_offsets
             if begin != end:
                 raise ValueError(f"{where} must begin where the one before it ends, at {end}")
-            if stop - begin != 4 * math.prod(entry.shape):
+            itemsize = _DTYPES[entry.dtype].itemsize
+            if stop - begin != itemsize * math.prod(entry.shape):
                 raise ValueError(
-                    f"{where} must have 4 bytes for each element of {entry.shape}, "
+                    f"{where} must have {itemsize} bytes for each element of {entry.shape}, "
                     f"got {stop - begin} bytes"
                 )
             end = stop
@@ -99,10 +101,14 @@ class Container:
         """The tensor, in the first elements of the flat array `into`."""
         entry = self.entries[name]
         array = into[: math.prod(entry.shape)]
+        dtype = _DTYPES[entry.dtype]
+        stored = array if dtype == np.float32 else np.empty(array.size, dtype)
         self._file.seek(self._start + entry.data_offsets[0])
-        if self._file.readinto(array.view(np.uint8).data) != array.nbytes:  # type: ignore[attr-defined]
+        if self._file.readinto(stored.view(np.uint8).data) != stored.nbytes:  # type: ignore[attr-defined]
             raise ValueError("it was cut while it was read")
-        if sys.byteorder == "big":
+        if stored is not array:
+            array[:] = stored
+        elif sys.byteorder == "big":
             array.byteswap(inplace=True)
         return array.reshape(entry.shape)
 
@@ -117,17 +123,28 @@ def _read(file: BinaryIO, size: int) -> bytes:
 def write(
     path: str | os.PathLike[str],
     metadata: Mapping[str, str],
-    tensors: Mapping[str, NDArray[np.float32]],
+    tensors: Mapping[str, NDArray[np.floating[Any]]],
 ) -> None:
     """Writes a file, all or nothing: the path has the old file or the whole new one.
 
-    The same content gives the same bytes. The tensors begin at a multiple of 64 bytes.
+    The same content gives the same bytes. The tensors, float32 or float16, begin at a multiple of
+    64 bytes.
     """
+    names = {dtype: name for name, dtype in _DTYPES.items()}
+    tensors = {
+        name: np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+        # the wider first: a tensor begins at a multiple of its elements' size
+        for name, array in sorted(tensors.items(), key=lambda item: -item[1].itemsize)
+    }
     header: dict[str, object] = {_METADATA: dict(metadata)}
     offset = 0
     for name, array in tensors.items():
         end = offset + array.nbytes
-        header[name] = {"dtype": "F32", "shape": list(array.shape), "data_offsets": [offset, end]}
+        header[name] = {
+            "dtype": names[array.dtype],
+            "shape": list(array.shape),
+            "data_offsets": [offset, end],
+        }
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode("utf-8")
     text += b" " * (-(8 + len(text)) % _ALIGNMENT)
@@ -142,7 +159,7 @@ def write(
             file.write(len(text).to_bytes(8, "little"))
             file.write(text)
             for array in tensors.values():
-                file.write(np.ascontiguousarray(array, "<f4").data)
+                file.write(array.data)
         # mkstemp's file is for its owner alone; this one gets the mode of any other new file
         mask = os.umask(0)
         os.umask(mask)

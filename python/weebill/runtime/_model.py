@@ -263,7 +263,7 @@ def make_model(description: Description, weights: Callable[[Layer], Folded]) -> 
 def save(
     path: str | os.PathLike[str],
     description: Description,
-    tensors: Mapping[str, NDArray[np.float32]],
+    tensors: Mapping[str, NDArray[np.floating[Any]]],
 ) -> None:
     """Writes what `load` reads; `weebill.save` makes the two arguments from a torch model.
 
