@@ -50,7 +50,7 @@ def read_loops(path: Path) -> dict[str, Loop]:
     code = mca.functions(mca.disassembled(path))
     loops = {}
     for name, (function, fmas) in mca.KERNELS.items():
-        body = mca.main_loop(code, function, fmas)
+        body = mca.texts(mca.main_loop(code, function, fmas))
         cycles = {core: mca.cycles(body, model) for core, model in mca.CORES.items()}
         loops[name] = Loop(len(body), fmas, cycles)
     return loops

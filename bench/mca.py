@@ -3,7 +3,8 @@ llvm-mca's models of the cores: `python -m bench.mca OBJECT`, OBJECT being the c
 csrc/isa/neon.cpp (cmake --preset arm64). An estimate, for cores that are not at hand: caches are
 always hit and branches always predicted. Needs aarch64-linux-gnu-objdump and llvm-mca-19.
 
-LLVM has no model of its own for A72 (A57's is used) and A76 (Neoverse N1's, the same family).
+LLVM has no model of its own for A72 (A57's is used) and A76 (Neoverse N1's, the same family). The
+last two columns are no work of llvm-mca's: bench/in_order.py.
 """
 
 from __future__ import annotations
@@ -14,18 +15,24 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench import in_order
+
 CORES = {"A53": "cortex-a53", "A55": "cortex-a55", "A57/A72": "cortex-a57", "A76": "neoverse-n1"}
 ITERATIONS = 100
 # FMAs in the loop that a kernel spends its time in, of all the loops in its code
 KERNELS = {
-    "pointwise 5x16": (r"tiles_of<5, 1, 0, false>", 80),
-    "pointwise 4x16": (r"tiles_of<4, 1, 0, false>", 64),
-    "pointwise 4x24": (r"tiles_of<4, 1, 1, false>", 96),
-    "pointwise 8x8": (r"tiles_of<8, 0, 1, false>", 64),
-    "depthwise 3x3 s1": (r"depthwise_k3s1_f32", 63),
-    "depthwise 3x3 s2": (r"depthwise_k3s2_f32", 63),
-    "depthwise 5x5 s1": (r"depthwise_k5s1_f32", 175),
-    "depthwise 5x5 s2": (r"depthwise_k5s2_f32", 175),
+    "pointwise 5x16": (r"neon::.*tiles_of<5, 1, 0, false>", 80),
+    "pointwise 4x16": (r"neon::.*tiles_of<4, 1, 0, false>", 64),
+    "pointwise 4x24": (r"neon::.*tiles_of<4, 1, 1, false>", 96),
+    "pointwise 8x8": (r"neon::.*tiles_of<8, 0, 1, false>", 64),
+    "in order 5x16": (r"neon_inorder::.*tiles_of<5, 1, 0, false>", 80),
+    "in order 4x16": (r"neon_inorder::.*tiles_of<4, 1, 0, false>", 64),
+    "in order 4x24": (r"neon_inorder::.*tiles_of<4, 1, 1, false>", 96),
+    "in order 8x8": (r"neon_inorder::.*tiles_of<8, 0, 1, false>", 64),
+    "depthwise 3x3 s1": (r"neon::.*(depthwise_k3s1_f32|depthwise_row<3, 1>)", 63),
+    "depthwise 3x3 s2": (r"neon::.*(depthwise_k3s2_f32|depthwise_row<3, 2>)", 63),
+    "depthwise 5x5 s1": (r"neon::.*(depthwise_k5s1_f32|depthwise_row<5, 1>)", 175),
+    "depthwise 5x5 s2": (r"neon::.*(depthwise_k5s2_f32|depthwise_row<5, 2>)", 175),
 }
 BRANCH = re.compile(r"(?:b|b\.\w+|cbn?z|tbn?z)\t(?:.*, )?([0-9a-f]+)$")
 
@@ -90,9 +97,14 @@ def main_loop(code: dict[str, list[Instruction]], name: str, fmas: int) -> list[
     return min(loops, key=len)
 
 
-def cycles(loop: list[Instruction], core: str) -> float:
-    """Per iteration. Branches count as no-ops: all fall through but the last."""
-    text = "\n".join("nop" if BRANCH.match(each.text) else each.text for each in loop)
+def texts(loop: list[Instruction]) -> list[str]:
+    """Branches count as no-ops: all fall through but the last."""
+    return ["nop" if BRANCH.match(each.text) else each.text for each in loop]
+
+
+def cycles(loop: list[str], core: str) -> float:
+    """Per iteration."""
+    text = "\n".join(loop)
     command = ["llvm-mca-19", "-mtriple=aarch64", f"-mcpu={core}", f"-iterations={ITERATIONS}"]
     output = subprocess.run(command, input=text, capture_output=True, text=True, check=True).stdout
     total = re.search(r"^Total Cycles:\s+(\d+)$", output, re.MULTILINE)
@@ -100,14 +112,15 @@ def cycles(loop: list[Instruction], core: str) -> float:
     return int(total[1]) / ITERATIONS
 
 
-def bound(loop: list[Instruction], core: str) -> float:
-    """Cycles that the FMAs alone, or the loads and stores alone, would take if nothing waited."""
-    vectors = [f"v{i}.4s" for i in range(24)]
-    fmas = count(loop, "fmla")
-    accesses = count(loop, "ldr|ldp|str|stp")
+def bound(loop: list[str], core: str) -> float:
+    """Cycles that the arithmetic on vectors alone (a depthwise tile has more of it than FMAs), or
+    the loads and stores alone, would take if nothing waited."""
+    mnemonics = [each.split()[0] for each in loop]
+    arithmetic = [each for each in mnemonics if each in ("fmla", "fadd", "fmax", "fmin")]
+    accesses = sum(each in ("ldr", "ldp", "str", "stp") for each in mnemonics)
     alone = [
-        [Instruction(0, f"fmla {vectors[i % 24]}, v30.4s, v31.4s") for i in range(fmas)],
-        [Instruction(0, f"ldr q{i % 24}, [x0, #{i % 8 * 16}]") for i in range(accesses)],
+        [f"{each} v{i % 24}.4s, v30.4s, v31.4s" for i, each in enumerate(arithmetic)],
+        [f"ldr q{i % 24}, [x0, #{i % 8 * 16}]" for i in range(accesses)],
     ]
     return max(cycles(each, core) for each in alone)
 
@@ -118,12 +131,16 @@ def main() -> None:
     path = parser.parse_args().object
     code = functions(disassembled(path))
     print("Cycles per pass through the loop / bound, and the part of the bound that is reached")
-    print(f"{'loop':18}{'insn':>6}{'FMA':>5}" + "".join(f"{core:>18}" for core in CORES))
+    cores = [*CORES, *(f"{core}, ncnn's rules" for core in in_order.CORES)]
+    print(f"{'loop':18}{'insn':>6}{'FMA':>5}" + "".join(f"{core:>18}" for core in cores))
     for name, (function, fmas) in KERNELS.items():
-        loop = main_loop(code, function, fmas)
+        loop = texts(main_loop(code, function, fmas))
         row = f"{name:18}{len(loop):6}{fmas:5}"
         for core in CORES.values():
             taken, least = cycles(loop, core), bound(loop, core)
+            row += f"{taken:7.0f}/{least:4.0f}{least / taken:6.0%}"
+        for rules in in_order.CORES.values():
+            taken, least = in_order.cycles(loop, rules), in_order.fma_cycles(loop)
             row += f"{taken:7.0f}/{least:4.0f}{least / taken:6.0%}"
         print(row)
 

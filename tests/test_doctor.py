@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from weebill import config, doctor
+from weebill import _C, config, doctor
 from weebill._machine import Machine, as_number, count_list
 from weebill.doctor import Finding, examine
 
@@ -76,6 +76,18 @@ def test_garbage_is_not_known(tmp_path: Path, text: str) -> None:
     ):
         write(tmp_path, path, text)
     assert all(entry.value for entry in examine(tmp_path))
+
+
+def test_arm_extensions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = dict(_C.cpu_info(), neon=True, fp16=True, dotprod=False, i8mm=False, in_order=True)
+    monkeypatch.setattr(_C, "cpu_info", lambda: cpu)
+    value = finding(tmp_path, "vector arithmetic").value
+    assert value.startswith("float32, half precision (asimdhp); issues in order")
+    cpu.update(dotprod=True, i8mm=True, in_order=False)
+    value = finding(tmp_path, "vector arithmetic").value
+    assert "(asimddp), int8 matrix products (i8mm)." in value
+    cpu["neon"] = False
+    assert "vector arithmetic" not in [entry.name for entry in examine(tmp_path)]
 
 
 def test_clocks(tmp_path: Path) -> None:

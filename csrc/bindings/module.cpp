@@ -287,6 +287,10 @@ py::dict cpu_info_dict() {
   info["avx2"] = cpu.avx2;
   info["avx512"] = cpu.avx512;
   info["neon"] = cpu.neon;
+  info["fp16"] = cpu.fp16;
+  info["dotprod"] = cpu.dotprod;
+  info["i8mm"] = cpu.i8mm;
+  info["in_order"] = cpu.in_order;
   info["l1d_bytes"] = cpu.l1d_bytes;
   info["l2_bytes"] = cpu.l2_bytes;
   info["l3_bytes"] = cpu.l3_bytes;

@@ -86,6 +86,38 @@ int quota_cores() {
   }
 }
 
+#if defined(__linux__) && defined(__aarch64__)
+// The id registers MIDR_EL1 of the cores that this process may use; of the one that it runs on if
+// /sys has none: where HWCAP_CPUID is set the kernel answers the read of a register that belongs to
+// it. Empty where neither is there.
+std::set<std::uint64_t> core_ids() {
+  std::set<std::uint64_t> ids;
+  cpu_set_t bound;
+  CPU_ZERO(&bound);
+  if (sched_getaffinity(0, sizeof(bound), &bound) == 0) {
+    for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+      if (!CPU_ISSET(cpu, &bound)) continue;
+      const std::string text = first_line("/sys/devices/system/cpu/cpu" + std::to_string(cpu) +
+                                          "/regs/identification/midr_el1");
+      if (!text.empty()) ids.insert(std::strtoull(text.c_str(), nullptr, 16));
+    }
+  }
+  if (ids.empty() && (getauxval(AT_HWCAP) & HWCAP_CPUID) != 0) {
+    std::uint64_t id = 0;
+    __asm__("mrs %0, MIDR_EL1" : "=r"(id));
+    ids.insert(id);
+  }
+  return ids;
+}
+
+// By implementer (bits 31-24, 0x41: Arm) and part number (15-4).
+bool issues_in_order(std::uint64_t id) {
+  const std::uint64_t part = id >> 4 & 0xfff;
+  const bool a35 = part == 0xd04, a53 = part == 0xd03, a55 = part == 0xd05;
+  return (id >> 24 & 0xff) == 0x41 && (a35 || a53 || a55);
+}
+#endif
+
 CpuInfo detect() {
   CpuInfo info;
   info.model = read_model();
@@ -102,7 +134,14 @@ CpuInfo detect() {
   info.avx512 = info.avx2;
 #endif
 #elif defined(__linux__) && defined(__aarch64__)
-  info.neon = (getauxval(AT_HWCAP) & HWCAP_ASIMD) != 0;
+  const unsigned long features = getauxval(AT_HWCAP);
+  info.neon = (features & HWCAP_ASIMD) != 0;
+  info.fp16 = (features & HWCAP_ASIMDHP) != 0;
+  info.dotprod = (features & HWCAP_ASIMDDP) != 0;
+  constexpr unsigned long kI8mm = 1 << 13;  // HWCAP2_I8MM, which headers before Linux 5.6 lack
+  info.i8mm = (getauxval(AT_HWCAP2) & kI8mm) != 0;
+  const std::set<std::uint64_t> ids = core_ids();
+  info.in_order = !ids.empty() && std::all_of(ids.begin(), ids.end(), issues_in_order);
 #elif defined(__aarch64__)
   info.neon = true;
 #endif

@@ -23,6 +23,9 @@ extern const KernelTable kTable;
 namespace neon {
 extern const KernelTable kTable;
 }
+namespace neon_inorder {
+extern const KernelTable kTable;
+}
 #endif
 namespace scalar {
 extern const KernelTable kTable;
@@ -38,6 +41,10 @@ struct Isa {
 
 // Best first.
 const std::vector<Isa>& all_isas() {
+#if defined(WEEBILL_HAVE_NEON)
+  static const Isa kNeon = {"neon", cpu_info().neon, &neon::kTable};
+  static const Isa kNeonInOrder = {"neon_inorder", cpu_info().neon, &neon_inorder::kTable};
+#endif
   static const std::vector<Isa> list = {
 #if defined(WEEBILL_HAVE_AVX512)
       {"avx512", cpu_info().avx512, &avx512::kTable},
@@ -46,7 +53,8 @@ const std::vector<Isa>& all_isas() {
       {"avx2", cpu_info().avx2, &avx2::kTable},
 #endif
 #if defined(WEEBILL_HAVE_NEON)
-      {"neon", cpu_info().neon, &neon::kTable},
+      cpu_info().in_order ? kNeonInOrder : kNeon,
+      cpu_info().in_order ? kNeon : kNeonInOrder,
 #endif
       {"scalar", true, &scalar::kTable},
   };

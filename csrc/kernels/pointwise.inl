@@ -38,6 +38,10 @@ constexpr bool kPairs = kFullVecs == 1;
 
 #if defined(WEEBILL_SCHEDULED)
 #include "kernels/scheduled.inl"
+// gcc 12 finds the tile of 4 x 24 too large to be inlined where it is called, once.
+#define WEEBILL_INLINE_TILE __attribute__((always_inline))
+#else
+#define WEEBILL_INLINE_TILE
 #endif
 
 inline Vec load_half(const float* p) {
@@ -89,9 +93,10 @@ inline void multiply_add(Vec (&acc)[kCount], const float* x, int64_t x_stride, c
 // next_w walks over the weights of the next blocks, a line per four inputs: by the time they are
 // wanted they are on their way, and a network's weights come from far away once per image.
 template <int kMr, int kFull, int kHalf, bool kOffsets>
-inline void tile(const PointwiseArgs& a, const float* x, int64_t x_stride, const float* w,
-                 const float* bias, Cursor& out, int64_t y_channel, const float* residual,
-                 int64_t channels, const float*& next_w) {
+inline WEEBILL_INLINE_TILE void tile(const PointwiseArgs& a, const float* x, int64_t x_stride,
+                                     const float* w, const float* bias, Cursor& out,
+                                     int64_t y_channel, const float* residual, int64_t channels,
+                                     const float*& next_w) {
   constexpr int kVecs = kFull * kFullVecs + kHalf * kHalfVecs;
   Vec acc[kMr * kVecs];
 #pragma GCC unroll 16
@@ -106,28 +111,30 @@ inline void tile(const PointwiseArgs& a, const float* x, int64_t x_stride, const
   // leaves the front end room to run ahead of the FMAs into the next tile.
   const int64_t count = a.k;
   const int64_t block_stride = a.w_block_stride;
-  constexpr int64_t kUnroll = kOffsets ? 1 : 4;
   int64_t k = 0;
   const float* wf = w;
   const float* wh = w + kFull * block_stride;
+#if defined(WEEBILL_SCHEDULED)
+  constexpr int64_t kUnroll = 1;  // what is left of the fours
+  if constexpr (!kOffsets) {
+    k = multiply_add_fours<kMr, kFull, kHalf>(acc, x, x_stride, wf, block_stride, wh, count,
+                                              next_w);
+    wf += k * kBlock;
+    wh += k * kHalfBlock;
+  }
+#else
+  constexpr int64_t kUnroll = kOffsets ? 1 : 4;
+#endif
   for (; k + kUnroll <= count; k += kUnroll) {
     const float* xk = kOffsets ? x + a.offsets[k] : x + k;
-#if defined(WEEBILL_SCHEDULED)
-    if constexpr (!kOffsets) {
-      multiply_add_four<kMr, kFull, kHalf>(acc, xk, x_stride, wf, block_stride, wh);
-    } else {
-      multiply_add<kMr, kFull, kHalf>(acc, xk, x_stride, wf, block_stride, wh);
-    }
-#else
 #pragma GCC unroll 4
     for (int64_t u = 0; u < kUnroll; ++u) {
       multiply_add<kMr, kFull, kHalf>(acc, xk + u, x_stride, wf + u * kBlock, block_stride,
                                       wh + u * kHalfBlock);
     }
-#endif
     wf += kUnroll * kBlock;
     wh += kUnroll * kHalfBlock;
-    if constexpr (!kOffsets && kMr > 2) {  // one or two pixels read all weights at full speed
+    if constexpr (kUnroll > 1 && kMr > 2) {  // one or two pixels read all weights at full speed
       prefetch(next_w);
       next_w += kBlock;
     }
@@ -311,4 +318,6 @@ inline void product(const PointwiseArgs& a) {
 
 void pointwise_f32(const PointwiseArgs& a) { product<false>(a); }
 
+#if !defined(WEEBILL_NARROW_LOADS)  // which the loop through offsets has none of
 void conv2d_f32(const PointwiseArgs& a) { product<true>(a); }
+#endif

@@ -63,6 +63,46 @@ inline __attribute__((always_inline)) Vec load_now(const float* p) {
   __asm__ volatile("ldr %q0, %1" : "=w"(v) : "m"(*reinterpret_cast<const Vec*>(p)));
   return v;
 }
+inline __attribute__((always_inline)) Vec load_now(const float* p, int64_t bytes) {
+  Vec v;
+  __asm__ volatile("ldr %q0, [%1, %2]"
+                   : "=w"(v)
+                   : "r"(p), "r"(bytes), "m"(*reinterpret_cast<const float (*)[1 << 20]>(p)));
+  return v;
+}
+// Into the register of v, from p + `bytes`, added up by the load. The array is for the compiler:
+// the instruction reads something there.
+inline __attribute__((always_inline)) void reload_now(Vec& v, const float* p, int64_t bytes) {
+  __asm__ volatile("ldr %q0, [%1, %2]"
+                   : "+w"(v)
+                   : "r"(p), "r"(bytes), "m"(*reinterpret_cast<const float (*)[1 << 20]>(p)));
+}
+// A load in three: lanes 0 and 1 of the vector at p (+ bytes), lanes 2 and 3, and both together.
+inline __attribute__((always_inline)) Vec load_low_now(const float* p) {
+  Vec v;
+  __asm__ volatile("ldr %d0, %1" : "=w"(v) : "m"(*reinterpret_cast<const float32x2_t*>(p)));
+  return v;
+}
+inline __attribute__((always_inline)) void reload_low_now(Vec& v, const float* p, int64_t bytes) {
+  __asm__ volatile("ldr %d0, [%1, %2]"
+                   : "+w"(v)
+                   : "r"(p), "r"(bytes), "m"(*reinterpret_cast<const float (*)[1 << 20]>(p)));
+}
+inline __attribute__((always_inline)) uint64_t load_high_now(const float* p) {
+  uint64_t high;
+  __asm__ volatile("ldr %x0, %1" : "=r"(high) : "m"(*reinterpret_cast<const float32x2_t*>(p + 2)));
+  return high;
+}
+inline __attribute__((always_inline)) uint64_t load_high_now(const float* p, int64_t bytes) {
+  uint64_t high;
+  __asm__ volatile("ldr %x0, [%1, %2]"
+                   : "=r"(high)
+                   : "r"(p), "r"(bytes + 8), "m"(*reinterpret_cast<const float (*)[1 << 20]>(p)));
+  return high;
+}
+inline __attribute__((always_inline)) void join_now(Vec& low, uint64_t high) {
+  __asm__ volatile("ins %0.d[1], %x1" : "+w"(low) : "r"(high));
+}
 inline __attribute__((always_inline)) void accumulate_now(Vec& acc, Vec a, Vec b) {
   __asm__ volatile("fmla %0.4s, %1.4s, %2.4s" : "+w"(acc) : "w"(a), "w"(b));
 }

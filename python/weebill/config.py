@@ -35,12 +35,21 @@ __all__ = [
 
 
 class CpuInfo(TypedDict):
-    """The machine: model name, instruction sets, cache sizes in bytes (0: none)."""
+    """The machine: model name, instruction sets, cache sizes in bytes (0: none).
+
+    Of ARM cores, beside Advanced SIMD (`neon`): whether they have half-precision arithmetic
+    (`fp16`), int8 dot products and int8 matrix products, which no kernel uses yet, and whether all
+    usable ones issue in order (`in_order`: Cortex-A35, A53, A55).
+    """
 
     model: str
     avx2: bool
     avx512: bool
     neon: bool
+    fp16: bool
+    dotprod: bool
+    i8mm: bool
+    in_order: bool
     l1d_bytes: int
     l2_bytes: int
     l3_bytes: int

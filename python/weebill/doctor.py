@@ -78,6 +78,23 @@ def _processor(machine: Machine) -> Iterator[Finding]:
     cpu = _C.cpu_info()
     board = machine.board()
     yield Finding("processor", "ok", cpu["model"] + (f" ({board})" if board else ""))
+    if cpu["neon"]:
+        wider = [
+            text
+            for there, text in (
+                (cpu["fp16"], "half precision (asimdhp)"),
+                (cpu["dotprod"], "int8 dot products (asimddp)"),
+                (cpu["i8mm"], "int8 matrix products (i8mm)"),
+            )
+            if there
+        ]
+        yield Finding(
+            "vector arithmetic",
+            "ok",
+            ", ".join(["float32", *wider])
+            + ("; issues in order: weights by 64-bit loads" if cpu["in_order"] else "")
+            + ". The kernels use float32.",
+        )
     pages = mmap.PAGESIZE
     yield Finding("page size", "ok", f"{pages >> 10} KiB")
     total, free = machine.memory()

@@ -56,7 +56,12 @@ struct Variant {
 template <typename Args>
 std::vector<Variant<Args>> variants(void (*KernelTable::*entry)(const Args&)) {
   std::vector<Variant<Args>> all;
-  for (const std::string& isa : tested_isas()) all.push_back({isa, kernels_of(isa).*entry});
+  for (const std::string& isa : tested_isas()) {
+    const auto kernel = kernels_of(isa).*entry;  // two tables may share it
+    bool seen = false;
+    for (const Variant<Args>& other : all) seen = seen || other.kernel == kernel;
+    if (!seen) all.push_back({isa, kernel});
+  }
   return all;
 }
 

@@ -85,9 +85,10 @@ WEEBILL_TEST(cpu_info_is_plausible) {
   // The compiler's run-time library reads the same bits.
   __builtin_cpu_init();
   WEEBILL_EXPECT(cpu.avx2 == (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")));
-  WEEBILL_EXPECT(!cpu.neon);
+  WEEBILL_EXPECT(!cpu.neon && !cpu.fp16 && !cpu.dotprod && !cpu.i8mm && !cpu.in_order);
 #elif defined(__aarch64__)
   WEEBILL_EXPECT(cpu.neon && !cpu.avx2);
+  WEEBILL_EXPECT(isas().front() == (cpu.in_order ? "neon_inorder" : "neon"));
 #endif
 }
 

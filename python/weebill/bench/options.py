@@ -32,6 +32,7 @@ ISA_ENVIRONMENT = {
         "ATEN_CPU_CAPABILITY": "avx2",
     },
     "neon": {"WEEBILL_ISA": "neon"},
+    "neon_inorder": {"WEEBILL_ISA": "neon_inorder"},
     "scalar": {"WEEBILL_ISA": "scalar", "ATEN_CPU_CAPABILITY": "default"},
 }
 

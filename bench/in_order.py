@@ -1,0 +1,96 @@
+"""When a core that issues in order starts each instruction of a loop, by the rules that ncnn's
+authors measured on Cortex-A53 and A55: which two instructions start in one cycle, and which take
+more. https://github.com/Tencent/ncnn/blob/master/docs/developer-guide/arm-a53-a55-dual-issue.md
+
+llvm-mca knows none of these: to it a load of 128 bits starts beside an FMA, and it makes every
+instruction complete after those before it, so that each load that follows an FMA waits for six
+cycles on A53. Its models of the two cores rank a loop that is made for them behind one that isn't.
+
+A reading of those rules, not a measurement. Caches are always hit; latencies are llvm-mca's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+REGISTER = re.compile(r"\b([vqdsx]|w)(\d+)\b")
+
+
+@dataclass(frozen=True)
+class Core:
+    """pairs: the kinds of two instructions that may start together, in either order."""
+
+    pairs: frozenset[frozenset[str]]
+    load_latency: int
+
+
+_INTEGER = {
+    frozenset({"integer", kind}) for kind in ("integer", "vector", "half", "scalar", "insert")
+}
+_A53 = _INTEGER | {
+    frozenset({"vector", "scalar"}),
+    frozenset({"half", "insert"}),
+    frozenset({"scalar", "insert"}),
+}
+CORES = {
+    "A53": Core(frozenset(_A53), load_latency=4),
+    "A55": Core(
+        frozenset(_A53 | {frozenset({"vector", "half"}), frozenset({"vector", "insert"})}),
+        load_latency=3,
+    ),
+}
+VECTOR_LATENCY = 4  # of an FMA to the next one on its accumulator, and of an insert
+
+
+def kind(text: str) -> str:
+    mnemonic = text.split()[0]
+    if re.match(r"(ldp|stp)\s+q|(ld|st)[1-4]", text) or re.match(r"(ldr|str)\s+q", text):
+        return "whole"
+    if re.match(r"(ldr|str|ldp|stp)\s+[ds]\d", text):
+        return "half"
+    if mnemonic.startswith(("ldr", "ldp", "str", "stp", "ldur", "stur", "prfm")):
+        return "scalar"
+    if re.match(r"(mov|ins)\s+v\d+\.[sd]\[", text):
+        return "insert"
+    return "vector" if re.search(r"\bv\d+\.", text) else "integer"
+
+
+def _registers(text: str) -> list[str]:
+    """Names of the registers in their order; the views of one register share a name."""
+    return [
+        ("v" if letter in "vqds" else "x") + number for letter, number in REGISTER.findall(text)
+    ]
+
+
+def cycles(loop: Sequence[str], core: Core, passes: int = 20) -> float:
+    """Cycles per pass."""
+    ready: dict[str, int] = {}
+    cycle, start, previous = 0, 0, ""
+    for _ in range(passes):
+        for text in loop:
+            what = kind(text)
+            names = _registers(text)
+            store = text.startswith(("st", "prfm", "cmp", "nop"))
+            read = names if store or what in ("vector", "insert") else names[1:]
+            earliest = max([cycle, *(ready.get(name, 0) for name in read)])
+            together = earliest == start and frozenset({previous, what}) in core.pairs
+            if previous and not together:
+                earliest = max(earliest, start + 1)
+            previous = "" if together else what  # two at most
+            start = earliest
+            cycle = start
+            if what == "whole":  # nothing else starts for two cycles
+                cycle, previous = start + 2, ""
+            if names and not store:
+                latency = {"integer": 1, "vector": VECTOR_LATENCY, "insert": VECTOR_LATENCY}
+                ready[names[0]] = start + latency.get(what, core.load_latency)
+            if together:
+                cycle = start + 1
+    return (cycle + 1) / passes
+
+
+def fma_cycles(loop: Sequence[str]) -> int:
+    """Cycles of the vector arithmetic alone: one instruction of 128 bits in each."""
+    return sum(kind(text) == "vector" for text in loop)
