@@ -140,6 +140,10 @@ PATTERNS: dict[str, tuple[Forward, list[str]]] = {
         lambda m, x: m.norm(x) + (m.point(x) + m.other_norm(m.conv(x))),
         ["conv2d"],
     ),
+    "sum with what changes nothing": (
+        lambda m, x: m.norm(x) + m.dropout(m.conv(x) + m.point(x)),
+        ["conv2d"],
+    ),
     "sum with zero": (lambda m, x: 0 + m.conv(x) + m.point(x), ["conv2d"]),
     "sum, depthwise": (lambda m, x: m.norm(x) + m.depthwise(x), ["conv2d"]),
     "sum, in groups": (lambda m, x: m.grouped(x) + m.norm(x), ["conv2d"]),

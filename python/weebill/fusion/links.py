@@ -347,8 +347,20 @@ def _sum(graph: Graph, node: fx.Node, users: list[fx.Node]) -> Link | None:
             return None
         if any(graph.users(value) != [total] for value in joined):
             return None
-        ends = [*(value for value in ends if value not in joined), total]
+        ends = [*(value for value in ends if value not in joined), _past_identities(graph, total)]
     return Link("sum", node, ends[0], branches=branches)
+
+
+def _past_identities(graph: Graph, node: fx.Node) -> fx.Node:
+    """The node, or the last of the steps after it that change nothing."""
+    users = graph.users(node)
+    while len(users) == 1:
+        link = _activation(graph, node, users)
+        if link is None or link.name != "none":
+            break
+        node = link.exit
+        users = graph.users(node)
+    return node
 
 
 def _linear(graph: Graph, node: fx.Node, user: fx.Node) -> tuple[list[Link], fx.Node]:
