@@ -9,8 +9,8 @@
 namespace weebill::bindings {
 
 /// One region of torch's lasts for the whole call, and its threads serve the core's regions
-/// meanwhile. Entering torch's (libgomp's) region and leaving it costs as much as some ten of the
-/// core's, and its ranges are dealt out for good: whoever is late holds the others up.
+/// meanwhile. torch's (libgomp's) ranges are dealt out for good: whoever is late holds the others
+/// up, and its region ends when the last of its threads has come. So there is one of them per call.
 /// Not the core's own pool: libgomp's threads wait for work on the cores for milliseconds after
 /// each of torch's own operators, and in a network that is converted in part the two pools would
 /// take turns in each other's way.

@@ -65,7 +65,7 @@ int plan_threads(std::int64_t multiply_adds, int threads) {
 }
 
 CallPlan plan_call(std::int64_t work, std::int64_t images, int threads) {
-  // Entering a region of torch's and leaving it costs a few microseconds.
+  // Entering a region of torch's and leaving it is dearer than a region of a team: an estimate.
   constexpr std::int64_t kWorth = 200'000;
   CallPlan plan;
   plan.threads = static_cast<int>(std::clamp<std::int64_t>(work / kWorth, 1, threads));
