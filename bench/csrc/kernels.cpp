@@ -1,5 +1,6 @@
 // Every kernel of kernels.def on shapes of MobileNetV3, alone: no drivers, no padding, no threads.
 #include "core/dispatch.h"
+#include "core/record.h"
 #include "core/plan.h"
 #include "timing.h"
 
@@ -270,6 +271,18 @@ void bench_kernel(Bench& bench, const std::string& name, void (*kernel)(const Co
   }
 }
 
+void bench_kernel(Bench& bench, const std::string& name, void (*kernel)(const BlockCopyArgs&)) {
+  for (const Pixels& p : kPixels) {
+    const Floats x = numbers(p.pixels * p.channels);
+    Floats y(static_cast<std::size_t>(p.pixels * round_up(p.channels, kBlock)));
+    const BlockCopyArgs args{x.data(),          p.channels, y.data(),
+                             p.pixels * kBlock, p.pixels,   p.channels};
+    Case what = pixels_case(name, p, 2);
+    what.flops = 0;
+    bench.run(what, [&] { kernel(args); });
+  }
+}
+
 void bench_kernel(Bench& bench, const std::string& name, void (*kernel)(const InterleaveArgs&)) {
   for (const Pixels& p : {Pixels{50176, 3}, Pixels{784, 120}, Pixels{49, 960}}) {
     const Floats x = numbers(p.pixels * p.channels);
@@ -286,6 +299,48 @@ void bench_kernel(Bench& bench, const std::string& name, void (*kernel)(const Ac
     Floats x = numbers(p.pixels * p.channels);
     const ActivateArgs args{x.data(), p.channels, p.pixels, p.channels, kActRelu};
     bench.run(pixels_case(name, p, 2), [&] { kernel(args); });
+  }
+}
+
+void bench_kernel(Bench& bench, const std::string& name, void (*kernel)(const MomentsArgs&)) {
+  for (const Pixels& p : kPixels) {
+    const Floats x = numbers(p.pixels * p.channels), shift = numbers(p.channels);
+    Floats sum(shift.size()), square(shift.size());
+    const MomentsArgs args{x.data(),      p.channels, shift.data(), sum.data(),
+                           square.data(), p.pixels,   p.channels};
+    bench.run(pixels_case(name, p, 1), [&] { kernel(args); });
+  }
+}
+
+void bench_kernel(Bench& bench, const std::string& name, void (*kernel)(const NormalizeArgs&)) {
+  for (const Pixels& p : kPixels) {
+    const Floats x = numbers(p.pixels * p.channels), each = numbers(p.channels);
+    Floats y(x.size());
+    const NormalizeArgs args{x.data(), p.channels, each.data(), each.data(), each.data(),
+                             y.data(), p.channels, p.pixels,    p.channels,  kActHardswish};
+    bench.run(pixels_case(name, p, 2), [&] { kernel(args); });
+  }
+}
+
+void bench_kernel(Bench& bench, const std::string& name, void (*kernel)(const NormalizeSumsArgs&)) {
+  for (const Pixels& p : kPixels) {
+    const Floats x = numbers(p.pixels * p.channels), each = numbers(p.channels);
+    Floats sum(each.size()), dot(each.size());
+    const NormalizeSumsArgs args{x.data(),    p.channels,  x.data(),    p.channels,
+                                 each.data(), each.data(), each.data(), sum.data(),
+                                 dot.data(),  p.pixels,    p.channels,  kActHardswish};
+    bench.run(pixels_case(name, p, 2), [&] { kernel(args); });
+  }
+}
+
+void bench_kernel(Bench& bench, const std::string& name, void (*kernel)(const NormalizeGradArgs&)) {
+  for (const Pixels& p : kPixels) {
+    const Floats x = numbers(p.pixels * p.channels), each = numbers(p.channels);
+    Floats dx(x.size());
+    const NormalizeGradArgs args{x.data(),    p.channels,  x.data(),    p.channels,   each.data(),
+                                 each.data(), each.data(), each.data(), each.data(),  dx.data(),
+                                 p.channels,  p.pixels,    p.channels,  kActHardswish};
+    bench.run(pixels_case(name, p, 3), [&] { kernel(args); });
   }
 }
 
