@@ -1,7 +1,7 @@
 // Every kernel of kernels.def on shapes of MobileNetV3, alone: no drivers, no padding, no threads.
 #include "core/dispatch.h"
-#include "core/record.h"
 #include "core/plan.h"
+#include "core/record.h"
 #include "timing.h"
 
 namespace weebill::bench {
