@@ -66,8 +66,8 @@ def table(result: Result) -> Table:
             (
                 base.suite,
                 str(base.threads),
-                f"{base.wall_ms.median:.2f}",
-                f"{peer.wall_ms.median:.2f}",
+                f"{base.wall_ms.median:.2f}" + ("*" if base.tainted else ""),
+                f"{peer.wall_ms.median:.2f}" + ("*" if peer.tainted else ""),
                 f"{ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f})",
                 peer.engine,
             )
@@ -130,6 +130,8 @@ def main() -> None:
     text = README.read_text()
     image = "![Time of other engines over weebill's](docs/images/bench.svg)\n\n"
     made = image + to_markdown(table(result)) + "\n" + machine(result) + "\n"
+    if "*" in to_markdown(table(result)):
+        made += "\n\\* Other work had a core in many rounds; ratios are taken within each round.\n"
     if MARKED.search(text):
         README.write_text(MARKED.sub(lambda found: found[1] + made + found[2], text))
     else:
