@@ -52,10 +52,13 @@ function(weebill_add_all_isas)
       # SIMDe's headers are not ours to keep free of warnings, and inline better when asked less.
       weebill_add_isa(avx512 SOURCE avx512_emulated FLAGS -mavx2 -mfma -w -O1 -g0)
     else()
-      # The last flags: gcc 12 warns of its own AVX-512 header (GCC bug 105593).
+      set(quiet "")
+      if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+        # gcc 12 warns of its own AVX-512 header (GCC bug 105593).
+        set(quiet -Wno-maybe-uninitialized -Wno-uninitialized)
+      endif()
       weebill_add_isa(avx512 FLAGS -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512cd -mavx2
-                      -mfma -mf16c -mbmi -mbmi2 -mprefer-vector-width=512
-                      -Wno-maybe-uninitialized -Wno-uninitialized)
+                      -mfma -mf16c -mbmi -mbmi2 -mprefer-vector-width=512 ${quiet})
     endif()
   elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64)$")
     weebill_add_isa(neon)
