@@ -175,16 +175,6 @@ struct ScaleArgs {
   std::int64_t channels;
 };
 
-/// y[p, c] = x[p, c].
-struct CopyArgs {
-  const float* x;
-  std::int64_t x_stride;
-  float* y;
-  std::int64_t y_stride;
-  std::int64_t pixels;
-  std::int64_t channels;
-};
-
 /// y[c / 16 * y_block_stride + p * 16 + c % 16] = x[p, c].
 struct BlockCopyArgs {
   const float* x;

@@ -39,16 +39,6 @@ void scale_f32(const ScaleArgs& a) {
   }
 }
 
-void copy_f32(const CopyArgs& a) {
-  for (int64_t p = 0; p < a.pixels; ++p) {
-    const float* x = a.x + p * a.x_stride;
-    float* y = a.y + p * a.y_stride;
-    int64_t c = 0;
-    for (; c + kLanes <= a.channels; c += kLanes) store(y + c, load(x + c));
-    if (c < a.channels) store_n(y + c, load_n(x + c, a.channels - c), a.channels - c);
-  }
-}
-
 void block_copy_f32(const BlockCopyArgs& a) {
   for (int64_t p = 0; p < a.pixels; ++p) {
     const float* x = a.x + p * a.x_stride;
