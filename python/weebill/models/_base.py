@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +58,9 @@ class Classifier(nn.Module):
         head_hidden_size: Width of the head before its last layer.
         feature_info: For each resolution, the last layer that has it; see `FeatureExtractor`.
     """
+
+    #: Standard deviation of linear layers' first weights, their biases being 0; None: torch's own.
+    linear_std: ClassVar[float | None] = None
 
     def __init__(
         self,
@@ -132,6 +135,9 @@ class Classifier(nn.Module):
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.BatchNorm2d | nn.GroupNorm):
             nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear) and self.linear_std is not None:
+            nn.init.normal_(module.weight, 0, self.linear_std)
             nn.init.zeros_(module.bias)
 
     @classmethod

@@ -52,6 +52,8 @@ class MobileNetV1(Classifier):
     `pointwise`), `classifier.1` the linear layer.
     """
 
+    linear_std = 0.01
+
     def __init__(
         self,
         *,
@@ -81,12 +83,6 @@ class MobileNetV1(Classifier):
         super().__init__(layers, head, num_features=channels, feature_info=info)
         for module in self.modules():
             self.init_weights(module)
-
-    def init_weights(self, module: nn.Module) -> None:
-        super().init_weights(module)
-        if isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, 0, 0.01)
-            nn.init.zeros_(module.bias)
 
 
 @register_model(variants=({"width_mult": 0.75}, {"width_mult": 0.5}, {"width_mult": 0.25}))

@@ -129,6 +129,8 @@ class MobileNetV2(Classifier):
     State dict: torchvision's keys and shapes.
     """
 
+    linear_std = 0.01
+
     def __init__(
         self,
         *,
@@ -167,12 +169,6 @@ class MobileNetV2(Classifier):
         super().__init__(layers, head, num_features=num_features, feature_info=info)
         for module in self.modules():
             self.init_weights(module)
-
-    def init_weights(self, module: nn.Module) -> None:
-        super().init_weights(module)
-        if isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, 0, 0.01)
-            nn.init.zeros_(module.bias)
 
 
 @register_model(

@@ -139,6 +139,8 @@ class MobileNetV3(Classifier):
     State dict: torchvision's keys and shapes.
     """
 
+    linear_std = 0.01
+
     def __init__(
         self,
         blocks: Sequence[MobileNetV3Block],
@@ -207,12 +209,6 @@ class MobileNetV3(Classifier):
         super().__init__(layers, head, num_features=num_features, feature_info=info)
         for module in self.modules():
             self.init_weights(module)
-
-    def init_weights(self, module: nn.Module) -> None:
-        super().init_weights(module)
-        if isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, 0, 0.01)
-            nn.init.zeros_(module.bias)
 
 
 _DEFAULTS = {"width_mult": 1.0, "stem_stride": 2, "in_channels": 3}

@@ -39,6 +39,8 @@ class ShuffleNetV1(Classifier):
     `branch.7`), `classifier.0` the linear layer.
     """
 
+    linear_std = 0.01
+
     def __init__(
         self,
         *,
@@ -74,12 +76,6 @@ class ShuffleNetV1(Classifier):
         self.groups = groups
         for module in self.modules():
             self.init_weights(module)
-
-    def init_weights(self, module: nn.Module) -> None:
-        super().init_weights(module)
-        if isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, 0, 0.01)
-            nn.init.zeros_(module.bias)
 
 
 @register_model(variants=tuple({"groups": groups} for groups in _WIDTHS if groups != 3))
