@@ -8,8 +8,9 @@ taken for the old one.
 Not seen: an in-place change through `tensor.data`, whose version counter is its own. `train()` and
 `eval()` throw the packed weights away for that reason (module.py).
 
-The looking is done in csrc/bindings/guard.cpp: 0.1 us per tensor and 20 ns for anything else, if
-the objects are in cache; three times that after a network has been through it.
+The looking is done in csrc/bindings/guard.cpp: a number per table where the interpreter numbers
+their changes (CPython before 3.12), 60 ns per tensor. MobileNetV3-Large takes 16 us if all of it is
+in cache, 40-55 us after a forward.
 """
 
 from __future__ import annotations
