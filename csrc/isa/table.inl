@@ -17,6 +17,8 @@ struct KernelTable {
 namespace WEEBILL_ISA {
 namespace {
 
+#define WEEBILL_TYPED(stem) stem##_f32
+
 #include "simd/simd.h"
 // Order matters: each file uses the names of those before it.
 #include "simd/activation.inl"

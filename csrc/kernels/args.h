@@ -1,10 +1,11 @@
 // The argument structures of all kernels: raw pointers and plain numbers.
 //
-// Common rules. Everything is float32. Strides are in elements. Channels are contiguous (NHWC).
-// A kernel reads and writes only what its formula names: no byte beyond. Pointers need only the
-// alignment of float. y never overlaps x. Packed weights come in *blocks* of 16 output channels;
-// the last block is 8 wide when 8 or fewer channels are left in it, and is padded with zeros. The
-// block width is the same for every instruction set. Biases are padded to whole blocks.
+// Common rules. Everything is float32, or T in the structures of networks' blocks, which have
+// kernels for float32 and for float16. Strides are in elements. Channels are contiguous (NHWC). A
+// kernel reads and writes only what its formula names: no byte beyond. Pointers need only the
+// alignment of an element. y never overlaps x. Packed weights come in *blocks* of 16 output
+// channels; the last block is 8 wide when 8 or fewer channels are left in it, and is padded with
+// zeros. The block width is the same for every instruction set. Biases are padded to whole blocks.
 #pragma once
 
 #include <cstdint>
@@ -34,29 +35,31 @@ enum ActivationCode : std::int32_t {
 /// with x[p, i] at x + p * x_stride + (offsets ? offsets[i] : i) and s[i] = scale ? scale[i] : 1.
 /// Output pixel p lies at y + p * y_stride + ((y_column + p) / y_width) * y_jump: y_jump elements
 /// are skipped at the end of every row of y_width pixels, of which the first starts at y_column.
-struct PointwiseArgs {
-  const float* x;
+template <typename T>
+struct PointwiseArgsOf {
+  const T* x;
   std::int64_t x_stride;
   const std::int64_t* offsets;  ///< k entries, or nullptr
   /// Block b of the weights at w + b * w_block_stride: [k][16], or [k][8] for a half last block.
-  const float* w;
+  const T* w;
   std::int64_t w_block_stride;
-  const float* bias;  ///< n entries, padded to whole blocks
-  float* y;
+  const T* bias;  ///< n entries, padded to whole blocks
+  T* y;
   std::int64_t y_stride;
   std::int64_t y_width;   ///< >= 1
   std::int64_t y_jump;    ///< >= 0
   std::int64_t y_column;  ///< 0 <= y_column < y_width
-  const float* residual;  ///< pixel p at residual + p * residual_stride, or nullptr
+  const T* residual;      ///< pixel p at residual + p * residual_stride, or nullptr
   std::int64_t residual_stride;
-  const float* scale;    ///< k entries, or nullptr; not together with offsets
-  float* scratch;        ///< min(m, m_block) * k elements, used only with scale
+  const T* scale;        ///< k entries, or nullptr; not together with offsets
+  T* scratch;            ///< min(m, m_block) * k elements, used only with scale
   std::int64_t m;        ///< pixels, >= 0
   std::int64_t k;        ///< input channels (or taps), >= 0
   std::int64_t n;        ///< output channels, >= 1
   std::int64_t m_block;  ///< pixels over which one weight block is reused before the next, >= 1
   std::int32_t activation;
 };
+using PointwiseArgs = PointwiseArgsOf<float>;
 
 /// One output row (or a part of it) of a depthwise convolution, every tap inside the row:
 ///   y[j, c] = act(bias[c] + sum_{u < rows} sum_{v < kw} w[c, first_row + u, v]
@@ -64,13 +67,14 @@ struct PointwiseArgs {
 ///   sum[c] += sum_j y[j, c]     (if sum is given)
 /// Kernel rows outside the image are left out by first_row and rows. The kernel width and stride
 /// are fixed by the table entry (k3s1, k3s2, k5s1, k5s2: square kernels).
-struct DepthwiseArgs {
-  const float* const* x_rows;  ///< `rows` pointers to the pixel of output column 0, tap 0
-  std::int64_t x_stride;       ///< from one input column to the next
+template <typename T>
+struct DepthwiseArgsOf {
+  const T* const* x_rows;  ///< `rows` pointers to the pixel of output column 0, tap 0
+  std::int64_t x_stride;   ///< from one input column to the next
   /// [ceil(channels / 16)][kernel * kernel][16]
-  const float* w;
-  const float* bias;  ///< padded to 16
-  float* y;
+  const T* w;
+  const T* bias;  ///< padded to 16
+  T* y;
   std::int64_t y_stride;
   float* sum;  ///< channels entries, added to, or nullptr
   std::int64_t first_row;
@@ -79,17 +83,20 @@ struct DepthwiseArgs {
   std::int64_t channels;
   std::int32_t activation;
 };
+using DepthwiseArgs = DepthwiseArgsOf<float>;
 
 /// As DepthwiseArgs for any window, with a range of kernel columns as well; also the edges of the
 /// tuned sizes:
 ///   y[j, c] = act(bias[c] + sum_{u < rows} sum_{v < taps} w[c, first_row + u, first_tap + v]
 ///                                 * x_rows[u][(j * stride + v * dilation) * x_stride + c])
-struct DepthwiseAnyArgs {
-  DepthwiseArgs common;  ///< x_rows point to the pixel of output column 0, tap first_tap
+template <typename T>
+struct DepthwiseAnyArgsOf {
+  DepthwiseArgsOf<T> common;  ///< x_rows point to the pixel of output column 0, tap first_tap
   std::int64_t kernel_h, kernel_w;
   std::int64_t stride, dilation;  ///< along the row
   std::int64_t first_tap, taps;
 };
+using DepthwiseAnyArgs = DepthwiseAnyArgsOf<float>;
 
 /// One row (or a part of it) of the gradient by the input of a depthwise convolution:
 ///   dx[i, c] = sum_{r < rows} sum_v w[c, first_row + r * row_step, v]
@@ -156,24 +163,28 @@ struct PointwiseWeightGradArgs {
 };
 
 /// sum[c] += sum_{p < pixels} x[p * x_stride + c].
-struct SumArgs {
-  const float* x;
+template <typename T>
+struct SumArgsOf {
+  const T* x;
   std::int64_t x_stride;
   float* sum;
   std::int64_t pixels;
   std::int64_t channels;
 };
+using SumArgs = SumArgsOf<float>;
 
 /// y[p, c] = x[p, c] * scale[c]. y may be x itself.
-struct ScaleArgs {
-  const float* x;
+template <typename T>
+struct ScaleArgsOf {
+  const T* x;
   std::int64_t x_stride;
-  const float* scale;
-  float* y;
+  const T* scale;
+  T* y;
   std::int64_t y_stride;
   std::int64_t pixels;
   std::int64_t channels;
 };
+using ScaleArgs = ScaleArgsOf<float>;
 
 /// y[c / 16 * y_block_stride + p * 16 + c % 16] = x[p, c].
 struct BlockCopyArgs {
@@ -186,22 +197,26 @@ struct BlockCopyArgs {
 };
 
 /// y[p * channels + c] = x[c * x_channel_stride + p]: NCHW planes to NHWC pixels.
-struct InterleaveArgs {
+template <typename T>
+struct InterleaveArgsOf {
   const float* x;
   std::int64_t x_channel_stride;
-  float* y;
+  T* y;
   std::int64_t pixels;
   std::int64_t channels;
 };
+using InterleaveArgs = InterleaveArgsOf<float>;
 
 /// x[p, c] = act(x[p, c]).
-struct ActivateArgs {
-  float* x;
+template <typename T>
+struct ActivateArgsOf {
+  T* x;
   std::int64_t x_stride;
   std::int64_t pixels;
   std::int64_t channels;
   std::int32_t activation;
 };
+using ActivateArgs = ActivateArgsOf<float>;
 
 /// sum[c] += sum_p (x[p, c] - shift[c]),  square[c] += sum_p (x[p, c] - shift[c])^2.
 struct MomentsArgs {
@@ -257,27 +272,31 @@ struct NormalizeGradArgs {
 /// One output row (or a part of it) of a max pooling, every tap inside the row:
 ///   y[j, c] = max_{u < rows} max_{v < taps} x_rows[u][(j * stride + v * dilation) * x_stride + c]
 /// NaN if one of them is.
-struct MaxPoolArgs {
-  const float* const* x_rows;  ///< `rows` pointers to the pixel of output column 0, tap 0
-  std::int64_t x_stride;       ///< from one input column to the next
-  float* y;
+template <typename T>
+struct MaxPoolArgsOf {
+  const T* const* x_rows;  ///< `rows` pointers to the pixel of output column 0, tap 0
+  std::int64_t x_stride;   ///< from one input column to the next
+  T* y;
   std::int64_t y_stride;
   std::int64_t rows, taps;  ///< >= 1
   std::int64_t stride, dilation;
   std::int64_t columns;  ///< output columns, >= 0
   std::int64_t channels;
 };
+using MaxPoolArgs = MaxPoolArgsOf<float>;
 
 /// The channels of `groups` tensors in turn: the channel shuffle of their concatenation.
 ///   y[p, i * groups + j] = x[j][p * x_stride[j] + i]   for i * groups + j < channels
-struct ShuffleArgs {
-  const float* const* x;         ///< `groups` pointers to pixel 0
+template <typename T>
+struct ShuffleArgsOf {
+  const T* const* x;             ///< `groups` pointers to pixel 0
   const std::int64_t* x_stride;  ///< `groups` entries
-  float* y;
+  T* y;
   std::int64_t y_stride;
   std::int64_t pixels;
   std::int64_t groups;    ///< >= 1
   std::int64_t channels;  ///< of y, any number >= 0
 };
+using ShuffleArgs = ShuffleArgsOf<float>;
 
 }  // namespace weebill

@@ -18,14 +18,23 @@ constexpr bool kUnrollRows = true;
 
 // The vector of channels that starts at c: whole, or the last one with n lanes.
 template <bool kTail>
-inline Vec load_channels(const float* p, int64_t n) {
+inline Vec load_channels(const Element* p, int64_t n) {
   if constexpr (kTail) return load_n(p, n);
   (void)n;
   return load(p);
 }
 
 template <bool kTail>
-inline void store_channels(float* p, Vec v, int64_t n) {
+inline void store_sum(float* p, Sum v, int64_t n) {
+  if constexpr (kTail) {
+    store_sum_n(p, v, n);
+  } else {
+    store_sum(p, v);
+  }
+}
+
+template <bool kTail>
+inline void store_channels(Element* p, Vec v, int64_t n) {
   if constexpr (kTail) {
     store_n(p, v, n);
   } else {
@@ -35,7 +44,7 @@ inline void store_channels(float* p, Vec v, int64_t n) {
 
 // One kernel row: x at the input of column 0 and tap 0, w at tap 0.
 template <int kKernel, int kStride, bool kTail, int kColumns>
-inline void kernel_row(Vec (&acc)[kColumns], const float* x, int64_t x_stride, const float* w,
+inline void kernel_row(Vec (&acc)[kColumns], const Element* x, int64_t x_stride, const Element* w,
                        int64_t lanes) {
   constexpr int kInputs = (kColumns - 1) * kStride + kKernel;
 #if defined(WEEBILL_DEPTHWISE_ROW)
@@ -57,8 +66,8 @@ inline void kernel_row(Vec (&acc)[kColumns], const float* x, int64_t x_stride, c
 
 // w: tap 0 of the first row for channel c.
 template <int kKernel, int kStride, int kColumns, bool kTail, bool kAllRows>
-inline void depthwise_tile(const DepthwiseArgs& a, const float* w, int64_t first_column, int64_t c,
-                           int64_t lanes) {
+inline void depthwise_tile(const DepthwiseArgs& a, const Element* w, int64_t first_column,
+                           int64_t c, int64_t lanes) {
   Vec acc[kColumns];
   const Vec bias = load_channels<kTail>(a.bias + c, lanes);
 #pragma GCC unroll 16
@@ -79,7 +88,7 @@ inline void depthwise_tile(const DepthwiseArgs& a, const float* w, int64_t first
   }
 
   activate_all(acc, a.activation);
-  float* y = a.y + first_column * a.y_stride + c;
+  Element* y = a.y + first_column * a.y_stride + c;
 #pragma GCC unroll 16
   for (int t = 0; t < kColumns; ++t) {
     store_channels<kTail>(y, acc[t], lanes);
@@ -89,10 +98,10 @@ inline void depthwise_tile(const DepthwiseArgs& a, const float* w, int64_t first
 #endif
   }
   if (a.sum != nullptr) {
-    Vec sum = load_channels<kTail>(a.sum + c, lanes);
+    Sum sum = kTail ? load_sum_n(a.sum + c, lanes) : load_sum(a.sum + c);
 #pragma GCC unroll 16
-    for (int t = 0; t < kColumns; ++t) sum = add(sum, acc[t]);
-    store_channels<kTail>(a.sum + c, sum, lanes);
+    for (int t = 0; t < kColumns; ++t) sum = add_to(sum, acc[t]);
+    store_sum<kTail>(a.sum + c, sum, lanes);
   }
 }
 
@@ -100,7 +109,7 @@ template <int kKernel, int kStride, int kColumns, bool kAllRows>
 inline void depthwise_columns(const DepthwiseArgs& args, int64_t first_column) {
   const DepthwiseArgs a = args;  // a copy that the stores to y can't change stays in registers
   constexpr int64_t kBlockTaps = kKernel * kKernel * kBlock;
-  const float* w = a.w + a.first_row * kKernel * kBlock;
+  const Element* w = a.w + a.first_row * kKernel * kBlock;
   int64_t c = 0;
   while (c + kLanes <= a.channels) {
     depthwise_tile<kKernel, kStride, kColumns, false, kAllRows>(a, w, first_column, c, kLanes);
@@ -138,20 +147,20 @@ inline void depthwise_row(const DepthwiseArgs& a) {
   }
 }
 
-void depthwise_k3s1_f32(const DepthwiseArgs& a) { depthwise_row<3, 1>(a); }
-void depthwise_k3s2_f32(const DepthwiseArgs& a) { depthwise_row<3, 2>(a); }
-void depthwise_k5s1_f32(const DepthwiseArgs& a) { depthwise_row<5, 1>(a); }
-void depthwise_k5s2_f32(const DepthwiseArgs& a) { depthwise_row<5, 2>(a); }
+void WEEBILL_TYPED(depthwise_k3s1)(const DepthwiseArgs& a) { depthwise_row<3, 1>(a); }
+void WEEBILL_TYPED(depthwise_k3s2)(const DepthwiseArgs& a) { depthwise_row<3, 2>(a); }
+void WEEBILL_TYPED(depthwise_k5s1)(const DepthwiseArgs& a) { depthwise_row<5, 1>(a); }
+void WEEBILL_TYPED(depthwise_k5s2)(const DepthwiseArgs& a) { depthwise_row<5, 2>(a); }
 
 template <bool kTail>
 inline void depthwise_any_tile(const DepthwiseAnyArgs& any, int64_t column, int64_t c,
                                int64_t lanes) {
   const DepthwiseArgs& a = any.common;
-  const float* w = a.w + c / kBlock * (any.kernel_h * any.kernel_w * kBlock) + c % kBlock +
-                   (a.first_row * any.kernel_w + any.first_tap) * kBlock;
+  const Element* w = a.w + c / kBlock * (any.kernel_h * any.kernel_w * kBlock) + c % kBlock +
+                     (a.first_row * any.kernel_w + any.first_tap) * kBlock;
   Vec acc[1] = {load_channels<kTail>(a.bias + c, lanes)};
   for (int64_t u = 0; u < a.rows; ++u) {
-    const float* x = a.x_rows[u] + column * any.stride * a.x_stride + c;
+    const Element* x = a.x_rows[u] + column * any.stride * a.x_stride + c;
     for (int64_t v = 0; v < any.taps; ++v) {
       acc[0] = fma(load_channels<kTail>(x + v * any.dilation * a.x_stride, lanes),
                    load_channels<kTail>(w + (u * any.kernel_w + v) * kBlock, lanes), acc[0]);
@@ -160,11 +169,12 @@ inline void depthwise_any_tile(const DepthwiseAnyArgs& any, int64_t column, int6
   activate_all(acc, a.activation);
   store_channels<kTail>(a.y + column * a.y_stride + c, acc[0], lanes);
   if (a.sum != nullptr) {
-    store_channels<kTail>(a.sum + c, add(load_channels<kTail>(a.sum + c, lanes), acc[0]), lanes);
+    const Sum sum = kTail ? load_sum_n(a.sum + c, lanes) : load_sum(a.sum + c);
+    store_sum<kTail>(a.sum + c, add_to(sum, acc[0]), lanes);
   }
 }
 
-void depthwise_any_f32(const DepthwiseAnyArgs& any) {
+void WEEBILL_TYPED(depthwise_any)(const DepthwiseAnyArgs& any) {
   const int64_t channels = any.common.channels;
   for (int64_t j = 0; j < any.common.columns; ++j) {
     int64_t c = 0;

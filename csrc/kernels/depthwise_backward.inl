@@ -226,3 +226,19 @@ void depthwise_backward_weight_any_f32(const DepthwiseWeightGradAnyArgs& any) {
     }
   }
 }
+
+void block_copy_f32(const BlockCopyArgs& a) {
+  for (int64_t p = 0; p < a.pixels; ++p) {
+    const float* x = a.x + p * a.x_stride;
+    float* y = a.y + p * kBlock;
+    int64_t c = 0;
+    for (; c + kBlock <= a.channels; c += kBlock, y += a.y_block_stride) {
+#pragma GCC unroll 16
+      for (int64_t i = 0; i < kBlock; i += kLanes) store(y + i, load(x + c + i));
+    }
+    for (; c < a.channels; c += kLanes) {
+      const int64_t n = a.channels - c < kLanes ? a.channels - c : kLanes;
+      store_n(y + c % kBlock, load_n(x + c, n), n);
+    }
+  }
+}

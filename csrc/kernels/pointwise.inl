@@ -12,6 +12,7 @@
 // linear layer) take more blocks at once. Every output is bias, then one FMA per input channel in
 // order: results do not depend on the tile.
 
+constexpr int64_t kLine = 64 / sizeof(Element);  // elements of a cache line
 constexpr int kFullVecs = static_cast<int>(kBlock / kLanes);
 constexpr int kHalfVecs = static_cast<int>(kLanes >= kHalfBlock ? 1 : kHalfBlock / kLanes);
 // Lanes that a vector of a half block has to offer.
@@ -44,7 +45,7 @@ constexpr bool kPairs = kFullVecs == 1;
 #define WEEBILL_INLINE_TILE
 #endif
 
-inline Vec load_half(const float* p) {
+inline Vec load_half(const Element* p) {
   if constexpr (kLanes <= kHalfBlock) {
     return load(p);
   } else {
@@ -54,7 +55,7 @@ inline Vec load_half(const float* p) {
 
 // Where the next pixel of a tile goes.
 struct Cursor {
-  float* y;
+  Element* y;
   int64_t column;
   void next(const PointwiseArgs& a) {
     y += a.y_stride;
@@ -68,8 +69,8 @@ struct Cursor {
 // One input channel of a tile: weights at w (blocks `block_stride` apart) and, of the half block,
 // at w_half.
 template <int kMr, int kFull, int kHalf, int kCount>
-inline void multiply_add(Vec (&acc)[kCount], const float* x, int64_t x_stride, const float* w,
-                         int64_t block_stride, const float* w_half) {
+inline void multiply_add(Vec (&acc)[kCount], const Element* x, int64_t x_stride, const Element* w,
+                         int64_t block_stride, const Element* w_half) {
   constexpr int kVecs = kFull * kFullVecs + kHalf * kHalfVecs;
   static_assert(kCount == kMr * kVecs);
   Vec wv[kVecs];
@@ -93,10 +94,10 @@ inline void multiply_add(Vec (&acc)[kCount], const float* x, int64_t x_stride, c
 // next_w walks over the weights of the next blocks, a line per four inputs: by the time they are
 // wanted they are on their way, and a network's weights come from far away once per image.
 template <int kMr, int kFull, int kHalf, bool kOffsets>
-inline WEEBILL_INLINE_TILE void tile(const PointwiseArgs& a, const float* x, int64_t x_stride,
-                                     const float* w, const float* bias, Cursor& out,
-                                     int64_t y_channel, const float* residual, int64_t channels,
-                                     const float*& next_w) {
+inline WEEBILL_INLINE_TILE void tile(const PointwiseArgs& a, const Element* x, int64_t x_stride,
+                                     const Element* w, const Element* bias, Cursor& out,
+                                     int64_t y_channel, const Element* residual, int64_t channels,
+                                     const Element*& next_w) {
   constexpr int kVecs = kFull * kFullVecs + kHalf * kHalfVecs;
   Vec acc[kMr * kVecs];
 #pragma GCC unroll 16
@@ -112,13 +113,13 @@ inline WEEBILL_INLINE_TILE void tile(const PointwiseArgs& a, const float* x, int
   const int64_t count = a.k;
   const int64_t block_stride = a.w_block_stride;
   int64_t k = 0;
-  const float* wf = w;
-  const float* wh = w + kFull * block_stride;
+  const Element* wf = w;
+  const Element* wh = w + kFull * block_stride;
 #if defined(WEEBILL_SCHEDULED)
-  constexpr int64_t kUnroll = 1;  // what is left of the fours
+  constexpr int64_t kUnroll = 1;  // what is left of the vectors
   if constexpr (!kOffsets) {
-    k = multiply_add_fours<kMr, kFull, kHalf>(acc, x, x_stride, wf, block_stride, wh, count,
-                                              next_w);
+    k = multiply_add_vectors<kMr, kFull, kHalf>(acc, x, x_stride, wf, block_stride, wh, count,
+                                                next_w);
     wf += k * kBlock;
     wh += k * kHalfBlock;
   }
@@ -126,7 +127,7 @@ inline WEEBILL_INLINE_TILE void tile(const PointwiseArgs& a, const float* x, int
   constexpr int64_t kUnroll = kOffsets ? 1 : 4;
 #endif
   for (; k + kUnroll <= count; k += kUnroll) {
-    const float* xk = kOffsets ? x + a.offsets[k] : x + k;
+    const Element* xk = kOffsets ? x + a.offsets[k] : x + k;
 #pragma GCC unroll 4
     for (int64_t u = 0; u < kUnroll; ++u) {
       multiply_add<kMr, kFull, kHalf>(acc, xk + u, x_stride, wf + u * kBlock, block_stride,
@@ -136,7 +137,7 @@ inline WEEBILL_INLINE_TILE void tile(const PointwiseArgs& a, const float* x, int
     wh += kUnroll * kHalfBlock;
     if constexpr (kUnroll > 1 && kMr > 2) {  // one or two pixels read all weights at full speed
       prefetch(next_w);
-      next_w += kBlock;
+      next_w += kLine;
     }
   }
   if constexpr (kUnroll > 1) {
@@ -153,7 +154,7 @@ inline WEEBILL_INLINE_TILE void tile(const PointwiseArgs& a, const float* x, int
   const bool whole = channels == kFull * kBlock + kHalf * kHalfBlock;
   if (whole && residual == nullptr && kExact && out.column + kMr < a.y_width) {
     // The common case, without a branch per pixel.
-    float* y = out.y + y_channel;
+    Element* y = out.y + y_channel;
 #pragma GCC unroll 16
     for (int i = 0; i < kMr; ++i) {
 #pragma GCC unroll 16
@@ -165,8 +166,8 @@ inline WEEBILL_INLINE_TILE void tile(const PointwiseArgs& a, const float* x, int
   }
 #pragma GCC unroll 16
   for (int i = 0; i < kMr; ++i) {
-    float* y = out.y + y_channel;
-    const float* r = residual + i * a.residual_stride;
+    Element* y = out.y + y_channel;
+    const Element* r = residual + i * a.residual_stride;
 #pragma GCC unroll 16
     for (int j = 0; j < kVecs; ++j) {
       const bool half = j >= kFull * kFullVecs;
@@ -189,12 +190,12 @@ inline WEEBILL_INLINE_TILE void tile(const PointwiseArgs& a, const float* x, int
 
 // `count` tiles of kMr pixels, one after the other.
 struct Walk {
-  const float* x;
+  const Element* x;
   int64_t x_stride;
-  const float* w;
-  const float* next_w;
-  const float* bias;
-  const float* residual;
+  const Element* w;
+  const Element* next_w;
+  const Element* bias;
+  const Element* residual;
   int64_t y_channel, channels;
   Cursor out;
 };
@@ -240,7 +241,7 @@ inline void tiles_of_size(const PointwiseArgs& a, Walk& walk, int64_t mr, int64_
 
 // All pixels of a block of pixels through one column of weight blocks.
 template <int kMrMax, int kFull, int kHalf, bool kOffsets>
-inline void column_of_tiles(const PointwiseArgs& a, const float* x, int64_t x_stride, int64_t m,
+inline void column_of_tiles(const PointwiseArgs& a, const Element* x, int64_t x_stride, int64_t m,
                             int64_t first_pixel, int64_t block, int64_t channels) {
   const int64_t tiles = (m + kMrMax - 1) / kMrMax;
   const int64_t size = m / tiles;
@@ -263,10 +264,10 @@ inline void column_of_tiles(const PointwiseArgs& a, const float* x, int64_t x_st
 }
 
 // Copies the pixels times the channel scale: each input is scaled once, not once per weight block.
-inline void scale_pixels(const PointwiseArgs& a, const float* x, int64_t m) {
+inline void scale_pixels(const PointwiseArgs& a, const Element* x, int64_t m) {
   for (int64_t p = 0; p < m; ++p) {
-    const float* from = x + p * a.x_stride;
-    float* to = a.scratch + p * a.k;
+    const Element* from = x + p * a.x_stride;
+    Element* to = a.scratch + p * a.k;
     int64_t i = 0;
     for (; i + kLanes <= a.k; i += kLanes) store(to + i, mul(load(from + i), load(a.scale + i)));
     if (i < a.k) {
@@ -281,7 +282,7 @@ inline void product(const PointwiseArgs& a) {
   const int64_t blocks = (a.n + kBlock - 1) / kBlock;
   for (int64_t p = 0; p < a.m; p += a.m_block) {
     const int64_t m = a.m - p < a.m_block ? a.m - p : a.m_block;
-    const float* x = a.x + p * a.x_stride;
+    const Element* x = a.x + p * a.x_stride;
     int64_t x_stride = a.x_stride;
     if (a.scale != nullptr) {
       scale_pixels(a, x, m);
@@ -316,8 +317,8 @@ inline void product(const PointwiseArgs& a) {
   }
 }
 
-void pointwise_f32(const PointwiseArgs& a) { product<false>(a); }
+void WEEBILL_TYPED(pointwise)(const PointwiseArgs& a) { product<false>(a); }
 
 #if !defined(WEEBILL_NARROW_LOADS)  // which the loop through offsets has none of
-void conv2d_f32(const PointwiseArgs& a) { product<true>(a); }
+void WEEBILL_TYPED(conv2d)(const PointwiseArgs& a) { product<true>(a); }
 #endif

@@ -55,7 +55,7 @@ inline void max_pool_channels(const MaxPoolArgs& a, int64_t first, int64_t last,
   }
 }
 
-void max_pool_f32(const MaxPoolArgs& a) {
+void WEEBILL_TYPED(max_pool)(const MaxPoolArgs& a) {
   // So few columns at a time that they stay in the first cache for all channels.
   constexpr int64_t kColumns = 16;
   for (int64_t first = 0; first < a.columns; first += kColumns) {

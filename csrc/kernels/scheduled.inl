@@ -9,12 +9,12 @@
 template <int kMr, int kFull, int kHalf>
 struct Operands {
   static constexpr int kVecs = kFull * kFullVecs + kHalf * kHalfVecs;
-  const float* pixel[kMr];
-  const float* w;
-  const float* w_half;
+  const Element* pixel[kMr];
+  const Element* w;
+  const Element* w_half;
   int64_t block_stride;
-  // Column c of four channels of weights: vector c % kVecs of channel c / kVecs.
-  const float* column(int c) const {
+  // Column c of kLanes channels of weights: vector c % kVecs of channel c / kVecs.
+  const Element* column(int c) const {
     const int k = c / kVecs, j = c % kVecs, block = j / kFullVecs;
     return block < kFull ? w + block * block_stride + k * kBlock + (j % kFullVecs) * kLanes
                          : w_half + k * kHalfBlock + (j - kFull * kFullVecs) * kLanes;
@@ -35,7 +35,7 @@ inline __attribute__((always_inline)) void columns(Vec (&acc)[kCount], Vec (&inp
                                                    const Operands<kMr, kFull, kHalf>& from,
                                                    int64_t ahead) {
   constexpr int kVecs = Operands<kMr, kFull, kHalf>::kVecs;
-  constexpr int kColumns = 4 * kVecs;
+  constexpr int kColumns = kLanes * kVecs;
   if constexpr (c > 0 && c + 1 < kColumns) join_now(w[(c + 1) % 3], w_high);
   if constexpr (c + 2 < kColumns) w[(c + 2) % 3] = load_low_now(from.column(c + 2));
 #pragma GCC unroll 16
@@ -57,7 +57,7 @@ inline __attribute__((always_inline)) void columns(Vec (&acc)[kCount], Vec (&inp
 }
 
 template <int kMr, int kFull, int kHalf, int kCount>
-inline __attribute__((always_inline)) void multiply_add_four(
+inline __attribute__((always_inline)) void multiply_add_lanes(
     Vec (&acc)[kCount], Vec (&input)[kMr], uint64_t (&high)[kMr],
     const Operands<kMr, kFull, kHalf>& from, int64_t ahead) {
   Vec w[kColumnsAhead + 1];
@@ -78,7 +78,7 @@ inline __attribute__((always_inline)) void columns(Vec (&acc)[kCount], Vec (&inp
                                                    const Operands<kMr, kFull, kHalf>& from,
                                                    int64_t ahead) {
   constexpr int kVecs = Operands<kMr, kFull, kHalf>::kVecs;
-  constexpr bool kLast = c + 1 == 4 * kVecs;
+  constexpr bool kLast = c + 1 == kLanes * kVecs;
   Vec next = w;
   if constexpr (!kLast) next = load_now(from.column(c + 1));
 #pragma GCC unroll 16
@@ -89,27 +89,27 @@ inline __attribute__((always_inline)) void columns(Vec (&acc)[kCount], Vec (&inp
   if constexpr (!kLast) columns<c + 1>(acc, input, next, from, ahead);
 }
 
-// Four input channels of a tile, of which `input` holds the inputs; after it, those `ahead` bytes
+// kLanes input channels of a tile, of which `input` holds the inputs; after it, those `ahead` bytes
 // from each pixel's start.
 template <int kMr, int kFull, int kHalf, int kCount>
-inline __attribute__((always_inline)) void multiply_add_four(
+inline __attribute__((always_inline)) void multiply_add_lanes(
     Vec (&acc)[kCount], Vec (&input)[kMr], uint64_t (&)[kMr],
     const Operands<kMr, kFull, kHalf>& from, int64_t ahead) {
   columns<0>(acc, input, load_now(from.column(0)), from, ahead);
 }
 #endif
 
-// Four input channels of a tile at a time, as many as there are; returns how many channels that
-// was. One load brings four inputs of a pixel, and FMAs take them lane by lane. 5 x 16 takes 20
-// accumulators + 5 inputs + 2 weights, 4 x 24 takes 30 registers (each one more with narrow loads).
-// 6 x 16 would take all 32; gcc 12 then spills.
+// kLanes input channels of a tile at a time, as many as there are; returns how many channels that
+// was. One load brings as many inputs of a pixel, and FMAs take them lane by lane. In float32 5 x
+// 16 takes 20 accumulators + 5 inputs + 2 weights, 4 x 24 takes 30 registers (each one more with
+// narrow loads). 6 x 16 would take all 32; gcc 12 then spills.
 template <int kMr, int kFull, int kHalf, int kCount>
-inline __attribute__((always_inline)) int64_t multiply_add_fours(
-    Vec (&acc)[kCount], const float* x, int64_t x_stride, const float* w, int64_t block_stride,
-    const float* w_half, int64_t channels, const float*& next_w) {
-  static_assert(kCount == kMr * Operands<kMr, kFull, kHalf>::kVecs && kLanes == 4);
-  if (channels < 4) return 0;
-  const int64_t bytes = channels / 4 * 16;
+inline __attribute__((always_inline)) int64_t multiply_add_vectors(
+    Vec (&acc)[kCount], const Element* x, int64_t x_stride, const Element* w, int64_t block_stride,
+    const Element* w_half, int64_t channels, const Element*& next_w) {
+  static_assert(kCount == kMr * Operands<kMr, kFull, kHalf>::kVecs && sizeof(Vec) == 16);
+  if (channels < kLanes) return 0;
+  const int64_t bytes = channels / kLanes * 16;
   Operands<kMr, kFull, kHalf> from;
   from.w = w;
   from.w_half = w_half;
@@ -126,15 +126,15 @@ inline __attribute__((always_inline)) int64_t multiply_add_fours(
   }
   for (int64_t at = 16; at <= bytes; at += 16) {
     // The last time the same again: nothing past the end is read.
-    multiply_add_four(acc, input, high, from, at < bytes ? at : at - 16);
-    from.w += 4 * kBlock;
-    from.w_half += 4 * kHalfBlock;
+    multiply_add_lanes(acc, input, high, from, at < bytes ? at : at - 16);
+    from.w += kLanes * kBlock;
+    from.w_half += kLanes * kHalfBlock;
     if constexpr (kMr > 2) {  // one or two pixels read all weights at full speed
       prefetch(next_w);
-      next_w += kBlock;
+      next_w += kLine;
     }
   }
-  return bytes / 4;
+  return bytes / int64_t{sizeof(Element)};
 }
 
 // One kernel row of a depthwise tile. Tap by tap over all columns, so that an accumulator is used
@@ -142,17 +142,18 @@ inline __attribute__((always_inline)) int64_t multiply_add_fours(
 // 17 inputs + 5 taps = 29 for 5 x 5 stride 2.
 #define WEEBILL_DEPTHWISE_ROW
 template <int kKernel, int kStride, int kColumns>
-inline void depthwise_kernel_row(Vec (&acc)[kColumns], const float* x, int64_t x_stride,
-                                 const float* w) {
+inline void depthwise_kernel_row(Vec (&acc)[kColumns], const Element* x, int64_t x_stride,
+                                 const Element* w) {
   constexpr int kInputs = (kColumns - 1) * kStride + kKernel;
   constexpr int kAhead = kColumns < 2 ? 1 : 2;  // inputs in flight
   // Four inputs share an address, and their distances from it are the same for all rows.
   constexpr int kGroups = (kInputs + 3) / 4;
-  const float* group[kGroups];
+  const Element* group[kGroups];
   group[0] = x;
 #pragma GCC unroll 8
   for (int g = 1; g < kGroups; ++g) group[g] = group[g - 1] + 4 * x_stride;
-  const int64_t distance[4] = {0, x_stride * 4, x_stride * 8, x_stride * 12};
+  constexpr int64_t kBytes = sizeof(Element);
+  const int64_t distance[4] = {0, x_stride * kBytes, x_stride * 2 * kBytes, x_stride * 3 * kBytes};
   auto load_input = [&](int i) __attribute__((always_inline)) {
     return i % 4 == 0 ? load_now(group[i / 4]) : load_now(group[i / 4], distance[i % 4]);
   };

@@ -22,9 +22,9 @@ inline void interleave(Vec (&v)[kGroups]) {
 }
 
 inline void shuffle_pixel(const ShuffleArgs& a, int64_t pixel, int64_t first) {
-  float* y = a.y + pixel * a.y_stride;
+  Element* y = a.y + pixel * a.y_stride;
   for (int64_t j = 0; j < a.groups; ++j) {
-    const float* x = a.x[j] + pixel * a.x_stride[j];
+    const Element* x = a.x[j] + pixel * a.x_stride[j];
     for (int64_t i = first; i * a.groups + j < a.channels; ++i) y[i * a.groups + j] = x[i];
   }
 }
@@ -33,10 +33,10 @@ template <int kGroups>
 inline void shuffle_vectors(const ShuffleArgs& a) {
   const int64_t whole = a.channels / kGroups;  // of every group
   for (int64_t p = 0; p < a.pixels; ++p) {
-    const float* x[kGroups];
+    const Element* x[kGroups];
 #pragma GCC unroll 8
     for (int j = 0; j < kGroups; ++j) x[j] = a.x[j] + p * a.x_stride[j];
-    float* y = a.y + p * a.y_stride;
+    Element* y = a.y + p * a.y_stride;
     auto vectors_at = [&](int64_t i) {
       Vec v[kGroups];
 #pragma GCC unroll 8
@@ -56,7 +56,7 @@ inline void shuffle_vectors(const ShuffleArgs& a) {
   }
 }
 
-void channel_shuffle_f32(const ShuffleArgs& a) {
+void WEEBILL_TYPED(channel_shuffle)(const ShuffleArgs& a) {
   const bool wide = a.channels / a.groups >= kLanes;
   if (wide && a.groups == 2) {
     shuffle_vectors<2>(a);

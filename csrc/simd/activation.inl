@@ -84,7 +84,7 @@ inline Vec activation_gradient(Vec x, Vec grad) {
 
 // In place on `count` vectors in memory. Out of line: inlined into every tile it would be most of
 // the code, and its constants would push accumulators out of their registers.
-__attribute__((noinline)) void activate_in_memory(float* values, int64_t count,
+__attribute__((noinline)) void activate_in_memory(Element* values, int64_t count,
                                                   int32_t activation) {
   for (int64_t i = 0; i < count; ++i) {
     store(values + i * kLanes, activate_exponential(load(values + i * kLanes), activation));
@@ -109,7 +109,7 @@ inline void activate_all(Vec (&acc)[kCount], int32_t activation) {
       WEEBILL_CASE(kActHardsigmoidPaddle)
 #undef WEEBILL_CASE
     default: {
-      float values[kCount * kLanes];
+      Element values[kCount * kLanes];
       _Pragma("GCC unroll 32") for (int i = 0; i < kCount; ++i) store(values + i * kLanes, acc[i]);
       activate_in_memory(values, kCount, activation);
       _Pragma("GCC unroll 32") for (int i = 0; i < kCount; ++i) acc[i] = load(values + i * kLanes);

@@ -1,17 +1,21 @@
 // What a vector is. Each instruction set defines the same names in its own header; algorithms in
 // kernels/ are written once on them. No algorithm, no loop over data, no C++ library here.
 //
-//   kLanes                    floats per vector
+//   Element                   what tensors in memory are made of: float here, Half in *_fp16.h
+//   to_element(x)             of a float, rounded
+//   kLanes                    elements per vector
 //   kRegisters                vector registers of the architecture
-//   Vec                       a vector of kLanes floats
+//   Vec                       a vector of kLanes elements; arithmetic on them rounds to Element
 //   zero() set1(x)            all lanes 0; all lanes x
-//   load(p) store(p, v)       kLanes floats, any alignment
-//   load_n(p, n)              lanes [0, n) from p, the others 0; 0 <= n <= kLanes; reads n floats
+//   load(p) store(p, v)       kLanes elements, any alignment
+//   load_n(p, n)              lanes [0, n) from p, the others 0; 0 <= n <= kLanes; reads n of them
 //   store_n(p, v, n)          writes lanes [0, n)
 //   broadcast(p)              all lanes *p
 //   fma(a, b, c)              a * b + c, rounded once
 //   accumulate(acc, a, b)     acc = fma(a, b, acc), in place: for tiles of accumulators
 //   add sub mul div           lane by lane
+//   Sum                       kLanes float32 sums: load_sum(p) store_sum(p, s), load_sum_n(p, n)
+//                             store_sum_n(p, s, n) of floats, add_to(s, v) = s + v
 //   min_of(v, bound)          v where v < bound, bound where bound < v; NaN in v stays NaN
 //   max_of(v, bound)          likewise
 //   max_nan(a, b[, c])        the largest; NaN where one of them is NaN
@@ -39,4 +43,15 @@
 #include "simd/avx512.h"
 #else
 #error "include this from csrc/isa/<name>.cpp, which defines WEEBILL_ISA_<NAME>"
+#endif
+
+#if !defined(WEEBILL_HALF)
+using Element = float;
+inline Element to_element(float x) { return x; }
+using Sum = Vec;
+inline Sum load_sum(const float* p) { return load(p); }
+inline Sum load_sum_n(const float* p, int64_t n) { return load_n(p, n); }
+inline void store_sum(float* p, Sum s) { store(p, s); }
+inline void store_sum_n(float* p, Sum s, int64_t n) { store_n(p, s, n); }
+inline Sum add_to(Sum s, Vec v) { return add(s, v); }
 #endif
