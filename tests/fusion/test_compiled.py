@@ -10,9 +10,11 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 from torch._dynamo.backends.debugging import aot_eager
+from torch.utils.flop_counter import FlopCounterMode
 
 import weebill
 from tests.fusion.networks import Net
+from weebill.fusion.compiled import geometry_key, number
 from weebill.nn import InvertedResidual, unfused
 
 
@@ -62,7 +64,7 @@ def test_one_op_in_one_graph(dynamic: bool | None) -> None:
             x = torch.randn(shape)
             assert torch.equal(fast(x), model(x))
     for graph in capture.graphs:
-        assert [name for name in graph if name != "flatten"] == ["weebill.run.module"]
+        assert [name for name in graph if name != "flatten"] == ["weebill.run_module.default"]
     assert len(capture.graphs) == {None: 3, True: 2, False: 3}[dynamic]
 
 
@@ -77,13 +79,28 @@ def test_inductor_runs_it() -> None:
         torch.testing.assert_close(fast(x), model(x).softmax(1))
 
 
+@pytest.mark.parametrize("grad", [False, True])
+def test_flops_of_the_op(grad: bool) -> None:
+    model = converted()
+    x = torch.randn(2, 3, 16, 16)
+    with torch.no_grad(), FlopCounterMode(display=False) as eager:
+        model(x)
+    key = geometry_key(model.fusion.packed.geometry)
+    with torch.set_grad_enabled(grad), FlopCounterMode(display=False) as counter:
+        if grad:
+            torch.ops.weebill.run_differentiable(x, [], number(model), key)
+        else:
+            torch.ops.weebill.run_module(x, number(model), key)
+    assert counter.get_total_flops() == eager.get_total_flops() > 0
+
+
 def test_own_blocks_need_no_conversion() -> None:
     model = Net().eval()
     fast, capture = compiled(model)
     x = torch.randn(2, 3, 16, 16)
     with torch.no_grad():
         torch.testing.assert_close(fast(x), model(x))
-    assert capture.graphs[0].count("weebill.run.module") == 1
+    assert capture.graphs[0].count("weebill.run_module.default") == 1
 
 
 def optimizer_step(model: Any) -> None:
@@ -197,7 +214,7 @@ def test_gradients_are_those_of_the_plain_forward() -> None:
     x = torch.randn(2, 3, 16, 16, requires_grad=True)
     fast(x).square().sum().backward()
     assert [name for name in capture.graphs[0] if "weebill" in name] == [
-        "weebill.run.differentiable"
+        "weebill.run_differentiable.default"
     ]
     exact = copy.deepcopy(model).double()
     x_exact = x.detach().double().requires_grad_()

@@ -1,13 +1,13 @@
 """The fused call inside graphs: torch.compile and torch.export.
 
 torch.compile. A graph that outlives the weights it was made with must not hold them packed. So it
-holds `weebill::run.module`: the fused op on the records of a module, which it asks, at every call,
+holds `weebill::run_module`: the fused op on the records of a module, which it asks, at every call,
 for those that are right now. That is what the module does in eager mode: the guard looks, records
 of changed weights are packed again, and while a module inside trains or has hooks, the plain
 forward runs (in eager torch). The module is named by a number; the graph is guarded by its
 identity.
 
-Where a gradient is wanted when the graph is made, it holds `weebill::run.differentiable`, whose
+Where a gradient is wanted when the graph is made, it holds `weebill::run_differentiable`, whose
 forward is the same and whose backward is that of the plain forward, compiled.
 
 torch.export. A program is a snapshot: `weebill::run` on the records as a constant. A trace that is
@@ -18,19 +18,22 @@ found in the memory of the mode that made the fakes, and are put back while the 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, maybe_get_fake_mode
 from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import _AttrProxy
+from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
 from weebill import _fake
 from weebill.fusion.packed import Packed
@@ -42,7 +45,7 @@ _T = TypeVar("_T")
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-def _constant_in_graphs(function: _F) -> _F:
+def constant_in_graphs(function: _F) -> _F:
     """As `torch.compiler.assume_constant_result`, which imports torch's compiler to set this mark:
     more than a second for everybody who never compiles."""
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
@@ -52,11 +55,14 @@ def _constant_in_graphs(function: _F) -> _F:
 #: Modules that graphs call, by their number. A number is never used again.
 _modules: weakref.WeakValueDictionary[int, FusedModule] = weakref.WeakValueDictionary()
 _numbers = itertools.count(1)
+#: Geometries in graphs, by `geometry_key`: torch takes 20 us to hand on a network's some hundred
+#: integers.
+_geometries: dict[int, list[int]] = {}
 
 _library = torch.library.Library("weebill", "FRAGMENT")  # type: ignore[no-untyped-call]
 for _schema in (
-    "run.module(Tensor x, int module, int[] geometry) -> Tensor",
-    "run.differentiable(Tensor x, Tensor[] weights, int module, int[] geometry) -> Tensor",
+    "run_module(Tensor x, int module, int geometry) -> Tensor",
+    "run_differentiable(Tensor x, Tensor[] weights, int module, int geometry) -> Tensor",
 ):
     _library.define(_schema)  # type: ignore[no-untyped-call]
 
@@ -71,22 +77,23 @@ def transformed() -> bool:
 
 
 def call(owner: FusedModule, x: Tensor) -> Tensor | None:
-    """Traced by torch.compile: the owner's forward on x as one op; None if it must run plain."""
-    prepared = _prepare(owner)
-    if prepared is None:
+    """Traced by torch.compile: the owner's forward on x as one op; None if it must run plain.
+
+    Every name that is looked up here or in the caller is one more thing that torch checks before
+    each call of the graph, some with Python code: the decisions are in `_plan`, which is constant.
+    """
+    plan = _plan(owner)
+    if plan is None or x.dim() != 4:
         return None
-    module, geometry, output_rank = prepared
-    if torch.compiler.is_exporting():
+    if plan.exporting:
         records = _records(owner)
-        return None if records is None else _run(x, records, prepared)
-    if x.dim() != 4:
-        return None
-    weights = _wanted(owner, x) if torch.is_grad_enabled() else []
+        return None if records is None else _run(x, records, plan.geometry, plan.output_rank)
+    weights = _wanted(owner, x) if plan.grad else []
     if weights:
-        y = torch.ops.weebill.run.differentiable(x, weights, module, geometry)
+        y = _RUN_DIFFERENTIABLE(x, weights, plan.module, plan.key)
     else:
-        y = torch.ops.weebill.run.module(x, module, geometry)
-    result: Tensor = y if output_rank == 4 else y.flatten(1)
+        y = _RUN_MODULE(x, plan.module, plan.key)
+    result: Tensor = y if plan.output_rank == 4 else y.flatten(1)
     return result
 
 
@@ -95,15 +102,17 @@ def exported(owner: FusedModule, x: Tensor) -> Tensor | None:
     if isinstance(owner, _AttrProxy):  # how the tracer shows a module that has several names
         owner = owner.get_base()  # type: ignore[operator]
     with _own_tensors(owner) as found:
-        prepared = _prepare(owner) if found else None
-        records = _records(owner) if prepared else None
+        plan = _plan(owner) if found else None
+        records = _records(owner) if plan else None
     if not found:
         warnings.warn(
             f"weebill: {type(owner).__name__} is exported plain: this torch keeps no trace of the "
             "tensors behind its fake ones",
             stacklevel=2,
         )
-    return None if prepared is None or records is None else _run(x, records, prepared)
+    if plan is None or records is None or x.dim() != 4:
+        return None
+    return _run(x, records, plan.geometry, plan.output_rank)
 
 
 def is_fake(x: Tensor) -> bool:
@@ -111,15 +120,12 @@ def is_fake(x: Tensor) -> bool:
     return isinstance(x, (FakeTensor, FunctionalTensor))
 
 
-def _run(x: Tensor, records: Tensor, prepared: tuple[int, list[int], int]) -> Tensor | None:
-    _, geometry, output_rank = prepared
-    if x.dim() != 4:
-        return None
+def _run(x: Tensor, records: Tensor, geometry: list[int], output_rank: int) -> Tensor:
     y: Tensor = torch.ops.weebill.run.default(x, records, geometry)
     return y if output_rank == 4 else y.flatten(1)
 
 
-@_constant_in_graphs
+@constant_in_graphs
 def _records(owner: FusedModule) -> Tensor | None:
     packed = owner.fusion.packed
     return packed.records if isinstance(packed, Packed) else None
@@ -182,16 +188,30 @@ def _wanted(owner: FusedModule, x: Tensor) -> list[Tensor]:
     return [*parameters, *owner.buffers()]
 
 
-@_constant_in_graphs
-def _prepare(owner: FusedModule) -> tuple[int, list[int], int] | None:
-    """Number, geometry and rank of the result of a module of images that runs fused now."""
+class _Plan(NamedTuple):
+    """How a graph calls a module."""
+
+    module: int  # its number
+    geometry: list[int]
+    key: int  # of the geometry
+    output_rank: int
+    exporting: bool
+    grad: bool  # whether gradients are switched on: torch checks that before each call
+
+
+@constant_in_graphs
+def _plan(owner: FusedModule) -> _Plan | None:
+    """For a module of images that runs fused now; else None."""
+    exporting, grad = torch.compiler.is_exporting(), torch.is_grad_enabled()
     if transformed() or not apart(lambda: owner.fusion.prepare(owner)):
         return None
     packed = owner.fusion.packed
     # of linear layers alone, or in parts that give an image: the modules inside are fused then
     if packed is None or packed.input_rank != 4 or packed.geometry is None:
         return None
-    return number(owner), packed.geometry, packed.output_rank
+    geometry = packed.geometry
+    key = geometry_key(geometry)
+    return _Plan(number(owner), geometry, key, packed.output_rank, exporting, grad)
 
 
 def number(owner: FusedModule) -> int:
@@ -201,6 +221,17 @@ def number(owner: FusedModule) -> int:
         fusion.number = next(_numbers)
         _modules[fusion.number] = owner
     return fusion.number
+
+
+def geometry_key(geometry: list[int]) -> int:
+    """What stands for a geometry in graphs.
+
+    Made of what it holds: torch keeps compiled graphs on disk, and must not take one for another.
+    """
+    digest = hashlib.sha256(np.asarray(geometry, dtype="<i8").tobytes()).digest()
+    key = int.from_bytes(digest[:7], "little")
+    _geometries[key] = geometry
+    return key
 
 
 def apart(function: Callable[[], _T]) -> _T:
@@ -231,13 +262,21 @@ def _owner(module: int) -> FusedModule:
     return owner
 
 
-def _run_module(x: Tensor, module: int, geometry: list[int]) -> Tensor:
-    return _owner(module).fusion.run_in_graph(_owner(module), x, geometry)
+def _geometry(key: int) -> list[int]:
+    found = _geometries.get(key)
+    if found is None:
+        raise RuntimeError(
+            f"run: geometry must be the key of one that was compiled here, got {key}; compile again"
+        )
+    return found
 
 
-def _run_differentiable(
-    x: Tensor, weights: Sequence[Tensor], module: int, geometry: list[int]
-) -> Tensor:
+def _run_module(x: Tensor, module: int, geometry: int) -> Tensor:
+    owner = _owner(module)
+    return owner.fusion.run_in_graph(owner, x, _geometry(geometry))
+
+
+def _run_differentiable(x: Tensor, weights: Sequence[Tensor], module: int, geometry: int) -> Tensor:
     return _run_module(x, module, geometry)
 
 
@@ -260,23 +299,45 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
     return gradients[0], gradients[1:], None, None
 
 
+def _flops(x: Tensor, module: int, geometry: int) -> int:
+    """Those of what the call runs: of the records, of parts, or of the plain forward."""
+    with FlopCounterMode(display=False) as counter:
+        _run_module(x, module, geometry)
+    return int(counter.get_total_flops())
+
+
 def _register() -> None:
     run = _fake.KERNELS["run"]
-    for overload, function in (("module", _run_module), ("differentiable", _run_differentiable)):
-        op = f"weebill::run.{overload}"
-        torch.library.impl(op, "CPU", function, lib=_library)
-        torch.library.register_autocast(op, "cpu", torch.float32, lib=_library)
+    kernels: dict[str, Callable[..., Tensor]] = {
+        "run_module": _run_module,
+        "run_differentiable": _run_differentiable,
+    }
+    for name, function in kernels.items():
+        torch.library.impl(f"weebill::{name}", "CPU", function, lib=_library)
+        torch.library.register_autocast(f"weebill::{name}", "cpu", torch.float32, lib=_library)
     torch.library.register_fake(
-        "weebill::run.module", lambda x, module, geometry: run(x, x, geometry), lib=_library
+        "weebill::run_module",
+        lambda x, module, geometry: run(x, x, _geometry(geometry)),
+        lib=_library,
     )
     torch.library.register_fake(
-        "weebill::run.differentiable",
-        lambda x, weights, module, geometry: run(x, x, geometry),
+        "weebill::run_differentiable",
+        lambda x, weights, module, geometry: run(x, x, _geometry(geometry)),
         lib=_library,
     )
     torch.library.register_autograd(
-        "weebill::run.differentiable", _backward, setup_context=_save, lib=_library
+        "weebill::run_differentiable", _backward, setup_context=_save, lib=_library
+    )
+    register_flop_formula(torch.ops.weebill.run_module, get_raw=True)(
+        lambda x, module, geometry, **_: _flops(x, module, geometry)
+    )
+    register_flop_formula(torch.ops.weebill.run_differentiable, get_raw=True)(
+        lambda x, weights, module, geometry, **_: _flops(x, module, geometry)
     )
 
 
 _register()
+
+# as globals, for `call`: not looked up through torch.ops each time
+_RUN_MODULE = torch.ops.weebill.run_module.default
+_RUN_DIFFERENTIABLE = torch.ops.weebill.run_differentiable.default

@@ -33,9 +33,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.compiler import is_dynamo_compiling
 
 from weebill import _fake
 from weebill.fusion import compiled, cost
+from weebill.fusion.compiled import call
 from weebill.fusion.fold import source_names
 from weebill.fusion.guard import BUSY, CHANGED, FRESH, Guard, packable
 from weebill.fusion.layers import NotFusable
@@ -351,20 +353,19 @@ def _switching(plain: Forward) -> Forward:
 
     @functools.wraps(plain)
     def forward(self: FusedModule, *args: Any, **kwargs: Any) -> Any:
-        if (
-            not self.training
-            and len(args) == 1
-            and not kwargs
-            and isinstance(args[0], Tensor)
-            and type(self).forward is forward  # else: super().forward() of a subclass
-        ):
-            if torch.compiler.is_dynamo_compiling():
-                y = compiled.call(self, args[0])
-            else:
-                y = self.fusion.run(self, plain, args[0])
+        if self.training or kwargs or not args:
+            return plain(self, *args, **kwargs)
+        x, *others = args
+        if not others and isinstance(x, Tensor) and is_owner(self):
+            y = call(self, x) if is_dynamo_compiling() else self.fusion.run(self, plain, x)
             if y is not None:
                 return y
         return plain(self, *args, **kwargs)
+
+    @compiled.constant_in_graphs
+    def is_owner(module: FusedModule) -> bool:
+        """Whether this is its own forward, not one that a subclass calls through super()."""
+        return type(module).forward is forward
 
     forward.switches = True  # type: ignore[attr-defined]
     return forward
