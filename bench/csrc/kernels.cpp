@@ -305,8 +305,9 @@ void bench_kernel(Bench& bench, const std::string& name, void (*kernel)(const No
   for (const Pixels& p : kPixels) {
     const Floats x = numbers(p.pixels * p.channels), each = numbers(p.channels);
     Floats y(x.size());
-    const NormalizeArgs args{x.data(), p.channels, each.data(), each.data(), each.data(),
-                             y.data(), p.channels, p.pixels,    p.channels,  kActHardswish};
+    const NormalizeArgs args{x.data(),    p.channels,    each.data(), each.data(),
+                             each.data(), y.data(),      p.channels,  p.pixels,
+                             p.channels,  kActHardswish, false};
     bench.run(pixels_case(name, p, 2), [&] { kernel(args); });
   }
 }
@@ -326,9 +327,9 @@ void bench_kernel(Bench& bench, const std::string& name, void (*kernel)(const No
   for (const Pixels& p : kPixels) {
     const Floats x = numbers(p.pixels * p.channels), each = numbers(p.channels);
     Floats dx(x.size());
-    const NormalizeGradArgs args{x.data(),    p.channels,  x.data(),    p.channels,   each.data(),
-                                 each.data(), each.data(), each.data(), each.data(),  dx.data(),
-                                 p.channels,  p.pixels,    p.channels,  kActHardswish};
+    const NormalizeGradArgs args{x.data(),    p.channels,  x.data(),    p.channels,    each.data(),
+                                 each.data(), each.data(), each.data(), each.data(),   dx.data(),
+                                 p.channels,  p.pixels,    p.channels,  kActHardswish, false};
     bench.run(pixels_case(name, p, 3), [&] { kernel(args); });
   }
 }

@@ -17,6 +17,7 @@ namespace weebill {
 namespace {
 
 constexpr std::int64_t kPixelsInFloat = 256;
+constexpr std::int64_t kStreamed = 1 << 22;  // elements: 16 MB
 
 /// The pixels of x in groups, and what belongs to a channel.
 class Pass {
@@ -27,6 +28,9 @@ class Pass {
     groups_ = std::clamp<std::int64_t>(pixels * channels / kElementsPerGroup, 1,
                                        std::min(kMostGroups, pixels));
   }
+
+  /// Whether the result is too large to stay in a cache until somebody reads it.
+  bool streams() const { return pixels_ * channels_ >= kStreamed; }
 
   float* per_channel() { return scope_.take(round_up(channels_, kBlock)); }
 
@@ -145,7 +149,7 @@ void batch_norm_activation(const TensorView& x, const BatchNormSpec& spec, float
   pass.forward([&](std::int64_t first, std::int64_t count) {
     run.kernels.normalize_f32({data + first * channels, channels, mean, affine.scale, affine.shift,
                                y + first * channels, channels, count, channels,
-                               static_cast<std::int32_t>(spec.activation)});
+                               static_cast<std::int32_t>(spec.activation), pass.streams()});
   });
 }
 
@@ -187,9 +191,9 @@ void batch_norm_activation_backward(const TensorView& dy, const TensorView& x,
   if (wanted.input == nullptr) return;
   pass.forward([&](std::int64_t first, std::int64_t count) {
     const std::int64_t at = first * channels;
-    run.kernels.normalize_backward_f32({grad + at, channels, data + at, channels, mean,
-                                        affine.scale, affine.shift, offset, slope,
-                                        wanted.input + at, channels, count, channels, activation});
+    run.kernels.normalize_backward_f32(
+        {grad + at, channels, data + at, channels, mean, affine.scale, affine.shift, offset, slope,
+         wanted.input + at, channels, count, channels, activation, pass.streams()});
   });
 }
 

@@ -31,14 +31,18 @@ inline simde__m512i emulated_cvtps_epi32(simde__m512 v) {
   return simde_mm512_loadu_si512(integers);
 }
 
+inline void emulated_stream_ps(float* p, simde__m512 v) { simde_mm512_storeu_ps(p, v); }
+
 }  // namespace
 
+#undef _mm512_stream_ps
 #undef _mm512_maskz_loadu_ps
 #undef _mm512_mask_storeu_ps
 #undef _mm512_cvtps_epi32
 #define _mm512_maskz_loadu_ps emulated_maskz_loadu_ps
 #define _mm512_mask_storeu_ps emulated_mask_storeu_ps
 #define _mm512_cvtps_epi32 emulated_cvtps_epi32
+#define _mm512_stream_ps emulated_stream_ps
 
 #define WEEBILL_ISA avx512
 #define WEEBILL_ISA_AVX512

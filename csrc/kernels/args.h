@@ -239,6 +239,7 @@ struct NormalizeArgs {
   std::int64_t pixels;
   std::int64_t channels;
   std::int32_t activation;
+  bool stream;  ///< past the caches, if the addresses allow it
 };
 
 /// With u as above and g = act'(u) * dy[p, c]:
@@ -267,6 +268,7 @@ struct NormalizeGradArgs {
   std::int64_t pixels;
   std::int64_t channels;
   std::int32_t activation;
+  bool stream;  ///< past the caches, if the addresses allow it
 };
 
 /// One output row (or a part of it) of a max pooling, every tap inside the row:

@@ -1,10 +1,37 @@
 // Batch normalisation in training, with the activation that follows it.
 //
-// Every pass is bound by memory, so each reads pixels as they lie: a few pixels at a time, vector
-// by vector of their channels, with what belongs to a channel loaded once for all of them. The
-// gradient of the activation is computed from x again: reading a stored one would cost more.
+// Every pass is bound by memory, so each reads pixels as they lie: two pixels at a time (four where
+// vectors are short), vector by vector of their channels, with what belongs to a channel loaded
+// once for all of them. More pixels at a time are as many streams of lines, which the processor
+// does not foresee: eight took 1.2 to 1.8 times as long on a Zen 3. The lines 4 kB ahead are asked
+// for. The gradient of the activation is computed from x again: reading a stored one would cost
+// more.
 
-constexpr int kPixelsAtOnce = 8;
+constexpr int kPixelsAtOnce = kLanes >= 8 ? 2 : 4;
+
+/// The lines that follow kPixels pixels of x, once for each block of channels.
+template <int kPixels>
+inline void fetch_ahead(const float* x, int64_t stride, int64_t c) {
+  constexpr int64_t kAhead = 1024;
+  if (c % kBlock != 0) return;
+#pragma GCC unroll 4
+  for (int i = 0; i < kPixels; ++i) prefetch(x + i * stride + kAhead);
+}
+
+// Results that no cache would hold until they are read go past it.
+template <bool kStream, bool kTail>
+inline void put_channels(float* p, Vec v, int64_t lanes) {
+  if constexpr (kStream && !kTail) {
+    stream(p, v);
+  } else {
+    store_channels<kTail>(p, v, lanes);
+  }
+}
+
+inline bool can_stream(const float* p, int64_t stride) {
+  return kStreams && reinterpret_cast<uintptr_t>(p) % (kLanes * sizeof(float)) == 0 &&
+         stride % kLanes == 0;
+}
 
 template <int kPixels, typename Op>
 inline void over_channels(const Op& op, int64_t p, int64_t channels) {
@@ -31,6 +58,7 @@ struct Moments {
     Vec sum = load_channels<kTail>(a.sum + c, lanes);
     Vec square = load_channels<kTail>(a.square + c, lanes);
     const float* x = a.x + p * a.x_stride + c;
+    fetch_ahead<kPixels>(x, a.x_stride, c);
 #pragma GCC unroll 8
     for (int i = 0; i < kPixels; ++i) {
       const Vec d = sub(load_channels<kTail>(x + i * a.x_stride, lanes), shift);
@@ -56,7 +84,7 @@ struct Affine {
         shift(load_channels<kTail>(a.shift + c, lanes)) {}
 };
 
-template <int32_t kActivation>
+template <int32_t kActivation, bool kStream>
 struct Normalize {
   const NormalizeArgs& a;
 
@@ -64,6 +92,7 @@ struct Normalize {
   void run(int64_t p, int64_t c, int64_t lanes) const {
     const Affine<kTail> affine(a, c, lanes);
     const float* x = a.x + p * a.x_stride + c;
+    fetch_ahead<kPixels>(x, a.x_stride, c);
     float* y = a.y + p * a.y_stride + c;
 #pragma GCC unroll 8
     for (int i = 0; i < kPixels; ++i) {
@@ -71,7 +100,7 @@ struct Normalize {
       const Vec u = fma(d, affine.scale, affine.shift);
       const Vec value = is_exponential(kActivation) ? activate_exponential(u, kActivation)
                                                     : activate_cheap(u, kActivation);
-      store_channels<kTail>(y + i * a.y_stride, value, lanes);
+      put_channels<kStream, kTail>(y + i * a.y_stride, value, lanes);
     }
   }
 };
@@ -86,7 +115,9 @@ struct NormalizeSums {
     Vec sum = load_channels<kTail>(a.sum + c, lanes);
     Vec dot = load_channels<kTail>(a.dot + c, lanes);
     const float* x = a.x + p * a.x_stride + c;
+    fetch_ahead<kPixels>(x, a.x_stride, c);
     const float* dy = a.dy + p * a.dy_stride + c;
+    fetch_ahead<kPixels>(dy, a.dy_stride, c);
 #pragma GCC unroll 8
     for (int i = 0; i < kPixels; ++i) {
       const Vec d = sub(load_channels<kTail>(x + i * a.x_stride, lanes), affine.mean);
@@ -100,7 +131,7 @@ struct NormalizeSums {
   }
 };
 
-template <int32_t kActivation>
+template <int32_t kActivation, bool kStream>
 struct NormalizeGrad {
   const NormalizeGradArgs& a;
 
@@ -110,7 +141,9 @@ struct NormalizeGrad {
     const Vec offset = load_channels<kTail>(a.offset + c, lanes);
     const Vec slope = load_channels<kTail>(a.slope + c, lanes);
     const float* x = a.x + p * a.x_stride + c;
+    fetch_ahead<kPixels>(x, a.x_stride, c);
     const float* dy = a.dy + p * a.dy_stride + c;
+    fetch_ahead<kPixels>(dy, a.dy_stride, c);
     float* dx = a.dx + p * a.dx_stride + c;
 #pragma GCC unroll 8
     for (int i = 0; i < kPixels; ++i) {
@@ -118,32 +151,65 @@ struct NormalizeGrad {
       const Vec g = activation_gradient<kActivation>(
           fma(d, affine.scale, affine.shift), load_channels<kTail>(dy + i * a.dy_stride, lanes));
       const Vec statistics = fma(d, slope, offset);
-      store_channels<kTail>(dx + i * a.dx_stride, sub(mul(affine.scale, g), statistics), lanes);
+      put_channels<kStream, kTail>(dx + i * a.dx_stride, sub(mul(affine.scale, g), statistics),
+                                   lanes);
     }
   }
 };
 
-#define WEEBILL_ACTIVATION_CASE(Op, code)           \
-  case code:                                        \
-    over_pixels(Op<code>{a}, a.pixels, a.channels); \
+template <int32_t kValue>
+struct Code {
+  static constexpr int32_t value = kValue;
+};
+
+/// body(Code<activation>): one loop for each activation.
+template <typename Body>
+inline void for_activation(int32_t activation, const Body& body) {
+  switch (activation) {
+#define WEEBILL_CASE(code) \
+  case code:               \
+    body(Code<code>{});    \
     break;
-#define WEEBILL_EVERY_ACTIVATION(Op)                   \
-  switch (a.activation) {                              \
-    WEEBILL_ACTIVATION_CASE(Op, kActNone)              \
-    WEEBILL_ACTIVATION_CASE(Op, kActRelu)              \
-    WEEBILL_ACTIVATION_CASE(Op, kActRelu6)             \
-    WEEBILL_ACTIVATION_CASE(Op, kActHardswish)         \
-    WEEBILL_ACTIVATION_CASE(Op, kActHardsigmoid)       \
-    WEEBILL_ACTIVATION_CASE(Op, kActHardsigmoidPaddle) \
-    WEEBILL_ACTIVATION_CASE(Op, kActSilu)              \
-    WEEBILL_ACTIVATION_CASE(Op, kActSigmoid)           \
-    default:                                           \
-      break;                                           \
+    WEEBILL_CASE(kActNone)
+    WEEBILL_CASE(kActRelu)
+    WEEBILL_CASE(kActRelu6)
+    WEEBILL_CASE(kActHardswish)
+    WEEBILL_CASE(kActHardsigmoid)
+    WEEBILL_CASE(kActHardsigmoidPaddle)
+    WEEBILL_CASE(kActSilu)
+    WEEBILL_CASE(kActSigmoid)
+#undef WEEBILL_CASE
+    default:
+      break;
   }
+}
 
-void normalize_f32(const NormalizeArgs& a) { WEEBILL_EVERY_ACTIVATION(Normalize) }
-void normalize_sums_f32(const NormalizeSumsArgs& a) { WEEBILL_EVERY_ACTIVATION(NormalizeSums) }
-void normalize_backward_f32(const NormalizeGradArgs& a) { WEEBILL_EVERY_ACTIVATION(NormalizeGrad) }
+void normalize_f32(const NormalizeArgs& a) {
+  const bool streams = a.stream && can_stream(a.y, a.y_stride);
+  for_activation(a.activation, [&](auto code) {
+    if (streams) {
+      over_pixels(Normalize<code.value, true>{a}, a.pixels, a.channels);
+    } else {
+      over_pixels(Normalize<code.value, false>{a}, a.pixels, a.channels);
+    }
+  });
+  if (streams) stream_fence();
+}
 
-#undef WEEBILL_EVERY_ACTIVATION
-#undef WEEBILL_ACTIVATION_CASE
+void normalize_sums_f32(const NormalizeSumsArgs& a) {
+  for_activation(a.activation, [&](auto code) {
+    over_pixels(NormalizeSums<code.value>{a}, a.pixels, a.channels);
+  });
+}
+
+void normalize_backward_f32(const NormalizeGradArgs& a) {
+  const bool streams = a.stream && can_stream(a.dx, a.dx_stride);
+  for_activation(a.activation, [&](auto code) {
+    if (streams) {
+      over_pixels(NormalizeGrad<code.value, true>{a}, a.pixels, a.channels);
+    } else {
+      over_pixels(NormalizeGrad<code.value, false>{a}, a.pixels, a.channels);
+    }
+  });
+  if (streams) stream_fence();
+}

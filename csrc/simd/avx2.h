@@ -122,6 +122,9 @@ inline Vec pow2(Vec a) {
   const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(a), _mm256_set1_epi32(127));
   return _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23));
 }
+constexpr bool kStreams = true;
+inline void stream(float* p, Vec a) { _mm256_stream_ps(p, a); }
+inline void stream_fence() { _mm_sfence(); }
 inline void prefetch(const float* p) {
   _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1);
 }

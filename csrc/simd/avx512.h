@@ -75,6 +75,9 @@ inline Vec pow2(Vec a) {
   const __m512i exponent = _mm512_add_epi32(_mm512_cvtps_epi32(a), _mm512_set1_epi32(127));
   return _mm512_castsi512_ps(_mm512_slli_epi32(exponent, 23));
 }
+constexpr bool kStreams = true;
+inline void stream(float* p, Vec a) { _mm512_stream_ps(p, a); }
+inline void stream_fence() { _mm_sfence(); }
 inline void prefetch(const float* p) {
   _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1);
 }

@@ -109,4 +109,7 @@ inline __attribute__((always_inline)) void accumulate_now(Vec& acc, Vec a, Vec b
 inline __attribute__((always_inline)) void accumulate_now(Vec& acc, Vec a, Vec b, int lane) {
   __asm__ volatile("fmla %0.4s, %1.4s, %2.s[%3]" : "+w"(acc) : "w"(a), "w"(b), "i"(lane));
 }
+constexpr bool kStreams = false;
+inline void stream(float* p, Vec a) { store(p, a); }
+inline void stream_fence() {}
 inline void prefetch(const float* p) { __builtin_prefetch(p, 0, 2); }

@@ -53,4 +53,7 @@ inline Vec pow2(Vec a) {
   bits.i = a.v == a.v ? static_cast<uint32_t>(static_cast<int32_t>(a.v) + 127) << 23 : 0;
   return {bits.f};
 }
+constexpr bool kStreams = false;
+inline void stream(float* p, Vec a) { store(p, a); }
+inline void stream_fence() {}
 inline void prefetch(const float* p) { __builtin_prefetch(p, 0, 2); }

@@ -28,6 +28,8 @@
 //   store_interleaved(p, a, b, c)  a[0] b[0] c[0] a[1] ...: 3 * kLanes floats at p
 //   round_even(v)             to the nearest integer, ties to even; |v| < 2^22
 //   pow2(v)                   2^v for integer-valued v in [-126, 127]
+//   stream(p, v)              store past the caches where kStreams, p a multiple of v's bytes; a
+//                             plain store elsewhere; stream_fence() before others may read
 //   prefetch(p)               a hint: bring the line at p to the second cache; p may be anywhere
 //
 // kernels/ may use these and nothing else of an instruction set.

@@ -174,12 +174,14 @@ void test_cases_of_normalize_f32() {
         }
         const Guarded<float> mean("mean", per.mean, flush), scale("scale", per.scale, flush),
             shift("shift", per.shift, flush);
-        Result y("y", pixels, channels, flush);
-        variant.kernel({x.memory.data(), x.stride, mean.data(), scale.data(), shift.data(),
-                        y.memory.data(), y.stride, pixels, channels, activation});
-        WEEBILL_EXPECT(x.unchanged() && mean.unchanged(per.mean));
-        WEEBILL_EXPECT(scale.unchanged(per.scale) && shift.unchanged(per.shift));
-        expect_bounded(y.values(), expected, channels);
+        for (const bool stream : {false, true}) {
+          Result y("y", pixels, channels, flush);
+          variant.kernel({x.memory.data(), x.stride, mean.data(), scale.data(), shift.data(),
+                          y.memory.data(), y.stride, pixels, channels, activation, stream});
+          WEEBILL_EXPECT(x.unchanged() && mean.unchanged(per.mean));
+          WEEBILL_EXPECT(scale.unchanged(per.scale) && shift.unchanged(per.shift));
+          expect_bounded(y.values(), expected, channels);
+        }
       }
     }
   });
@@ -244,12 +246,14 @@ void test_cases_of_normalize_backward_f32() {
         const Guarded<float> mean("mean", per.mean, flush), scale("scale", per.scale, flush),
             shift("shift", per.shift, flush), offset("offset", offsets, flush),
             slope_of("slope", slopes, flush);
-        Result dx("dx", pixels, channels, flush);
-        variant.kernel({dy.memory.data(), dy.stride, x.memory.data(), x.stride, mean.data(),
-                        scale.data(), shift.data(), offset.data(), slope_of.data(),
-                        dx.memory.data(), dx.stride, pixels, channels, activation});
-        WEEBILL_EXPECT(x.unchanged() && dy.unchanged());
-        expect_bounded(dx.values(), expected, channels);
+        for (const bool stream : {false, true}) {
+          Result dx("dx", pixels, channels, flush);
+          variant.kernel({dy.memory.data(), dy.stride, x.memory.data(), x.stride, mean.data(),
+                          scale.data(), shift.data(), offset.data(), slope_of.data(),
+                          dx.memory.data(), dx.stride, pixels, channels, activation, stream});
+          WEEBILL_EXPECT(x.unchanged() && dy.unchanged());
+          expect_bounded(dx.values(), expected, channels);
+        }
       }
     }
   });
