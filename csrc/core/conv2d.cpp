@@ -151,15 +151,15 @@ void run_conv2d(const Run& run, const Record& record, const TensorView& x, float
   Workspace::Scope scope(Workspace::of_this_thread());
   const Conv2dRows conv(run, record, x, scope);
   const Shape& out = conv.shape();
-  const std::int64_t bands =
-      std::min<std::int64_t>(plan_threads(conv.work() * out.n, run.threads), out.h);
-  float* scratch = scope.take(conv.scratch_elements() * bands);
+  const std::int64_t work = conv.work() * out.n;
+  const std::int64_t bands = plan_tasks(out.h, work, plan_threads(work, run.threads));
   run.for_each(bands, [&](std::int64_t band) {
+    Workspace::Scope task_scope(Workspace::of_this_thread());
+    float* scratch = task_scope.take(conv.scratch_elements());
     const std::int64_t first = band * out.h / bands;
     const std::int64_t last = (band + 1) * out.h / bands;
     for (std::int64_t image = 0; image < out.n; ++image) {
-      conv.rows(image, first, last, y + (image * out.h + first) * out.w * out.c,
-                scratch + band * conv.scratch_elements());
+      conv.rows(image, first, last, y + (image * out.h + first) * out.w * out.c, scratch);
     }
   });
 }

@@ -445,8 +445,8 @@ std::string explain(const Shape& x, Packed packed, int threads) {
       const SeparablePlan plan = plan_of(p);
       text += concat("separable ", h.c_in, "-", h.c_mid, "-", h.c_out, " ", shape.h, "x", shape.w,
                      " k", h.window.kernel_h, " s", h.window.stride_h, ": ", plan.reason,
-                     "; threads ", plan.threads, ", bands ", plan.bands, ", strip rows ",
-                     plan.strip_rows, ", channels ", plan.chunk, "\n");
+                     "; threads ", plan.threads, ", bands ", plan.bands, ", parts of the channels ",
+                     plan.parts, ", strip rows ", plan.strip_rows, ", channels ", plan.chunk, "\n");
     } else {
       text += concat(kind_name(h.kind), " ", h.c_in, "-", h.c_out, " ", shape.h, "x", shape.w);
       const PooledPlan pooled = plan_in_front(run, &record, call.records.size() - i, shape);

@@ -22,34 +22,85 @@ std::int64_t input_rows(const Window& w, std::int64_t rows) {
   return (rows - 1) * w.stride_h + (w.kernel_h - 1) * w.dilation_h + 1;
 }
 
-// Bands of rows where channels are shared out: what is left of the threads after the parts of the
-// channels. Parts are whole blocks, so 24 or 48 channels do not divide by two; bands recompute rows
-// of the expansion. The least work of the slowest thread decides, and fewer bands if it is equal.
-std::int64_t bands_of_channels(const SeparableProblem& p, int threads) {
+// Work below which a task is not cut further: some 5 us, in which a thread that was late has begun.
+constexpr std::int64_t kTask = 200'000;
+constexpr std::int64_t kTasksPerThread = 4;
+
+std::int64_t most_tasks(std::int64_t multiply_adds, std::int64_t threads) {
+  return std::clamp(multiply_adds / kTask, threads, kTasksPerThread * threads);
+}
+
+// How channels are shared out: parts of them, and bands of rows where the parts are too few. Parts
+// are whole blocks, so 24 or 48 channels do not divide by two; bands recompute rows of the
+// expansion. The least work of the slowest thread decides, then fewer bands, then more parts.
+void share_channels(const SeparableProblem& p, std::int64_t threads, SeparablePlan& plan) {
   const Window& w = p.window;
   const std::int64_t blocks = ceil_div(p.c_mid, kBlock);
   const std::int64_t taps = std::int64_t{w.kernel_h} * w.kernel_w;
-  std::int64_t best = 1, least = std::numeric_limits<std::int64_t>::max();
-  for (std::int64_t bands = 1; bands <= std::min<std::int64_t>(p.oh, threads); ++bands) {
-    const std::int64_t parts = channel_parts(p.c_mid, threads, bands);
+  const std::int64_t most = most_tasks(multiply_adds(p), threads);
+  std::int64_t least = std::numeric_limits<std::int64_t>::max();
+  for (std::int64_t bands = 1; bands <= std::min(p.oh, threads); ++bands) {
     const std::int64_t rows = ceil_div(p.oh, bands);
     const std::int64_t expanded =
         p.has_expand ? std::min(input_rows(w, rows), p.h) * p.w * p.c_in : 0;
-    const std::int64_t channels = std::min(ceil_div(blocks, parts) * kBlock, p.c_mid);
-    const std::int64_t work =
-        ceil_div(parts * bands, threads) * channels * (expanded + rows * p.ow * taps);
-    if (work < least) {
-      least = work;
-      best = bands;
+    for (std::int64_t share = 1; share <= kTasksPerThread; ++share) {
+      const std::int64_t parts = std::min(ceil_div(share * threads, bands), blocks);
+      if (share > 1 && parts * bands > most) break;
+      const std::int64_t channels = std::min(ceil_div(blocks, parts) * kBlock, p.c_mid);
+      const std::int64_t work =
+          ceil_div(parts * bands, threads) * channels * (expanded + rows * p.ow * taps);
+      if (work < least || (work == least && bands == plan.bands)) {
+        least = work;
+        plan.bands = bands;
+        plan.parts = parts;
+      }
     }
   }
-  return best;
+}
+
+// Bands of rows for row fusion: one per thread, or more where the rows of the expansion that two of
+// them both compute are few.
+std::int64_t share_rows(const SeparableProblem& p, int threads) {
+  const std::int64_t fine = plan_tasks(p.oh, multiply_adds(p), threads);
+  const std::int64_t both = input_rows(p.window, 1) - p.window.stride_h;
+  if (!p.has_expand || both * (fine - 1) * 32 <= p.h) return fine;
+  return std::min<std::int64_t>(threads, p.oh);
 }
 
 }  // namespace
 
-std::int64_t channel_parts(std::int64_t c_mid, int threads, std::int64_t bands) {
-  return std::min(ceil_div(threads, bands), ceil_div(c_mid, kBlock));
+std::int64_t plan_tasks(std::int64_t units, std::int64_t multiply_adds, int threads) {
+  if (threads <= 1) return 1;
+  const std::int64_t most = std::min(most_tasks(multiply_adds, threads), units);
+  std::int64_t best = 1, least = units;
+  for (std::int64_t tasks = 2; tasks <= most; ++tasks) {
+    const std::int64_t slowest = ceil_div(tasks, threads) * ceil_div(units, tasks);
+    if (slowest > least) continue;
+    least = slowest;
+    best = tasks;
+  }
+  return best;
+}
+
+ProductPlan plan_product(std::int64_t m, std::int64_t k, std::int64_t n, bool scaled, int threads) {
+  const std::int64_t work = m * k * n;
+  const int worth = plan_threads(work, threads);
+  // Weights that are heavier than the pixels are split, so that each task reads its part of them;
+  // otherwise the pixels are, in units of the heights of most tiles. Blocks go in pairs, which the
+  // wider tiles want, unless that leaves a thread more to do.
+  const std::int64_t blocks = ceil_div(n, kBlock);
+  ProductPlan plan;
+  plan.by_channels = n > m && blocks >= worth;
+  if (plan.by_channels) {
+    const bool pairs = 2 * ceil_div(ceil_div(blocks, 2), worth) <= ceil_div(blocks, worth);
+    plan.unit = pairs ? 2 * kBlock : kBlock;
+    plan.tasks = plan_tasks(ceil_div(n, plan.unit), scaled ? 0 : work, worth);
+  } else {
+    constexpr std::int64_t kTile = 12;
+    plan.unit = m >= 2 * kTile * worth ? kTile : 1;
+    plan.tasks = plan_tasks(ceil_div(m, plan.unit), work, worth);
+  }
+  return plan;
 }
 
 void set_fusion_policy(FusionPolicy policy) { policy_in_use = policy; }
@@ -135,12 +186,12 @@ SeparablePlan plan_separable(const SeparableProblem& p, const Caches& caches, in
   std::int64_t most = 0;  // output rows of a band
   std::int64_t ring_channels = 0, strip_channels = 0, budget = 0;
   if (plan.row_fusion) {
-    plan.bands = std::min<std::int64_t>(threads, p.oh);
+    plan.bands = share_rows(p, threads);
     ring_channels = p.has_expand ? p.c_mid : 0;
     strip_channels = p.c_mid;
     budget = half_l2;
   } else {
-    plan.bands = bands_of_channels(p, threads);
+    share_channels(p, threads, plan);
     ring_channels = p.has_expand ? plan.chunk : 0;
     budget = caches.l2_bytes / 4;
   }

@@ -28,7 +28,7 @@ struct SeparableProblem {
 ///                   expansion of a strip lives in a ring of rows, the projection consumes its
 ///                   depthwise output at once. The intermediate never leaves the cache, but bands
 ///                   recompute the rows between them.
-///   channel fusion  each thread takes a part of the channels, or a band of rows where those do
+///   channel fusion  each task takes a part of the channels, or a band of rows where those do
 ///                   not divide: expansion and depthwise of a chunk of channels for all rows, the
 ///                   whole depthwise output is kept, then the projection runs. Threads recompute
 ///                   nothing, and squeeze-and-excitation gets the whole image that it needs.
@@ -38,6 +38,7 @@ struct SeparablePlan {
   int threads = 1;  ///< that the block is worth
   bool row_fusion = false;
   std::int64_t bands = 1;       ///< of output rows
+  std::int64_t parts = 1;       ///< of the channels, in channel fusion
   std::int64_t strip_rows = 1;  ///< output rows per strip
   std::int64_t chunk = 0;       ///< channels per chunk, a multiple of 16; the last may have 15 more
   bool from_memory = false;     ///< a depthwise convolution alone, its image larger than the caches
@@ -58,8 +59,20 @@ WEEBILL_API std::int64_t multiply_adds(const SeparableProblem& problem);
 WEEBILL_API SeparablePlan plan_separable(const SeparableProblem& problem, const Caches& caches,
                                          int threads, FusionPolicy policy);
 
-/// Parts of the channels where they are shared out over threads, besides `bands` of rows.
-WEEBILL_API std::int64_t channel_parts(std::int64_t c_mid, int threads, std::int64_t bands);
+/// Tasks into which `units` of equal work, `multiply_adds` in all, are cut for so many threads:
+/// what leaves the slowest thread least, and of that the finest that is worth handing out, because
+/// cores are not equally fast, and not all of them begin at the same time.
+WEEBILL_API std::int64_t plan_tasks(std::int64_t units, std::int64_t multiply_adds, int threads);
+
+/// How a product of (m, k) pixels and (k, n) weights is shared out. `scaled`: each task multiplies
+/// its pixels by a scale per channel first, so that parts of the weights alone repeat that.
+struct ProductPlan {
+  bool by_channels = false;  ///< each task has its part of the weights, otherwise of the pixels
+  std::int64_t unit = 1;     ///< channels or pixels that stay together
+  std::int64_t tasks = 1;
+};
+WEEBILL_API ProductPlan plan_product(std::int64_t m, std::int64_t k, std::int64_t n, bool scaled,
+                                     int threads);
 
 /// How a convolution and the max pooling after it run.
 struct PooledPlan {

@@ -300,14 +300,12 @@ PointwiseArgs projection(const Block& b, const float* from, std::int64_t first_r
 
 void run_row_fusion(const Block& b, float* y) {
   const SeparableProblem& p = b.problem;
-  Workspace::Scope scope(Workspace::of_this_thread());
   const std::int64_t ring =
       round_up(b.plan.ring_rows * b.plan.ring_columns * b.ring_channels(p.c_mid), kBlock);
-  const std::int64_t strip =
-      round_up(b.plan.strip_rows * p.ow * b.middle_channels(p.c_mid), kBlock);
-  float* scratch = scope.take((ring + strip) * b.plan.bands);
+  const std::int64_t strip = b.plan.strip_rows * p.ow * b.middle_channels(p.c_mid);
   b.run.for_each(b.plan.bands, [&](std::int64_t band) {
-    float* my_ring = scratch + band * (ring + strip);
+    Workspace::Scope scope(Workspace::of_this_thread());
+    float* my_ring = scope.take(ring + strip);
     float* middle = my_ring + ring;
     for_strips(b, my_ring, band * p.oh / b.plan.bands, (band + 1) * p.oh / b.plan.bands, 0, p.c_mid,
                middle, -1, nullptr, [&](std::int64_t begin, std::int64_t end) {
@@ -331,18 +329,17 @@ void run_channel_fusion(const Block& b, float* y) {
     std::memset(sums, 0, static_cast<std::size_t>(p.oh * sum_stride) * sizeof(float));
   }
   const std::int64_t blocks = (p.c_mid + kBlock - 1) / kBlock;
-  const std::int64_t parts = channel_parts(p.c_mid, b.run.threads, b.plan.bands);
-  const std::int64_t tasks = parts * b.plan.bands;
-  const std::int64_t ring =
-      round_up(b.plan.ring_rows * b.plan.ring_columns * (b.plan.chunk + kBlock), kBlock);
-  float* rings = scope.take(ring * tasks);
-  b.run.for_each(tasks, [&](std::int64_t task) {
+  const std::int64_t parts = b.plan.parts;
+  const std::int64_t ring = b.plan.ring_rows * b.plan.ring_columns * (b.plan.chunk + kBlock);
+  b.run.for_each(parts * b.plan.bands, [&](std::int64_t task) {
+    Workspace::Scope task_scope(Workspace::of_this_thread());
+    float* my_ring = task_scope.take(ring);
     const std::int64_t part = task / b.plan.bands;
     const std::int64_t band = task % b.plan.bands;
     const std::int64_t end = std::min((part + 1) * blocks / parts * kBlock, p.c_mid);
     for_chunks(b, part * blocks / parts * kBlock, end,
                [&](std::int64_t channel, std::int64_t channels) {
-                 for_strips(b, rings + task * ring, band * p.oh / b.plan.bands,
+                 for_strips(b, my_ring, band * p.oh / b.plan.bands,
                             (band + 1) * p.oh / b.plan.bands, channel, channel + channels, middle,
                             0, sums, [](std::int64_t, std::int64_t) {});
                });

@@ -8,39 +8,31 @@ namespace weebill {
 
 void run_product(const Run& run, PointwiseArgs a) {
   if (a.m <= 0) return;
-  const int threads = plan_threads(a.m * a.k * a.n, run.threads);
-  // Weights that are heavier than the pixels are split, so that each thread reads its part of them;
-  // otherwise the pixels are. Blocks go in pairs: the wider tiles want two.
-  const std::int64_t pairs = (a.n + 2 * kBlock - 1) / (2 * kBlock);
-  const bool by_channels = a.n > a.m && pairs >= threads;
-  const std::int64_t units = by_channels ? pairs : a.m;
-  const std::int64_t tasks = std::min<std::int64_t>(threads, units);
-
-  Workspace::Scope scope(Workspace::of_this_thread());
-  const std::int64_t part = by_channels ? a.m : (a.m + tasks - 1) / tasks;
+  const ProductPlan plan = plan_product(a.m, a.k, a.n, a.scale != nullptr, run.threads);
+  const std::int64_t unit = plan.unit;
+  const std::int64_t units = ((plan.by_channels ? a.n : a.m) + unit - 1) / unit;
+  const std::int64_t part = plan.by_channels ? a.m : (units + plan.tasks - 1) / plan.tasks * unit;
   const std::int64_t m_block = plan_m_block(part, a.k, a.n, run.caches);
-  const std::int64_t scratch = round_up(m_block * a.k, kBlock);
-  float* const buffer = a.scale == nullptr ? nullptr : scope.take(scratch * tasks);
-  run.for_each(tasks, [&](std::int64_t task) {
-    const std::int64_t first = task * units / tasks;
-    const std::int64_t last = (task + 1) * units / tasks;
+  run.for_each(plan.tasks, [&](std::int64_t task) {
+    const std::int64_t first = task * units / plan.tasks * unit;
+    const std::int64_t end = (task + 1) * units / plan.tasks * unit;
     PointwiseArgs mine = a;
     mine.m_block = m_block;
-    if (buffer != nullptr) mine.scratch = buffer + task * scratch;
-    if (by_channels) {
-      const std::int64_t channel = first * 2 * kBlock;
-      mine.w += first * 2 * a.w_block_stride;
-      mine.bias += channel;
-      mine.y += channel;
-      if (a.residual != nullptr) mine.residual += channel;
-      mine.n = std::min(a.n, last * 2 * kBlock) - channel;
+    Workspace::Scope scope(Workspace::of_this_thread());
+    if (a.scale != nullptr) mine.scratch = scope.take(round_up(m_block * a.k, kBlock));
+    if (plan.by_channels) {
+      mine.w += first / kBlock * a.w_block_stride;
+      mine.bias += first;
+      mine.y += first;
+      if (a.residual != nullptr) mine.residual += first;
+      mine.n = std::min(a.n, end) - first;
     } else {
       const std::int64_t start = a.y_column + first;
       mine.x += first * a.x_stride;
       mine.y += first * a.y_stride + start / a.y_width * a.y_jump;
       mine.y_column = start % a.y_width;
       if (a.residual != nullptr) mine.residual += first * a.residual_stride;
-      mine.m = last - first;
+      mine.m = std::min(a.m, end) - first;
     }
     run.kernels.pointwise_f32(mine);
   });

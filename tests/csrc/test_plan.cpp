@@ -101,10 +101,55 @@ WEEBILL_TEST(plan_shares_channels_or_rows) {
     p.c_in = p.c_mid = p.c_out = channels;
     const SeparablePlan plan = plan_separable(p, caches, 2, FusionPolicy::kChannels);
     WEEBILL_EXPECT(plan.bands == bands);
-    WEEBILL_EXPECT(channel_parts(channels, 2, bands) * bands == 2);
+    WEEBILL_EXPECT(plan.parts * bands % 2 == 0);
   }
-  WEEBILL_EXPECT(channel_parts(40, 8, 1) == 3);
-  WEEBILL_EXPECT(channel_parts(40, 8, 4) == 2);
+}
+
+// Units that the slowest of the threads has to do.
+std::int64_t slowest(std::int64_t units, std::int64_t tasks, std::int64_t threads) {
+  return (tasks + threads - 1) / threads * ((units + tasks - 1) / tasks);
+}
+
+WEEBILL_TEST(plan_tasks_invariants) {
+  for (int i = 0; i < 5000; ++i) {
+    const std::int64_t units = rng().integer(0, 300), work = rng().integer(0, 20'000'000);
+    const int threads = static_cast<int>(rng().integer(1, 64));
+    set_case("units %lld work %lld threads %d", static_cast<long long>(units),
+             static_cast<long long>(work), threads);
+    const std::int64_t tasks = plan_tasks(units, work, threads);
+    WEEBILL_EXPECT(tasks >= 1 && tasks <= std::max<std::int64_t>(units, 1));
+    WEEBILL_EXPECT(tasks <= 4 * threads);
+    if (threads == 1) WEEBILL_EXPECT(tasks == 1);
+    // Never more for the slowest than with a task per thread.
+    const std::int64_t plain = std::clamp<std::int64_t>(units, 1, threads);
+    WEEBILL_EXPECT(slowest(units, tasks, threads) <= slowest(units, plain, threads));
+  }
+  WEEBILL_EXPECT(plan_tasks(6, 1'000'000, 2) == 2);  // 4 or more: 3 units each, but too small
+  WEEBILL_EXPECT(plan_tasks(6, 2'000'000, 2) == 6);
+  WEEBILL_EXPECT(plan_tasks(9, 10'000'000, 2) == 2);  // 5 units for one of them, whatever the cut
+  WEEBILL_EXPECT(plan_tasks(112, 10'000'000, 2) == 8);
+}
+
+WEEBILL_TEST(plan_product_covers_it) {
+  for (int i = 0; i < 5000; ++i) {
+    const std::int64_t m = rng().integer(0, 4000), k = rng().integer(1, 1000);
+    const std::int64_t n = rng().integer(1, 1300);
+    const int threads = static_cast<int>(rng().integer(1, 64));
+    const bool scaled = rng().integer(0, 1) != 0;
+    set_case("m %lld k %lld n %lld scaled %d threads %d", static_cast<long long>(m),
+             static_cast<long long>(k), static_cast<long long>(n), scaled, threads);
+    const ProductPlan plan = plan_product(m, k, n, scaled, threads);
+    const std::int64_t whole = plan.by_channels ? n : m;
+    WEEBILL_EXPECT(plan.unit >= 1 && plan.tasks >= 1);
+    WEEBILL_EXPECT((plan.tasks - 1) * plan.unit < std::max<std::int64_t>(whole, 1));
+    if (plan.by_channels) {
+      WEEBILL_EXPECT(n > m && plan.unit % kBlock == 0);
+      if (scaled) WEEBILL_EXPECT(plan.tasks <= threads);
+    }
+  }
+  // 96 channels are 3 pairs of blocks: 3 blocks each are less than 2 pairs.
+  WEEBILL_EXPECT(plan_product(49, 576, 96, true, 2).unit == kBlock);
+  WEEBILL_EXPECT(plan_product(49, 960, 160, true, 3).unit == 2 * kBlock);
 }
 
 WEEBILL_TEST(plan_m_block_invariants) {
