@@ -77,11 +77,15 @@ class SpecArguments {
  public:
   explicit SpecArguments(Arguments& arguments) : arguments_(arguments) {}
 
-  void weight(const char* name, Weight& member) {
-    weights_.push_back({name, WeightArgument(arguments_.tensor()), &member});
+  /// `role`_weight, a tensor, and `role`_bias, which may be None.
+  void layer(const std::string& role, Weight& weight, Weight& bias) {
+    add(role + "_weight", arguments_.tensor(), weight);
+    add(role + "_bias", arguments_.optional_tensor(), bias);
   }
-  void optional_weight(const char* name, Weight& member) {
-    weights_.push_back({name, WeightArgument(arguments_.optional_tensor()), &member});
+  /// The same for a layer that may be left out.
+  void optional_layer(const std::string& role, Weight& weight, Weight& bias) {
+    add(role + "_weight", arguments_.optional_tensor(), weight);
+    add(role + "_bias", arguments_.optional_tensor(), bias);
   }
   void window(Window& member) {
     stride_ = arguments_.integers();
@@ -95,15 +99,21 @@ class SpecArguments {
 
   /// The weights that are filled in are memory of this object's.
   void settle(const std::string& op) {
-    for (auto& [name, argument, member] : weights_) *member = argument.view(op, name);
+    for (auto& [name, argument, member] : weights_) {
+      *member = argument.view(op, name.c_str());
+    }
     if (window_ != nullptr) *window_ = window_of(op, stride_, padding_, dilation_);
     for (const auto& [name, text, member] : activations_)
       *member = parse_activation(op, name, text);
   }
 
  private:
+  void add(std::string name, TensorHandle tensor, Weight& member) {
+    weights_.push_back({std::move(name), WeightArgument(std::move(tensor)), &member});
+  }
+
   struct NamedWeight {
-    const char* name;
+    std::string name;
     WeightArgument argument;
     Weight* member;
   };
