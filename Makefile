@@ -20,8 +20,8 @@ SOURCES := pyproject.toml CMakeLists.txt README.md $(shell find cmake csrc pytho
              -not -name '*.pyc' -not -name '*.so')
 CXX_SOURCES = $(shell find csrc tests/csrc bench/csrc -name '*.h' -o -name '*.inl' -o -name '*.cpp')
 
-.PHONY: help demo test test-tools build-cpp test-cpp test-python lint instructions instruction-baseline figures format \
-  docs dev wheel-x86_64 wheel-aarch64 wheel-emulated clean
+.PHONY: help demo test test-tools build-cpp test-cpp test-python lint instructions instructions-aarch64 \
+  instruction-baseline instruction-baseline-aarch64 figures format docs dev wheel-x86_64 wheel-aarch64 wheel-emulated clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z0-9_ -]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -51,14 +51,22 @@ lint: $(VENV)/.package $(VENV)/.dev-tools  ## formatting, lint, types, import ru
 	clang-format --dry-run --Werror $(CXX_SOURCES)
 
 instructions: $(VENV)/.build-tools  ## instruction counts of kernels and blocks against the baseline
-	cmake --preset release
-	cmake --build --preset release --target bench_kernels
-	$(VENV)/bin/python bench/instructions.py check build/release/bench/csrc/bench_kernels
+	$(call instructions,release,check)
+
+instructions-aarch64: $(VENV)/.build-tools  ## the same of the NEON kernels, emulated
+	$(call instructions,arm64,check)
 
 instruction-baseline: $(VENV)/.build-tools  ## count again and store: the new baseline
-	cmake --preset release
-	cmake --build --preset release --target bench_kernels
-	$(VENV)/bin/python bench/instructions.py update build/release/bench/csrc/bench_kernels
+	$(call instructions,release,update)
+
+instruction-baseline-aarch64: $(VENV)/.build-tools  ## the same of the NEON kernels
+	$(call instructions,arm64,update)
+
+define instructions
+cmake --preset $(1)
+cmake --build --preset $(1) --target bench_kernels
+$(VENV)/bin/python -m bench.instructions $(2) build/$(1)/bench/csrc/bench_kernels
+endef
 
 figures: $(VENV)/.figures  ## README's chart and table from bench/results
 	$(VENV)/bin/python bench/figures.py

@@ -1,15 +1,14 @@
 """Guards the number of instructions that the kernels and blocks execute.
 
 Instruction counts repeat exactly on a busy machine, where times do not. Every row of the
-micro-benchmark runs twice under callgrind, in a process that does nothing else, and the second run
-counts (the first makes what is made once). NEON is not counted: qemu's user emulation counts
-instructions by plugins only, which Debian's build of it does not have.
+micro-benchmark runs twice, in a process that does nothing else, and the second run counts (the
+first makes what is made once): under callgrind, or for aarch64 under qemu (bench/emulated.py).
 
-    python bench/instructions.py check BENCH_KERNELS     # 2 % more than the baseline fails
-    python bench/instructions.py update BENCH_KERNELS    # a new baseline
-    python bench/instructions.py plot history.svg
+    python -m bench.instructions check BENCH_KERNELS     # 2 % more than the baseline fails
+    python -m bench.instructions update BENCH_KERNELS    # a new baseline
+    python -m bench.instructions plot history.svg
 
-BENCH_KERNELS is build/release/bench/csrc/bench_kernels.
+BENCH_KERNELS is build/PRESET/bench/csrc/bench_kernels of the preset release or arm64.
 
 The baseline names the compiler. Another compiler's counts are printed beside it and fail nothing:
 they differ by more than a change of ours would.
@@ -33,10 +32,16 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from bench import emulated
+
 HERE = Path(__file__).resolve().parent
-BASELINE = HERE / "baselines" / "instructions.json"
+# By architecture.
+BASELINES = {
+    "x86_64": HERE / "baselines" / "instructions.json",
+    "aarch64": HERE / "baselines" / "instructions_aarch64.json",
+}
 HISTORY = HERE / "baselines" / "history.csv"
-ISAS = ("avx2", "scalar")
+ISAS = {"x86_64": ("avx2", "scalar"), "aarch64": ("neon", "neon_inorder")}
 LIMIT = 0.02  # more instructions than that fail
 # Rows that take long to emulate and whose code other rows cover.
 SKIP = {
@@ -45,7 +50,14 @@ SKIP = {
         *("mobilenet_", "efficientnet_lite0/", "xnnpack_separable/", "published/"),
         "shufflenet_",
     ),
+    "neon": (
+        *("mobilenet_v1/", "mobilenet_v2/", "mobilenet_v3_large/", "efficientnet_lite0/"),
+        *("xnnpack_separable/", "shufflenet_v2_x1_0/", "m12544_", "m3136_"),
+    ),
+    # Differs from neon in these tiles alone.
+    "neon_inorder": ("m12544_", "m3136_", "m784_", "_n672", "k672_"),
 }
+ONLY = {"neon_inorder": "kernel/pointwise_f32/"}
 
 Counts = dict[str, int]
 
@@ -53,8 +65,19 @@ Counts = dict[str, int]
 def count(binary: Path, isa: str, select: str = "") -> Counts:
     """Instructions of one iteration of every row."""
     skipped = [word for part in SKIP[isa] for word in ("--skip", part)]
-    rows = callgrind(binary, ["--isa", isa, "--filter", select, *skipped])
-    return {name: events["Ir"] for name, events in rows.items()}
+    arguments = ["--isa", isa, "--filter", ONLY.get(isa, select), *skipped]
+    if emulated.is_aarch64(binary):
+        counts = emulated.count_rows(binary, arguments)
+    else:
+        counts = {name: events["Ir"] for name, events in callgrind(binary, arguments).items()}
+    return {name: n for name, n in counts.items() if select in name}
+
+
+def count_all(binary: Path, isas: Sequence[str], select: str = "") -> dict[str, Counts]:
+    """The counts of several instruction sets, at the same time."""
+    with ThreadPoolExecutor() as pool:
+        found = pool.map(lambda isa: count(binary, isa, select), isas)
+        return dict(zip(isas, found, strict=True))
 
 
 def callgrind(
@@ -95,7 +118,10 @@ def callgrind(
 
 def compiler_of(binary: Path) -> str:
     """What the binary was built with, as it says itself."""
-    done = subprocess.run([binary, "--compiler"], capture_output=True, text=True, check=True)
+    command = [str(binary), "--compiler"]
+    if emulated.is_aarch64(binary):
+        command = emulated.emulated(binary, command[1:])
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     return done.stdout.strip()
 
 
@@ -116,7 +142,7 @@ def judge(baseline: Mapping[str, Any], compiler: str, counts: Mapping[str, Count
     for isa, rows in counts.items():
         for name, old, new in compare(baseline["instructions"][isa], rows):
             change = f"{new / old - 1:+.1%}" if old else "new"
-            print(f"{isa:8}{name:50}{old:12}{new:12}  {change}")
+            print(f"{isa:14}{name:50}{old:12}{new:12}  {change}")
             worse += new > old or new == 0
     total = sum(map(len, counts.values()))
     print(f"{total} counts, {worse} more than {LIMIT:.0%} above the baseline, or not in both")
@@ -124,15 +150,15 @@ def judge(baseline: Mapping[str, Any], compiler: str, counts: Mapping[str, Count
         print(f"not failed: the baseline is {baseline['compiler']}'s, this binary is {compiler}'s")
         return 0
     if worse:
-        print("if that is meant: make instruction-baseline, and say why in the commit")
+        print("if that is meant: make instruction-baseline[-aarch64], and say why in the commit")
     return int(worse > 0)
 
 
-def store(compiler: str, counts: Mapping[str, Counts]) -> None:
+def store(baseline: Path, compiler: str, counts: Mapping[str, Counts]) -> None:
     """Write the baseline and add its sums to the history."""
     document = {"compiler": compiler, "instructions": counts}
-    BASELINE.parent.mkdir(exist_ok=True)
-    BASELINE.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
+    baseline.parent.mkdir(exist_ok=True)
+    baseline.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
     command = ["git", "rev-parse", "--short=12", "HEAD"]
     commit = subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=False)
     new = not HISTORY.exists()
@@ -159,8 +185,10 @@ def plot(path: Path) -> None:
 
     with HISTORY.open() as stream:
         entries = list(csv.DictReader(stream))
-    figure, panels = pyplot.subplots(1, len(ISAS), figsize=(10, 4), sharey=True, squeeze=False)
-    for panel, isa in zip(panels[0], ISAS, strict=True):
+    isas = list(dict.fromkeys(entry["isa"] for entry in entries))
+    size = (5 * len(isas), 4)
+    figure, panels = pyplot.subplots(1, len(isas), figsize=size, sharey=True, squeeze=False)
+    for panel, isa in zip(panels[0], isas, strict=True):
         series: dict[str, list[int]] = {}
         for entry in entries:
             if entry["isa"] == isa:
@@ -188,23 +216,22 @@ def main() -> int:
     if given.action == "plot":
         plot(given.path)
         return 0
-    if shutil.which("valgrind") is None:
-        print("instructions: valgrind is not installed", file=sys.stderr)
+    machine = "aarch64" if emulated.is_aarch64(given.path) else "x86_64"
+    tool = emulated.EMULATOR if machine == "aarch64" else "valgrind"
+    if shutil.which(tool) is None:
+        print(f"instructions: {tool} is not installed", file=sys.stderr)
         return 2
-    with ThreadPoolExecutor() as pool:
-        found = pool.map(lambda isa: count(given.path, isa, given.filter), ISAS)
-        counts = dict(zip(ISAS, found, strict=True))
-    compiler = compiler_of(given.path)
     if given.action == "update":
-        store(compiler, counts)
+        store(BASELINES[machine], compiler_of(given.path), count_all(given.path, ISAS[machine]))
         return 0
-    baseline = json.loads(BASELINE.read_text())
-    if given.filter:
-        baseline["instructions"] = {
-            isa: {name: n for name, n in rows.items() if given.filter in name}
-            for isa, rows in baseline["instructions"].items()
-        }
-    return judge(baseline, compiler, counts)
+    baseline = json.loads(BASELINES[machine].read_text())
+    rows = {
+        isa: {name: n for name, n in rows.items() if given.filter in name}
+        for isa, rows in baseline["instructions"].items()
+    }
+    baseline["instructions"] = {isa: rows for isa, rows in rows.items() if rows}
+    counts = count_all(given.path, list(baseline["instructions"]), given.filter)
+    return judge(baseline, compiler_of(given.path), counts)
 
 
 if __name__ == "__main__":

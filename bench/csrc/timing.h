@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#if __has_include(<valgrind/callgrind.h>)
+#if defined(__x86_64__) && __has_include(<valgrind/callgrind.h>)
 #include <valgrind/callgrind.h>
 #define WEEBILL_CALLGRIND 1
 #else
@@ -69,6 +69,10 @@ Row time_case(const Case& what, double min_time, Body body) {
   return row;
 }
 
+/// What the log of an emulator shows around a body that is counted: see bench/emulated.py.
+void count_begin();
+void count_end();
+
 /// Runs `body` once; under callgrind (--collect-atstart=no) its instructions are dumped under
 /// `name`.
 template <typename Body>
@@ -80,7 +84,9 @@ void count_instructions(const std::string& name, Body body) {
   CALLGRIND_DUMP_STATS_AT(name.c_str());
 #else
   (void)name;
+  count_begin();
   body();
+  count_end();
 #endif
 }
 
