@@ -23,6 +23,7 @@ import json
 import os
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -44,18 +45,20 @@ HISTORY = HERE / "baselines" / "history.csv"
 ISAS = {"x86_64": ("avx2", "scalar"), "aarch64": ("neon", "neon_inorder")}
 LIMIT = 0.02  # more instructions than that fail
 # Rows that take long to emulate and whose code other rows cover.
+LARGE = ("m12544_", "m3136_", "m784_", "_n672", "k672_")  # products
 SKIP = {
     "avx2": ("mobilenet_v1/", "mobilenet_v2/", "efficientnet_lite0/", "xnnpack_separable/"),
     "scalar": (
         *("mobilenet_", "efficientnet_lite0/", "xnnpack_separable/", "published/"),
-        "shufflenet_",
+        *("shufflenet_", *LARGE),
     ),
     "neon": (
         *("mobilenet_v1/", "mobilenet_v2/", "mobilenet_v3_large/", "efficientnet_lite0/"),
-        *("xnnpack_separable/", "shufflenet_v2_x1_0/", "m12544_", "m3136_"),
+        *("xnnpack_separable/", "published/", "shufflenet_v2_x1_0/", "shufflenet_v1_g3/28_"),
+        *("shufflenet_v1_g3/56", *LARGE),
     ),
     # Differs from neon in these tiles alone.
-    "neon_inorder": ("m12544_", "m3136_", "m784_", "_n672", "k672_"),
+    "neon_inorder": LARGE,
 }
 ONLY = {"neon_inorder": "kernel/pointwise_f32/"}
 
@@ -154,30 +157,41 @@ def judge(baseline: Mapping[str, Any], compiler: str, counts: Mapping[str, Count
     return int(worse > 0)
 
 
+def changes(before: Mapping[str, int], after: Mapping[str, int]) -> list[list[Any]]:
+    """Of each group: its name, rows, sum, and the mean change of the rows that were there before.
+
+    Rows come and go, so sums of two baselines do not compare; the geometric mean of the remaining
+    rows' quotients does.
+    """
+    groups: dict[str, list[str]] = {}
+    for name in after:
+        groups.setdefault(name.partition("/")[0], []).append(name)
+    found = []
+    for group, names in sorted(groups.items()):
+        quotients = [after[name] / before[name] for name in names if name in before]
+        change = statistics.geometric_mean(quotients) if quotients else 1.0
+        total = sum(after[name] for name in names)
+        found.append([group, len(names), total, f"{change:.4f}"])
+    return found
+
+
 def store(baseline: Path, compiler: str, counts: Mapping[str, Counts]) -> None:
-    """Write the baseline and add its sums to the history."""
+    """Write the baseline, and to the history what changed."""
+    before = json.loads(baseline.read_text())["instructions"] if baseline.exists() else {}
     document = {"compiler": compiler, "instructions": counts}
-    baseline.parent.mkdir(exist_ok=True)
     baseline.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n")
     command = ["git", "rev-parse", "--short=12", "HEAD"]
-    commit = subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=False)
-    new = not HISTORY.exists()
+    done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=False)
+    day, commit = datetime.date.today().isoformat(), done.stdout.strip()
     with HISTORY.open("a", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
-        if new:
-            writer.writerow(["date", "parent", "compiler", "isa", "group", "instructions"])
         for isa, rows in counts.items():
-            sums: Counts = {}
-            for name, value in rows.items():
-                group = name.partition("/")[0]
-                sums[group] = sums.get(group, 0) + value
-            day = datetime.date.today().isoformat()
-            for group, value in sorted(sums.items()):
-                writer.writerow([day, commit.stdout.strip(), compiler, isa, group, value])
+            for entry in changes(before.get(isa, {}), rows):
+                writer.writerow([day, commit, compiler, isa, *entry])
 
 
 def plot(path: Path) -> None:
-    """Sums of every group over the history, relative to the first entry."""
+    """The changes of every group over the history, multiplied up from its first entry."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -189,12 +203,13 @@ def plot(path: Path) -> None:
     size = (5 * len(isas), 4)
     figure, panels = pyplot.subplots(1, len(isas), figsize=size, sharey=True, squeeze=False)
     for panel, isa in zip(panels[0], isas, strict=True):
-        series: dict[str, list[int]] = {}
+        series: dict[str, list[float]] = {}
         for entry in entries:
             if entry["isa"] == isa:
-                series.setdefault(entry["group"], []).append(int(entry["instructions"]))
+                values = series.setdefault(entry["group"], [])
+                values.append(float(entry["change"]) * (values[-1] if values else 1.0))
         for group, values in series.items():
-            panel.plot([100 * v / values[0] for v in values], marker="o", label=group)
+            panel.plot([100 * value for value in values], marker="o", label=group)
         panel.set_title(isa)
         panel.set_xlabel("baseline")
         panel.grid(alpha=0.3)

@@ -33,3 +33,13 @@ def test_more_instructions_fail_with_the_same_compiler(
 
 def test_changes_below_the_limit_are_not_shown() -> None:
     assert instructions.compare({"a": 100, "b": 100}, {"a": 102, "b": 97}) == [("b", 100, 97)]
+
+
+def test_a_groups_change_is_that_of_the_rows_that_stayed() -> None:
+    before = {"kernel/a": 100, "kernel/b": 100, "kernel/gone": 7, "net/a": 10}
+    after = {"kernel/a": 200, "kernel/b": 50, "kernel/new": 3, "new/a": 5}
+    assert instructions.changes(before, after) == [
+        ["kernel", 3, 253, "1.0000"],
+        ["new", 1, 5, "1.0000"],
+    ]
+    assert instructions.changes(before, {"net/a": 9}) == [["net", 1, 9, "0.9000"]]
