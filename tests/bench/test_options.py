@@ -23,6 +23,7 @@ def given(**changes: Any) -> dict[str, Any]:
         "isa": None,
         "cpu": None,
         "min_time": 0.3,
+        "budget": 0.0,
         "turn_ms": 10.0,
         "wait_policy": "default",
         "tolerance": 1e-4,

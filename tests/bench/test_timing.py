@@ -7,6 +7,7 @@ from collections import Counter
 from itertools import pairwise
 
 import numpy as np
+import pytest
 
 from weebill.bench.interference import Interference
 from weebill.bench.timing import (
@@ -141,6 +142,13 @@ def test_interruption_keeps_complete_rounds() -> None:
     measured = measure(contenders, Plan(rounds=10), stop)
     assert measured.interrupted
     assert [len(record.rounds) for record in measured.records.values()] == [2, 2]
+
+
+@pytest.mark.parametrize(("seconds", "rounds"), [(-1.0, 3), (60.0, 6)])
+def test_the_plans_time_leaves_out_rounds_but_the_fewest(seconds: float, rounds: int) -> None:
+    contenders = {name: Scripted(name, []) for name in "ab"}
+    records = measure(contenders, Plan(rounds=6, min_rounds=3, seconds=seconds)).records
+    assert [len(record.rounds) for record in records.values()] == [rounds, rounds]
 
 
 def test_a_contender_that_dies_leaves_the_others() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
+import math
 import os
 import platform
 import subprocess
@@ -113,6 +114,7 @@ def describe_environment(options: Options) -> dict[str, object]:
         "isa_forced": [isa for isa in options.isas if isa is not None],
         "pinned_cpus": list(options.cpus),
         "min_time_s": options.min_time,
+        "budget_s": options.budget if math.isfinite(options.budget) else None,
         "turn_ms": options.turn_ms,
         "rounds": options.rounds,
         "wait_policy": options.wait_policy,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,7 @@ class Options:
     isas: tuple[str | None, ...] = (None,)  # None: each engine's own choice
     cpus: tuple[int, ...] = ()
     min_time: float = 0.6  # seconds of timed calls per row
+    budget: float = math.inf  # seconds that the run may take, with fewer rounds if it must
     turn_ms: float = 15.0
     wait_policy: str = "default"
     tolerance: float = 1e-4

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import math
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
@@ -141,6 +144,8 @@ class Runner:
         peaks: Of the machine by instruction set, for the rows' shares.
         progress: Told what is going on.
         save: Called after every case with all rows so far.
+        deadline: When the run should end (`time.monotonic`): what is left of the time is shared
+            out over the cases, and rounds beyond the fewest that make an interval are left out.
     """
 
     def __init__(
@@ -150,6 +155,7 @@ class Runner:
         peaks: Mapping[str | None, Peaks],
         progress: Progress,
         save: Callable[[list[Row]], None] = lambda _rows: None,
+        deadline: float = math.inf,
     ) -> None:
         self.rows: list[Row] = []
         self.interrupted = False
@@ -158,6 +164,7 @@ class Runner:
         self._peaks = peaks
         self._progress = progress
         self._save = save
+        self._deadline = deadline
         self._facts: dict[str, dict[str, str | None]] = {}
         self._failed: dict[tuple[str, Path], str] = {}  # exports
 
@@ -176,10 +183,13 @@ class Runner:
             cpus = options.cpus[-threads:]
             workers = {name: Worker(name, environment, cpus) for name in usable}
             try:
+                self._prepare(workers)
                 for number, case in enumerate(self._cases):
-                    done = (index + number / len(self._cases)) / len(units)
                     step = 1.0 / (len(self._cases) * len(units))
-                    self.rows += self._measure(case, isa, threads, workers, done, step)
+                    done = (index * len(self._cases) + number) * step
+                    now = time.monotonic()
+                    end = now + (self._deadline - now) * step / (1.0 - done)
+                    self.rows += self._measure(case, isa, threads, workers, end, done, step)
                     self._save(self.rows)
                     if self.interrupted:
                         return
@@ -187,6 +197,15 @@ class Runner:
                 for worker in workers.values():
                     worker.kill()
                     worker.close()
+
+    def _prepare(self, workers: Mapping[str, Worker]) -> None:
+        """Import all engines at the same time, before they are pinned."""
+        self._progress("starting the engines", 0.0)
+        for name, worker in workers.items():
+            worker.send("prepare", name)
+        for worker in workers.values():
+            with contextlib.suppress(RuntimeError):  # loading will say it again, as a row
+                worker.receive()
 
     def _describe(self) -> None:
         """Versions, and why an engine is missing; asked of each engine's own Python."""
@@ -244,6 +263,7 @@ class Runner:
         isa: str | None,
         threads: int,
         workers: dict[str, Worker],
+        end: float,
         done: float,
         step: float,
     ) -> list[Row]:
@@ -255,6 +275,7 @@ class Runner:
         contenders = {row.engine: workers[row.engine] for row in rows if row.status == OK}
         plan = Plan(
             rounds=options.rounds,
+            seconds=end - time.monotonic(),
             turn_ns=options.turn_ms * 1e6,
             pause_s=THREADS_PAUSE_S if threads > 1 else 0.0,
         )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,6 +70,7 @@ def make_options(kind: str, given: Mapping[str, Any]) -> Options:
         isas=isas,
         cpus=cpus,
         min_time=given["min_time"],
+        budget=given["budget"] or math.inf,
         turn_ms=given["turn_ms"],
         wait_policy=given["wait_policy"],
         tolerance=given["tolerance"],
@@ -134,6 +137,7 @@ def measure(options: Options, out: Path | None = None) -> Result:
 def _measure(
     options: Options, result: Result, save: Callable[[list[Row]], None], progress: Progress
 ) -> None:
+    deadline = time.monotonic() + options.budget
     cases = make_cases(options, progress)
     if options.mode == "cold":
         from weebill.bench.cold import measure_cold
@@ -152,6 +156,6 @@ def _measure(
             result.stages += rows
             save([])
         return
-    runner = Runner(options, cases, peaks, progress, save)
+    runner = Runner(options, cases, peaks, progress, save, deadline)
     runner.run()
     result.context["interrupted"] = runner.interrupted

@@ -8,6 +8,7 @@ stays tainted is left out of the statistics as long as enough clean rounds remai
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ class Plan:
     """How long and how carefully to measure."""
 
     rounds: int = 20
+    seconds: float = math.inf  # no further round once so much is spent and `min_rounds` are done
+    min_rounds: int = 8
     turn_ns: float = 25e6  # wall time of the timed calls in one turn
     min_calls: int = 3
     max_calls: int = 500
@@ -139,7 +142,8 @@ def measure(
     """Measure all contenders against each other.
 
     One that raises RuntimeError (its process died) leaves the measurement, the others go on.
-    Ctrl-C ends the measurement early and keeps every complete round.
+    Ctrl-C ends the measurement early and keeps every complete round, and so does the end of the
+    plan's time.
 
     Args:
         contenders: By name.
@@ -148,6 +152,7 @@ def measure(
     """
     calls: dict[str, int] = {}
     broken: dict[str, str] = {}
+    start = time.monotonic()
     for name, contender in contenders.items():
         try:
             contender.turn(0, plan.min_calls)  # warm-up
@@ -170,6 +175,10 @@ def measure(
                 records[name].cpu.append(turn.cpu)
                 records[name].tainted.append(turn.disturbed.tainted)
             progress(index + 1)
+            spent = time.monotonic() - start
+            # a round more would take as long as those before
+            if index + 1 >= plan.min_rounds and spent * (index + 2) / (index + 1) > plan.seconds:
+                break
     except KeyboardInterrupt:
         return Measured(records, broken, interrupted=True)
     return Measured(records, broken)

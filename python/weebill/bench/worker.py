@@ -43,7 +43,7 @@ class Worker:
     Args:
         engine: Its name.
         environment: Variables that the process has besides ours: engines read them at import.
-        cpus: Cores that the process is pinned to; empty: not pinned.
+        cpus: Cores that the process is pinned to, once it is prepared; empty: not pinned.
     """
 
     def __init__(
@@ -131,7 +131,23 @@ class _Server:
 
     def __init__(self, cpus: Sequence[int]) -> None:
         self._cpus = cpus
+        self._unpinned = bool(cpus)
         self._session: Session | None = None
+
+    def answer(self, request: str, arguments: Sequence[object]) -> Any:
+        """What the request's method returns; all but `prepare` run on the given cores only."""
+        if self._unpinned and request != "prepare":
+            self._unpinned = False
+            for task in os.listdir("/proc/self/task"):  # an import may have started threads
+                with contextlib.suppress(ProcessLookupError):
+                    os.sched_setaffinity(int(task), self._cpus)
+        return getattr(self, request)(*arguments)
+
+    def prepare(self, engine: str) -> None:
+        """Import the engine."""
+        from weebill.bench.engines import make_engine
+
+        make_engine(engine).import_library()
 
     def describe(self, engine: str) -> dict[str, Any]:
         """Whether the engine can be used here, and its version."""
@@ -182,8 +198,6 @@ class _Server:
 
 
 def _serve(pipe: Connection, cpus: Sequence[int]) -> None:
-    if cpus:
-        os.sched_setaffinity(0, cpus)
     server = _Server(cpus)
     while True:
         try:
@@ -191,7 +205,7 @@ def _serve(pipe: Connection, cpus: Sequence[int]) -> None:
         except EOFError:
             return
         try:
-            answer = (False, getattr(server, request)(*arguments))
+            answer = (False, server.answer(request, arguments))
         except Exception as error:  # engines raise anything
             answer = (True, f"{type(error).__name__}: {error}"[:500])
         pipe.send(answer)

@@ -41,6 +41,15 @@ CpuOption = Annotated[
 MinTimeOption = Annotated[
     float, typer.Option(min=0.01, help="Seconds of timed calls per row and engine.")
 ]
+BudgetOption = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        help="Seconds that the run should take, with fewer rounds if it must; 0: as many rounds as "
+        "--min-time means. Default: 120 for models, else 0.",
+        show_default=False,
+    ),
+]
 TurnOption = Annotated[float, typer.Option(min=0.1, help="Timed calls per turn, milliseconds.")]
 WaitOption = Annotated[
     str, typer.Option(help="OMP_WAIT_POLICY of the engines: default (each its own) or passive.")
@@ -74,7 +83,7 @@ FormatOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def _command(kind: str, turn: float, text: str) -> None:
+def _command(kind: str, turn: float, text: str, seconds: float = 0.0) -> None:
     """Adds a command that measures: all take the same options."""
 
     def measure(
@@ -87,6 +96,7 @@ def _command(kind: str, turn: float, text: str) -> None:
         isa: IsaOption = None,
         cpu: CpuOption = None,
         min_time: MinTimeOption = 0.3,
+        budget: BudgetOption = None,
         turn_ms: TurnOption = turn,
         wait_policy: WaitOption = "default",
         tolerance: ToleranceOption = 1e-4,
@@ -99,12 +109,12 @@ def _command(kind: str, turn: float, text: str) -> None:
         format_: FormatOption = "table",
         json: JsonOption = False,
     ) -> None:
-        _run(kind, locals())
+        _run(kind, {**locals(), "budget": seconds if budget is None else budget})
 
     bench.command(kind, help=text)(measure)
 
 
-_command("models", 10.0, "Measure whole networks; NAMEs are networks.")
+_command("models", 10.0, "Measure whole networks; NAMEs are networks.", 120.0)
 _command("blocks", 5.0, "Measure blocks; NAMEs are suites or parts of block names.")
 _command(
     "ops",

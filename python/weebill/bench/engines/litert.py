@@ -5,6 +5,7 @@ The converter, litert-torch, lives in an environment of its own and is run as a 
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 from pathlib import Path
@@ -19,6 +20,35 @@ if TYPE_CHECKING:
 
 # Of the environment with the converter.
 CONVERTER = Path(os.environ.get("WEEBILL_BENCH_LITERT_PYTHON", ".venv-litert/bin/python"))
+
+
+@functools.cache
+def converter() -> subprocess.Popen[str]:
+    """The converter's process, which ends with ours."""
+    script = Path(__file__).with_name("litert_convert.py")
+    return subprocess.Popen(
+        [str(CONVERTER), str(script)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+def convert(*request: object) -> str:
+    """Have the converter do it; what went wrong, or an empty string."""
+    process = converter()
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        print(*request, sep="\t", file=process.stdin, flush=True)
+        answer = process.stdout.readline()
+    except BrokenPipeError:
+        answer = ""
+    if not answer:
+        converter.cache_clear()
+        return f"its process ended with code {process.wait()}"
+    return answer.strip()
 
 
 class LiteRtSession(Session):
@@ -65,13 +95,11 @@ class LiteRt(Engine):
         program = torch.export.export(case.module(), (torch.from_numpy(case.input()),))
         source = folder / "program.pt2"
         torch.export.save(program, source)
-        script = Path(__file__).with_name("litert_convert.py")
-        command = [str(CONVERTER), str(script), str(source)]
-        command += [str(folder / "model.tflite"), str(int(case.reference().ndim == 4))]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        spatial = int(case.reference().ndim == 4)
+        problem = convert(source, folder / "model.tflite", str(spatial))
         source.unlink()
-        if done.returncode != 0:
-            raise RuntimeError(f"litert-torch failed: {done.stderr.strip()[-400:]}")
+        if problem:
+            raise RuntimeError(f"litert-torch failed: {problem}")
 
     def load(self, folder: Path, x: FloatArray, threads: int) -> Session:
         """Create the interpreter with `threads` threads."""
