@@ -23,6 +23,7 @@ namespace {
 // Order matters: each file uses the names of those before it.
 #include "simd/activation.inl"
 // clang-format off
+#include "kernels/unrolled.inl"
 #include "kernels/pointwise.inl"
 #include "kernels/pointwise_backward.inl"
 #include "kernels/depthwise.inl"

@@ -200,8 +200,17 @@ struct Walk {
   Cursor out;
 };
 
+#if defined(WEEBILL_STORE_APART)
+#include "kernels/whole_tiles.inl"
+#endif
+
 template <int kMr, int kFull, int kHalf, bool kOffsets>
 __attribute__((noinline)) void tiles_of(const PointwiseArgs& a, Walk& walk, int64_t count) {
+#if defined(WEEBILL_STORE_APART)
+  if constexpr (kMr > 2 && kFull == 1 && kHalf == 0) {
+    if (whole_tiles<kOffsets, kMr>(a, walk, count)) return;
+  }
+#endif
   Walk at = walk;
   for (; count > 0; --count) {
     tile<kMr, kFull, kHalf, kOffsets>(a, at.x, at.x_stride, at.w, at.bias, at.out, at.y_channel,

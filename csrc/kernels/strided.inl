@@ -9,19 +9,6 @@
 // instructions that load at 3 x 3 stride 1, 18 at 3 x 3 stride 2, 33 at 5 x 5 stride 2.
 #define WEEBILL_DEPTHWISE_ROW
 
-template <int kValue>
-struct Constant {
-  static constexpr int value = kValue;
-};
-
-template <int kFrom, int kTo, typename Step>
-inline __attribute__((always_inline)) void unrolled(Step&& step) {
-  if constexpr (kFrom < kTo) {
-    step(Constant<kFrom>{});
-    unrolled<kFrom + 1, kTo>(step);
-  }
-}
-
 template <int kKernel, int kStride, int kColumns>
 inline __attribute__((always_inline)) void depthwise_kernel_row(Vec (&acc)[kColumns],
                                                                 const float* first,

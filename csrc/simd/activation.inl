@@ -20,21 +20,22 @@ inline Vec exp_of(Vec x) {
   return mul(mul(p, pow2(half)), pow2(sub(n, half)));
 }
 
-// The activations that cost one to four instructions; anything else is left as it is.
+inline Vec relu6(Vec x, Vec six) { return min_of(max_of(x, zero()), six); }
+inline Vec hardswish(Vec x, Vec three, Vec six, Vec sixth) {
+  return mul(mul(x, relu6(add(x, three), six)), sixth);
+}
+
+// The activations that cost one to five instructions; anything else is left as it is.
 inline Vec activate_cheap(Vec x, int32_t activation) {
   switch (activation) {
     case kActRelu:
       return max_of(x, zero());
     case kActRelu6:
-      return min_of(max_of(x, zero()), set1(6.0f));
-    case kActHardswish: {
-      const Vec gate = min_of(max_of(add(x, set1(3.0f)), zero()), set1(6.0f));
-      return mul(mul(x, gate), set1(1.0f / 6.0f));
-    }
-    case kActHardsigmoid: {
-      const Vec gate = min_of(max_of(add(x, set1(3.0f)), zero()), set1(6.0f));
-      return mul(gate, set1(1.0f / 6.0f));
-    }
+      return relu6(x, set1(6.0f));
+    case kActHardswish:
+      return hardswish(x, set1(3.0f), set1(6.0f), set1(1.0f / 6.0f));
+    case kActHardsigmoid:
+      return mul(relu6(add(x, set1(3.0f)), set1(6.0f)), set1(1.0f / 6.0f));
     case kActHardsigmoidPaddle:
       return min_of(max_of(fma(x, set1(0.2f), set1(0.5f)), zero()), set1(1.0f));
     default:

@@ -136,6 +136,48 @@ inline Vec load_now(const float* p) {
 inline void accumulate_now(Vec& acc, Vec a, Vec b) {
   __asm__ volatile("vfmadd231ps %2, %1, %0" : "+x"(acc) : "x"(a), "x"(b));
 }
+// The same, `kOffset` floats behind p, by one operand. The second operand only says what is read.
+template <int kOffset>
+inline Vec load_now(const float* p) {
+  Vec v;
+  __asm__ volatile("vmovups %c3(%1), %0"
+                   : "=x"(v)
+                   : "r"(p), "m"(*reinterpret_cast<const float (*)[]>(p)),
+                     "i"(kOffset * static_cast<int>(sizeof(float))));
+  return v;
+}
+template <int kOffset>
+inline Vec broadcast_now(const float* p) {
+  Vec v;
+  __asm__ volatile("vbroadcastss %c3(%1), %0"
+                   : "=x"(v)
+                   : "r"(p), "m"(*reinterpret_cast<const float (*)[]>(p)),
+                     "i"(kOffset * static_cast<int>(sizeof(float))));
+  return v;
+}
+inline Vec broadcast_now(const float* p, int64_t index) {
+  Vec v;
+  __asm__ volatile("vbroadcastss (%1,%2,4), %0"
+                   : "=x"(v)
+                   : "r"(p), "r"(index), "m"(*reinterpret_cast<const float (*)[]>(p)));
+  return v;
+}
+inline Vec set1_now(const float& x) {
+  Vec v;
+  __asm__ volatile("vbroadcastss %1, %0" : "=x"(v) : "m"(x));
+  return v;
+}
+// Keeps the compiler from working out p anew wherever it is used.
+inline const float* hidden(const float* p) {
+  __asm__("" : "+r"(p));
+  return p;
+}
+inline void store_now(float* p, Vec v) {
+  __asm__ volatile("vmovups %1, %0" : "=m"(*reinterpret_cast<__m256_u*>(p)) : "x"(v));
+}
+// Zen 3 takes some six vectors that are stored in a row; what comes behind more of them, the FMAs
+// of the next tile too, is held up by up to 24 cycles. A few at a time cost nothing.
+#define WEEBILL_STORE_APART
 
 // Up to 18 vectors a stride apart, each reached by one operand of an instruction: two pointers and
 // four multiples of the stride, times 1, 2, 4 or 8. Left to itself the compiler keeps an address
