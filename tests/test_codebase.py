@@ -21,7 +21,7 @@ CSRC = ROOT / "csrc"
 MAY_INCLUDE = {
     "bindings": {"core"},
     "compat": set[str](),
-    "core": {"kernels/args.h"},
+    "core": {"kernels/args.h", "simd/half.h"},
     "isa": {"kernels", "simd", "core/kernels.def"},
     "kernels": {"simd"},
     "simd": set[str](),
@@ -159,7 +159,10 @@ def test_every_kernel_is_documented() -> None:
 
     kernels = (CSRC / "core/kernels.def").read_text()
     lines = re.findall(r"^WEEBILL_(BLOCK_)?KERNEL\((\w+),", kernels, re.MULTILINE)
-    listed = [f"{name}_f32" if block else name for block, name in lines]
+    floats = [f"{name}_f32" if block else name for block, name in lines]
+    halves = [f"{name}_f16" for block, name in lines if block]
+    halves += re.findall(r"^WEEBILL_HALF_KERNEL\((\w+),", kernels, re.MULTILINE)
+    listed = floats + halves
     assert [name for name, _ in _C.kernel_list()] == listed
     readme = (CSRC / "README.md").read_text()
     assert [name for name in listed if f"`{name}`" not in readme] == []

@@ -205,6 +205,19 @@ py::array join(const std::vector<py::object>& records) {
   return joined;
 }
 
+py::array records_to_float16(const py::object& records, const py::object& allocate) {
+  const std::string op = "to_float16";
+  const py::array blob = checked_array<std::uint8_t>(op, "records", records, "uint8");
+  const Packed packed = packed_view(op, blob);
+  return record_array(op, allocate, [&](const Allocate& memory) { to_float16(packed, memory); });
+}
+
+bool records_are_float16(const py::object& records) {
+  const std::string op = "is_float16";
+  const py::array blob = checked_array<std::uint8_t>(op, "records", records, "uint8");
+  return is_float16(op, packed_view(op, blob));
+}
+
 /// work(view, records, y) without the GIL; returns y.
 template <typename Work>
 py::array with_output(const py::object& x, const py::object& records, const std::string& op,
@@ -277,6 +290,9 @@ std::int64_t multiply_adds_of(const Integers& shape, const py::object& records) 
 std::vector<std::pair<std::string, std::string>> kernels_with_summaries() {
   std::vector<std::pair<std::string, std::string>> list;
   for (const KernelInfo& kernel : kernel_list()) list.emplace_back(kernel.name, kernel.summary);
+  for (const KernelInfo& kernel : half_kernel_list()) {
+    list.emplace_back(kernel.name, kernel.summary);
+  }
   return list;
 }
 
@@ -322,6 +338,7 @@ void define_machine(py::module_& m) {
   m.def("built_isas", &built_isas, "All ISAs that this build holds.");
   m.def("isa", &isa, "The ISA in use.");
   m.def("set_isa", &set_isa, py::arg("name"), "Use the kernels of this ISA from now on.");
+  m.def("has_float16", &has_float16, "Whether the ISA in use computes in float16.");
   m.def("kernel_list", &kernels_with_summaries, "Pairs (name, summary), one per kernel.");
   m.def("cpu_info", &cpu_info_dict, "What the machine is: model, ISAs, cache sizes in bytes.");
   m.def("activation_names", &activation_names, "The names that activation arguments take.");
@@ -371,6 +388,9 @@ void define_packing(py::module_& m) {
         "project_groups"_a, "expand_activation"_a = "relu", "depthwise_activation"_a = "none",
         "activation"_a = "relu", "shortcut"_a = "none", "allocate"_a = py::none(),
         "Record of ShuffleNetV1's unit.");
+  m.def("to_float16", &records_to_float16, "records"_a, "allocate"_a = py::none(),
+        "The records with weights rounded to float16: they are computed in it.");
+  m.def("is_float16", &records_are_float16, "records"_a, "Whether records are of float16.");
   m.def("join", &join, "records"_a, "One aligned array of several records, to be run in turn.");
 }
 

@@ -27,8 +27,16 @@ namespace neon_inorder {
 extern const KernelTable kTable;
 }
 #endif
+#if defined(WEEBILL_HAVE_NEON_FP16)
+namespace neon_fp16 {
+extern const HalfKernelTable kTable;
+}
+#endif
 namespace scalar {
 extern const KernelTable kTable;
+}
+namespace scalar_fp16 {
+extern const HalfKernelTable kTable;
 }
 
 namespace {
@@ -37,26 +45,31 @@ struct Isa {
   const char* name;
   bool runnable;
   const KernelTable* table;
+  const HalfKernelTable* half;  // nullptr: none that run here
 };
 
 // Best first.
 const std::vector<Isa>& all_isas() {
 #if defined(WEEBILL_HAVE_NEON)
-  static const Isa kNeon = {"neon", cpu_info().neon, &neon::kTable};
-  static const Isa kNeonInOrder = {"neon_inorder", cpu_info().neon, &neon_inorder::kTable};
+  const HalfKernelTable* half = nullptr;
+#if defined(WEEBILL_HAVE_NEON_FP16)
+  if (cpu_info().fp16) half = &neon_fp16::kTable;
+#endif
+  static const Isa kNeon = {"neon", cpu_info().neon, &neon::kTable, half};
+  static const Isa kNeonInOrder = {"neon_inorder", cpu_info().neon, &neon_inorder::kTable, half};
 #endif
   static const std::vector<Isa> list = {
 #if defined(WEEBILL_HAVE_AVX512)
-      {"avx512", cpu_info().avx512, &avx512::kTable},
+      {"avx512", cpu_info().avx512, &avx512::kTable, nullptr},
 #endif
 #if defined(WEEBILL_HAVE_AVX2)
-      {"avx2", cpu_info().avx2, &avx2::kTable},
+      {"avx2", cpu_info().avx2, &avx2::kTable, nullptr},
 #endif
 #if defined(WEEBILL_HAVE_NEON)
       cpu_info().in_order ? kNeonInOrder : kNeon,
       cpu_info().in_order ? kNeon : kNeonInOrder,
 #endif
-      {"scalar", true, &scalar::kTable},
+      {"scalar", true, &scalar::kTable, &scalar_fp16::kTable},
   };
   return list;
 }
@@ -111,6 +124,15 @@ const std::vector<KernelInfo>& kernel_list() {
   return list;
 }
 
+const std::vector<KernelInfo>& half_kernel_list() {
+  static const std::vector<KernelInfo> list = {
+#define WEEBILL_HALF_KERNEL(name, Args, summary) {#name, summary},
+#include "core/kernels.def"
+#undef WEEBILL_HALF_KERNEL
+  };
+  return list;
+}
+
 std::vector<std::string> isas() {
   std::vector<std::string> names;
   for (const Isa& entry : all_isas()) {
@@ -132,6 +154,12 @@ void set_isa(const std::string& name) {
 }
 
 const KernelTable& kernels() { return *chosen().table; }
+
+const HalfKernelTable* half_kernels() { return chosen().half; }
+
+const HalfKernelTable* half_kernels_of(const std::string& name) {
+  return find("half_kernels_of: name", name).half;
+}
 
 const KernelTable& kernels_of(const std::string& name) {
   return *find("kernels_of: name", name).table;

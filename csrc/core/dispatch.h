@@ -16,13 +16,21 @@ struct KernelTable {
 #undef WEEBILL_KERNEL
 };
 
+/// The same of the float16 kernels.
+struct HalfKernelTable {
+#define WEEBILL_HALF_KERNEL(name, Args, summary) void (*name)(const Args&);
+#include "core/kernels.def"
+#undef WEEBILL_HALF_KERNEL
+};
+
 struct KernelInfo {
   const char* name;
   const char* summary;
 };
 
-/// Every kernel, in the order of kernels.def.
+/// Every float32 kernel, and every float16 kernel, in the order of kernels.def.
 WEEBILL_API const std::vector<KernelInfo>& kernel_list();
+WEEBILL_API const std::vector<KernelInfo>& half_kernel_list();
 
 /// The ISAs that this build holds and this machine runs, best first; "scalar" is always last.
 WEEBILL_API std::vector<std::string> isas();
@@ -35,7 +43,11 @@ WEEBILL_API void set_isa(const std::string& name);
 
 /// The table in use. A bad WEEBILL_ISA makes it throw ValueError.
 WEEBILL_API const KernelTable& kernels();
-/// The table of a runnable ISA, for tests.
+/// Its float16 kernels; nullptr where the ISA or this processor has no float16 arithmetic. Those of
+/// NEON need armv8.2's asimdhp; those of "scalar" give the same bits slowly, on any machine.
+WEEBILL_API const HalfKernelTable* half_kernels();
+/// The tables of a runnable ISA, for tests.
+WEEBILL_API const HalfKernelTable* half_kernels_of(const std::string& name);
 WEEBILL_API const KernelTable& kernels_of(const std::string& name);
 
 }  // namespace weebill

@@ -12,10 +12,32 @@
 
 namespace weebill {
 
+/// The kernels of networks' blocks, for drivers that are written once for both types of elements:
+/// block::pointwise(run.kernels)(args) is pointwise_f32 or pointwise_f16.
+namespace block {
+#define WEEBILL_BLOCK_KERNEL(stem, Args, summary)                         \
+  inline auto stem(const KernelTable& table) { return table.stem##_f32; } \
+  inline auto stem(const HalfKernelTable& table) { return table.stem##_f16; }
+#include "core/kernels.def"
+#undef WEEBILL_BLOCK_KERNEL
+}  // namespace block
+
+template <typename T>
+struct TableOf;
+template <>
+struct TableOf<float> {
+  using Type = KernelTable;
+};
+template <>
+struct TableOf<Half> {
+  using Type = HalfKernelTable;
+};
+
 /// What a driver runs with. Inside a parallel region `threads` is 1.
-struct Run {
-  const KernelTable& kernels;
-  Caches caches;
+template <typename T>
+struct RunOf {
+  const typename TableOf<T>::Type& kernels;
+  Caches caches;  ///< as plans count in float32: twice their size for Half
   int threads;
 
   /// body(task) for each task, in parallel where there is more than one thread.
@@ -28,17 +50,22 @@ struct Run {
     }
   }
 };
+using Run = RunOf<float>;
 
 /// run() with what is given.
-void run_with(const Run& run, const std::string& op, const TensorView& x, Packed records, float* y);
+template <typename T>
+void run_with(const RunOf<T>& run, const std::string& op, const TensorViewOf<T>& x, Packed records,
+              T* y);
 
 /// x of any layout; y dense NHWC. All images of x.
-void run_conv2d(const Run& run, const Record& record, const TensorView& x, float* y);
+template <typename T>
+void run_conv2d(const RunOf<T>& run, const Record& record, const TensorViewOf<T>& x, T* y);
 
 /// The input of a block whose channels need not lie together: channel c of pixel p is at
 /// x + p * pixel_stride + (offsets ? offsets[c] : c).
+template <typename T>
 struct Pixels {
-  const float* x;
+  const T* x;
   std::int64_t pixel_stride;
   const std::int64_t* offsets = nullptr;  ///< only where the block begins with an expansion
 };
@@ -47,42 +74,54 @@ struct Pixels {
 ///
 /// `y_stride`: of a block with a projection, from one pixel of y to the next where y is not dense;
 /// the room between two pixels, up to a multiple of kHalfBlock channels, is written to as well.
-void run_separable(const Run& run, const Record& record, const Pixels& x, const Shape& shape,
-                   float* y, std::int64_t y_stride = 0);
+template <typename T>
+void run_separable(const RunOf<T>& run, const Record& record, const Pixels<T>& x,
+                   const Shape& shape, T* y, std::int64_t y_stride = 0);
 /// The block as plan_separable() wants it, for an input x and the output that record_output()
 /// gives.
 SeparableProblem separable_problem(const Record& record, const Shape& x, const Shape& out);
-void run_squeeze_excite(const Run& run, const Record& record, const float* x, const Shape& shape,
-                        float* y);
-void run_pointwise(const Run& run, const Record& record, const float* x, std::int64_t pixels,
-                   float* y);
-void run_global_pool(const Run& run, const float* x, const Shape& shape, float* y);
-void run_max_pool(const Run& run, const Record& record, const float* x, const Shape& shape,
-                  float* y);
+template <typename T>
+void run_squeeze_excite(const RunOf<T>& run, const Record& record, const T* x, const Shape& shape,
+                        T* y);
+template <typename T>
+void run_pointwise(const RunOf<T>& run, const Record& record, const T* x, std::int64_t pixels,
+                   T* y);
+template <typename T>
+void run_global_pool(const RunOf<T>& run, const T* x, const Shape& shape, T* y);
+template <typename T>
+void run_max_pool(const RunOf<T>& run, const Record& record, const T* x, const Shape& shape, T* y);
 /// How run_conv2d_max_pool() would do it, if at all, for an input x of the convolution.
-PooledPlan plan_pooled(const Run& run, const Record& conv, const Record& pool, const Shape& x);
+template <typename T>
+PooledPlan plan_pooled(const RunOf<T>& run, const Record& conv, const Record& pool, const Shape& x);
 /// A convolution and the max pooling after it, by a plan that fuses them; as run_conv2d() else.
-void run_conv2d_max_pool(const Run& run, const Record& conv, const Record& pool,
-                         const TensorView& x, const PooledPlan& plan, float* y);
+template <typename T>
+void run_conv2d_max_pool(const RunOf<T>& run, const Record& conv, const Record& pool,
+                         const TensorViewOf<T>& x, const PooledPlan& plan, T* y);
 /// `count` consecutive units of ShuffleNetV2 at once; all but the first without a shortcut.
-void run_shuffle_units(const Run& run, const Record* units, std::size_t count, const float* x,
-                       const Shape& shape, float* y);
-void run_shuffle_unit_v1(const Run& run, const Record& record, const float* x, const Shape& shape,
-                         float* y);
+template <typename T>
+void run_shuffle_units(const RunOf<T>& run, const Record* units, std::size_t count, const T* x,
+                       const Shape& shape, T* y);
+template <typename T>
+void run_shuffle_unit_v1(const RunOf<T>& run, const Record& record, const T* x, const Shape& shape,
+                         T* y);
 /// y = channel_shuffle(x), `images` of them.
-void run_channel_shuffle(const Run& run, const Record& record, const float* x, const Shape& shape,
-                         float* y);
+template <typename T>
+void run_channel_shuffle(const RunOf<T>& run, const Record& record, const T* x, const Shape& shape,
+                         T* y);
 
 /// A product of all its pixels, split over threads; m_block and scratch are filled in here.
-void run_product(const Run& run, PointwiseArgs args);
+template <typename T>
+void run_product(const RunOf<T>& run, PointwiseArgsOf<T> args);
 
 /// scale[c] = gate(W2 act(W1 mean + b1) + b2), where mean[c] is the sum over `rows` rows of sums
 /// (each of round_up(c, 16) elements, added in order) divided by `pixels`.
-void squeeze_excite_scale(const Run& run, const Record& record, const float* sums,
-                          std::int64_t rows, std::int64_t pixels, float* scale);
+template <typename T>
+void squeeze_excite_scale(const RunOf<T>& run, const Record& record, const float* sums,
+                          std::int64_t rows, std::int64_t pixels, T* scale);
 
 /// The tensor as dense NHWC: its own memory if it is that, else a copy in `scope`.
-const float* nhwc_data(const Run& run, const TensorView& x, Workspace::Scope& scope);
+template <typename T>
+const T* nhwc_data(const RunOf<T>& run, const TensorViewOf<T>& x, Workspace::Scope& scope);
 
 /// Which output columns of a window lie wholly inside an image w wide: [first, last).
 struct Interior {

@@ -21,10 +21,22 @@ Interior inside_taps(std::int64_t start, std::int64_t kernel, std::int64_t dilat
   return {first, last};
 }
 
+template <typename T>
+T lowest();
+template <>
+float lowest() {
+  return -std::numeric_limits<float>::infinity();
+}
+template <>
+Half lowest() {
+  return to_half(-std::numeric_limits<float>::infinity());
+}
+
 /// The pooling of images of one shape, row by row.
+template <typename T>
 class MaxPoolRow {
  public:
-  MaxPoolRow(const Run& run, const Record& record, const Shape& x, const Shape& out)
+  MaxPoolRow(const RunOf<T>& run, const Record& record, const Shape& x, const Shape& out)
       : run_(run),
         window_(resolve(record.header->window, x.h, x.w)),
         x_(x),
@@ -39,11 +51,11 @@ class MaxPoolRow {
 
   /// Output row oy to y. row(i) is where row i of the image begins.
   template <typename Row>
-  void operator()(std::int64_t oy, Row&& row, float* y) const {
+  void operator()(std::int64_t oy, Row&& row, T* y) const {
     const Window& w = window_;
     Workspace::Scope scope(Workspace::of_this_thread());
-    const float** rows = scope.take<const float*>(w.kernel_h);
-    MaxPoolArgs a{};
+    const T** rows = scope.take<const T*>(w.kernel_h);
+    MaxPoolArgsOf<T> a{};
     a.x_rows = rows;
     a.x_stride = x_.c;
     a.y_stride = x_.c;
@@ -60,14 +72,14 @@ class MaxPoolRow {
       a.taps = taps.last - taps.first;
       a.columns = count;
       if (a.rows == 0 || a.taps == 0) {  // as torch: the maximum of nothing
-        std::fill(a.y, a.y + count * x_.c, -std::numeric_limits<float>::infinity());
+        std::fill(a.y, a.y + count * x_.c, lowest<T>());
         return;
       }
       for (std::int64_t u = 0; u < a.rows; ++u) {
         rows[u] = row(top + (inside.first + u) * w.dilation_h) +
                   (left + taps.first * w.dilation_w) * x_.c;
       }
-      run_.kernels.max_pool_f32(a);
+      block::max_pool(run_.kernels)(a);
     };
     for (std::int64_t ox = 0; ox < interior_.first; ++ox) columns(ox, 1);
     if (interior_.first < interior_.last) {
@@ -77,7 +89,7 @@ class MaxPoolRow {
   }
 
  private:
-  const Run& run_;
+  const RunOf<T>& run_;
   const Window window_;
   const Shape x_, out_;
   const Interior interior_;
@@ -85,10 +97,10 @@ class MaxPoolRow {
 
 }  // namespace
 
-void run_max_pool(const Run& run, const Record& record, const float* x, const Shape& shape,
-                  float* y) {
+template <typename T>
+void run_max_pool(const RunOf<T>& run, const Record& record, const T* x, const Shape& shape, T* y) {
   const Shape out = record_output("run", record, shape);
-  const MaxPoolRow pool(run, record, shape, out);
+  const MaxPoolRow<T> pool(run, record, shape, out);
   const std::int64_t bands = std::min<std::int64_t>(plan_threads(pool.work(), run.threads), out.h);
   run.for_each(bands, [&](std::int64_t band) {
     for (std::int64_t oy = band * out.h / bands; oy < (band + 1) * out.h / bands; ++oy) {
@@ -97,7 +109,9 @@ void run_max_pool(const Run& run, const Record& record, const float* x, const Sh
   });
 }
 
-PooledPlan plan_pooled(const Run& run, const Record& conv, const Record& pool, const Shape& x) {
+template <typename T>
+PooledPlan plan_pooled(const RunOf<T>& run, const Record& conv, const Record& pool,
+                       const Shape& x) {
   const Shape between = record_output("run", conv, x);
   const Shape out = record_output("run", pool, between);
   const RecordHeader& h = *conv.header;
@@ -108,21 +122,22 @@ PooledPlan plan_pooled(const Run& run, const Record& conv, const Record& pool, c
                      run.caches, plan_threads(work, run.threads), fusion_policy());
 }
 
-void run_conv2d_max_pool(const Run& run, const Record& conv_record, const Record& pool_record,
-                         const TensorView& x, const PooledPlan& plan, float* y) {
+template <typename T>
+void run_conv2d_max_pool(const RunOf<T>& run, const Record& conv_record, const Record& pool_record,
+                         const TensorViewOf<T>& x, const PooledPlan& plan, T* y) {
   if (x.n == 0) return;
   Workspace::Scope scope(Workspace::of_this_thread());
-  const Conv2dRows conv(run, conv_record, x, scope);
+  const Conv2dRows<T> conv(run, conv_record, x, scope);
   const Shape& between = conv.shape();
   const Shape out = record_output("run", pool_record, between);
-  const MaxPoolRow pool(run, pool_record, between, out);
+  const MaxPoolRow<T> pool(run, pool_record, between, out);
   const Window& w = pool.window();
   const std::int64_t row = between.w * between.c;
   const std::int64_t ring_elements = round_up(plan.ring_rows * row, kBlock);
   const std::int64_t per_band = ring_elements + conv.scratch_elements();
-  float* memory = scope.take(per_band * plan.bands);
+  T* memory = scope.take<T>(per_band * plan.bands);
   run.for_each(plan.bands, [&](std::int64_t band) {
-    float* const ring = memory + band * per_band;
+    T* const ring = memory + band * per_band;
     const std::int64_t first = band * out.h / plan.bands;
     const std::int64_t last = (band + 1) * out.h / plan.bands;
     for (std::int64_t image = 0; image < x.n; ++image) {
@@ -148,5 +163,14 @@ void run_conv2d_max_pool(const Run& run, const Record& conv_record, const Record
     }
   });
 }
+
+template void run_max_pool(const Run&, const Record&, const float*, const Shape&, float*);
+template void run_max_pool(const RunOf<Half>&, const Record&, const Half*, const Shape&, Half*);
+template PooledPlan plan_pooled(const Run&, const Record&, const Record&, const Shape&);
+template PooledPlan plan_pooled(const RunOf<Half>&, const Record&, const Record&, const Shape&);
+template void run_conv2d_max_pool(const Run&, const Record&, const Record&, const TensorView&,
+                                  const PooledPlan&, float*);
+template void run_conv2d_max_pool(const RunOf<Half>&, const Record&, const Record&,
+                                  const HalfTensorView&, const PooledPlan&, Half*);
 
 }  // namespace weebill

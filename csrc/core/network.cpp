@@ -1,5 +1,6 @@
 // Lists of records: shapes, and the run from record to record.
 #include <algorithm>
+#include <type_traits>
 
 #include "core/cpu.h"
 #include "core/drivers.h"
@@ -186,20 +187,22 @@ std::int64_t work(const std::vector<Record>& records, const std::vector<Shape>& 
   return total;
 }
 
-bool dense_nhwc(const TensorView& x) {
+template <typename T>
+bool dense_nhwc(const TensorViewOf<T>& x) {
   return (x.c == 1 || x.stride_c == 1) && (x.w == 1 || x.stride_w == x.c) &&
          (x.h == 1 || x.stride_h == x.w * x.c) && (x.n == 1 || x.stride_n == x.h * x.w * x.c);
 }
 
 // A view of any strides to dense NHWC.
-void copy_to_nhwc(const Run& run, const TensorView& x, float* y) {
+template <typename T>
+void copy_to_nhwc(const RunOf<T>& run, const TensorViewOf<T>& x, T* y) {
   const std::int64_t image = x.h * x.w * x.c;
   const bool planes = (x.w == 1 || x.stride_w == 1) && (x.h == 1 || x.stride_h == x.w);
   for (std::int64_t n = 0; n < x.n; ++n) {
-    const float* from = x.data + n * x.stride_n;
-    float* to = y + n * image;
+    const T* from = x.data + n * x.stride_n;
+    T* to = y + n * image;
     if (planes) {
-      run.kernels.interleave_f32({from, x.stride_c, to, x.h * x.w, x.c});
+      block::interleave(run.kernels)({from, x.stride_c, to, x.h * x.w, x.c});
       continue;
     }
     for (std::int64_t i = 0; i < x.h; ++i) {
@@ -212,18 +215,20 @@ void copy_to_nhwc(const Run& run, const TensorView& x, float* y) {
   }
 }
 
-TensorView nhwc_view(const float* data, const Shape& s) {
+template <typename T>
+TensorViewOf<T> nhwc_view(const T* data, const Shape& s) {
   return {data, s.n, s.c, s.h, s.w, s.h * s.w * s.c, 1, s.w * s.c, s.c};
 }
 
 }  // namespace
 
-const float* nhwc_data(const Run& run, const TensorView& x, Workspace::Scope& scope) {
+template <typename T>
+const T* nhwc_data(const RunOf<T>& run, const TensorViewOf<T>& x, Workspace::Scope& scope) {
   if (dense_nhwc(x)) return x.data;
   const std::int64_t image = x.h * x.w * x.c;
-  float* copy = scope.take(x.n * image);
+  T* copy = scope.take<T>(x.n * image);
   run.for_each(x.n, [&](std::int64_t n) {
-    TensorView one = x;
+    TensorViewOf<T> one = x;
     one.data += n * x.stride_n;
     one.n = 1;
     copy_to_nhwc(run, one, copy + n * image);
@@ -231,12 +236,16 @@ const float* nhwc_data(const Run& run, const TensorView& x, Workspace::Scope& sc
   return copy;
 }
 
+template const float* nhwc_data(const Run&, const TensorView&, Workspace::Scope&);
+template const Half* nhwc_data(const RunOf<Half>&, const HalfTensorView&, Workspace::Scope&);
+
 namespace {
 
 // One record on dense NHWC images; a convolution on any.
-void run_record(const Run& run, const Record& record, const TensorView& view, float* y) {
+template <typename T>
+void run_record(const RunOf<T>& run, const Record& record, const TensorViewOf<T>& view, T* y) {
   const Shape shape = {view.n, view.c, view.h, view.w};
-  const float* x = view.data;
+  const T* x = view.data;
   const Shape out = record_output("run", record, shape);
   const std::int64_t x_image = shape.h * shape.w * shape.c;
   const std::int64_t y_image = out.h * out.w * out.c;
@@ -251,8 +260,8 @@ void run_record(const Run& run, const Record& record, const TensorView& view, fl
       break;
   }
   for (std::int64_t n = 0; n < shape.n; ++n) {
-    const float* from = x + n * x_image;
-    float* to = y + n * y_image;
+    const T* from = x + n * x_image;
+    T* to = y + n * y_image;
     switch (record.header->kind) {
       case RecordKind::kSeparable:
         run_separable(run, record, {from, shape.c}, shape, to);
@@ -291,7 +300,9 @@ std::size_t units_in_front(const Record* records, std::size_t count) {
 }
 
 // How a convolution in front and a max pooling behind it run.
-PooledPlan plan_in_front(const Run& run, const Record* records, std::size_t count, const Shape& x) {
+template <typename T>
+PooledPlan plan_in_front(const RunOf<T>& run, const Record* records, std::size_t count,
+                         const Shape& x) {
   const bool both = count > 1 && records[0].header->kind == RecordKind::kConv2d &&
                     records[1].header->kind == RecordKind::kMaxPool;
   return both ? plan_pooled(run, records[0], records[1], x) : PooledPlan();
@@ -299,26 +310,28 @@ PooledPlan plan_in_front(const Run& run, const Record* records, std::size_t coun
 
 // Records [first, last) from x to y; what lies between two of them stays in two buffers that take
 // turns. `shapes` has the input of each record and the last output.
-void run_list(const Run& run, const std::vector<Record>& records, const std::vector<Shape>& shapes,
-              std::size_t first, std::size_t last, std::int64_t images, TensorView x, float* y) {
+template <typename T>
+void run_list(const RunOf<T>& run, const std::vector<Record>& records,
+              const std::vector<Shape>& shapes, std::size_t first, std::size_t last,
+              std::int64_t images, TensorViewOf<T> x, T* y) {
   auto elements = [&](std::size_t i) { return images * shapes[i].c * shapes[i].h * shapes[i].w; };
   Workspace::Scope scope(Workspace::of_this_thread());
   std::int64_t largest = 0;
   for (std::size_t i = first + 1; i < last; ++i) largest = std::max(largest, elements(i));
-  float* buffers[2] = {scope.take(largest), scope.take(largest)};
-  const float* from = x.data;
+  T* buffers[2] = {scope.take<T>(largest), scope.take<T>(largest)};
+  const T* from = x.data;
   // Convolutions take any layout.
   const bool as_it_is = records[first].header->kind == RecordKind::kConv2d;
   if (!as_it_is) from = nhwc_data(run, x, scope);
   for (std::size_t i = first; i < last;) {
     Shape shape = shapes[i];
     shape.n = images;
-    const TensorView view = i == first && as_it_is ? x : nhwc_view(from, shape);
+    const TensorViewOf<T> view = i == first && as_it_is ? x : nhwc_view(from, shape);
     const std::size_t units = units_in_front(&records[i], last - i);
     const PooledPlan pooled = plan_in_front(run, &records[i], last - i, shape);
     const std::size_t next = i + std::max<std::size_t>(units, pooled.fused ? 2 : 1);
     // The buffer that `from` does not lie in.
-    float* to = next == last ? y : (from == buffers[0] ? buffers[1] : buffers[0]);
+    T* to = next == last ? y : (from == buffers[0] ? buffers[1] : buffers[0]);
     if (pooled.fused) {
       run_conv2d_max_pool(run, records[i], records[i + 1], view, pooled, to);
     } else if (units == 0) {
@@ -360,18 +373,22 @@ Call plan_records(const std::string& op, const Shape& x, Packed packed, int thre
 
 }  // namespace
 
-void run(const std::string& op, const TensorView& x, Packed packed, float* y) {
-  run_with({kernels(), machine_caches(), max_threads()}, op, x, packed, y);
-}
-
-void run_with(const Run& run, const std::string& op, const TensorView& x, Packed packed, float* y) {
+template <typename T>
+void run_with(const RunOf<T>& run, const std::string& op, const TensorViewOf<T>& x, Packed packed,
+              T* y) {
   const Call call = plan_records(op, {x.n, x.c, x.h, x.w}, packed, run.threads);
   const std::vector<Record>& records = call.records;
   const std::vector<Shape>& shapes = call.shapes;
   const std::size_t tail = call.tail;
   const CallPlan& plan = call.plan;
+  const ElementType wanted =
+      std::is_same_v<T, Half> ? ElementType::kFloat16 : ElementType::kFloat32;
+  for (const Record& record : records) {
+    check(record.header->element == wanted, op, ": records must all be of ",
+          std::is_same_v<T, Half> ? "float16" : "float32", ", got one that is not");
+  }
   if (x.n == 0) return;
-  const Run whole = {run.kernels, run.caches, plan.threads};
+  const RunOf<T> whole = {run.kernels, run.caches, plan.threads};
   with_threads(plan.threads, [&] {
     if (x.n == 1 || tail == 0) {
       run_list(whole, records, shapes, 0, records.size(), x.n, x, y);
@@ -379,13 +396,13 @@ void run_with(const Run& run, const std::string& op, const TensorView& x, Packed
     }
     // Image by image without threads as well: the activations of one image stay in the cache. With
     // an image for every thread, nothing is shared but the weights.
-    const Run per_image = {whole.kernels, whole.caches, plan.threads_of_image()};
+    const RunOf<T> per_image = {whole.kernels, whole.caches, plan.threads_of_image()};
     Workspace::Scope scope(Workspace::of_this_thread());
     const Shape& middle = shapes[tail];
     const std::int64_t image = middle.c * middle.h * middle.w;
-    float* pooled = tail == records.size() ? y : scope.take(x.n * image);
+    T* pooled = tail == records.size() ? y : scope.take<T>(x.n * image);
     auto one = [&](std::int64_t n) {
-      TensorView view = x;
+      TensorViewOf<T> view = x;
       view.data += n * x.stride_n;
       view.n = 1;
       run_list(per_image, records, shapes, 0, tail, 1, view, pooled + n * image);
@@ -396,10 +413,14 @@ void run_with(const Run& run, const std::string& op, const TensorView& x, Packed
       for (std::int64_t n = 0; n < x.n; ++n) one(n);
     }
     if (tail < records.size()) {
-      run_list(whole, records, shapes, tail, records.size(), x.n, nhwc_view(pooled, middle), y);
+      run_list(whole, records, shapes, tail, records.size(), x.n, nhwc_view<T>(pooled, middle), y);
     }
   });
 }
+
+template void run_with(const Run&, const std::string&, const TensorView&, Packed, float*);
+template void run_with(const RunOf<Half>&, const std::string&, const HalfTensorView&, Packed,
+                       Half*);
 
 namespace {
 

@@ -203,10 +203,10 @@ std::int64_t product_elements(std::int64_t k, std::int64_t n) {
 RecordLayout layout(const RecordHeader& h) {
   RecordLayout at;
   std::uint64_t offset = kHeaderBytes;
-  auto section = [&offset](bool present, std::int64_t elements) {
+  auto section = [&offset, &h](bool present, std::int64_t elements) {
     const std::uint64_t start = offset;
     if (present) {
-      const std::uint64_t bytes = static_cast<std::uint64_t>(elements) * sizeof(float);
+      const auto bytes = static_cast<std::uint64_t>(elements * element_bytes(h.element));
       offset += (bytes + kAlign - 1) / kAlign * kAlign;
     }
     return start;

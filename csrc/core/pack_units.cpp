@@ -22,7 +22,7 @@ const RecordHeader& header_of(Packed record) {
 void join(RecordHeader header, const std::vector<Packed>& parts, const Allocate& allocate) {
   header.bytes = kHeaderBytes;
   for (const Packed& part : parts) header.bytes += part.bytes;
-  header.parts = as_int(static_cast<std::int64_t>(parts.size()));
+  header.parts = static_cast<std::int16_t>(parts.size());
   std::byte* to = allocate(header.bytes);
   std::memset(to, 0, kHeaderBytes);
   std::memcpy(to, &header, sizeof(header));

@@ -48,7 +48,8 @@ bool valid_header(const RecordHeader& h) {
                            valid_activation(h.depthwise_activation) &&
                            valid_activation(h.se_activation) && valid_activation(h.se_gate) &&
                            valid_activation(h.activation);
-  if (!numbers || !activations || !valid_sizes(h)) return false;
+  const bool element = h.element == ElementType::kFloat32 || h.element == ElementType::kFloat16;
+  if (!numbers || !activations || !element || !valid_sizes(h)) return false;
   if ((h.has_se != 0) != (h.c_se > 0)) return false;
   const bool plain = h.has_expand == 0 && h.has_se == 0 && h.residual == 0;
   switch (h.kind) {
@@ -83,6 +84,9 @@ bool valid_parts(const Record& unit) {
   const RecordHeader& h = *unit.header;
   const std::size_t count = unit.parts.size();
   auto header = [&unit](std::size_t i) -> const RecordHeader& { return *unit.parts[i].header; };
+  for (std::size_t i = 0; i < count; ++i) {
+    if (header(i).element != h.element) return false;
+  }
   if (h.kind == RecordKind::kShuffleUnit) {
     if (count < 1 || count > 2 || h.c_out % 2 != 0) return false;
     if (count == 1 && h.c_in != h.c_out) return false;
@@ -147,9 +151,7 @@ std::vector<Record> parse_list(const std::string& op, Packed packed, bool inside
     check(offsets.bytes == header->bytes && header->bytes <= left, op, ": records must hold ",
           offsets.bytes, " bytes at offset ", at, ", got ",
           std::min<std::uint64_t>(header->bytes, left));
-    auto section = [base](std::uint64_t offset) {
-      return reinterpret_cast<const float*>(base + offset);
-    };
+    auto section = [base](std::uint64_t offset) { return Section{base + offset}; };
     records.push_back({header,
                        section(offsets.expand_w),
                        section(offsets.expand_b),

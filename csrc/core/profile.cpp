@@ -108,7 +108,7 @@ Profile profile(const std::string& op, const TensorView& x, Packed records, floa
   recorder = &mine;
   const auto start = Clock::now();
   try {
-    run_with({kTimed, machine_caches(), 1}, op, x, records, y);
+    run_with(Run{kTimed, machine_caches(), 1}, op, x, records, y);
   } catch (...) {
     recorder = nullptr;
     throw;

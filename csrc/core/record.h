@@ -34,6 +34,13 @@ enum class RecordKind : std::uint32_t {
   kShuffleUnitV1 = 9,  ///< Parts: 1 x 1, depthwise, 1 x 1, and the pooled shortcut if there is one
 };
 
+/// What weights are stored as and computed in.
+enum class ElementType : std::int16_t { kFloat32 = 0, kFloat16 = 1 };
+
+constexpr std::int64_t element_bytes(ElementType type) {
+  return type == ElementType::kFloat16 ? sizeof(Half) : sizeof(float);
+}
+
 struct RecordHeader {
   char magic[8];
   std::uint32_t version;
@@ -44,7 +51,8 @@ struct RecordHeader {
   std::int32_t has_expand, has_se, has_project, residual;
   Window window;
   Activation expand_activation, depthwise_activation, se_activation, se_gate, activation;
-  std::int32_t parts;  ///< records inside this one, in place of sections
+  std::int16_t parts;   ///< records inside this one, in place of sections
+  ElementType element;  ///< of all sections; of all records inside
 };
 
 /// Where the sections, or the first record inside, begin.
@@ -68,12 +76,21 @@ struct RecordLayout {
 /// The header's fields must be in range (see parse()).
 RecordLayout layout(const RecordHeader& header);
 
+/// Packed weights or biases of a record's element type.
+struct Section {
+  const void* data;
+  template <typename T>
+  const T* as() const {
+    return static_cast<const T*>(data);
+  }
+};
+
 /// A validated record: the header and where its sections are, or the records inside.
 struct Record {
   const RecordHeader* header;
-  const float *expand_w, *expand_b, *depthwise_w, *depthwise_b;
-  const float *se_reduce_w, *se_reduce_b, *se_expand_w, *se_expand_b;
-  const float *project_w, *project_b;
+  Section expand_w, expand_b, depthwise_w, depthwise_b;
+  Section se_reduce_w, se_reduce_b, se_expand_w, se_expand_b;
+  Section project_w, project_b;
   std::vector<Record> parts;
 };
 

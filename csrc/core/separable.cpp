@@ -10,17 +10,18 @@
 namespace weebill {
 namespace {
 
+template <typename T>
 struct Block {
-  const Run& run;
+  const RunOf<T>& run;
   const Record& record;
   const RecordHeader& h;
   Window window;
   SeparableProblem problem;
   SeparablePlan plan;
-  Pixels input;
+  Pixels<T> input;
   std::int64_t y_stride;
 
-  const float* pixel(std::int64_t p) const { return input.x + p * input.pixel_stride; }
+  const T* pixel(std::int64_t p) const { return input.x + p * input.pixel_stride; }
 
   // In memory of our own, pixels are made of whole vectors, and no kernel has a tail: the channels
   // beyond the last have weights and biases of zero, and nothing reads them.
@@ -31,54 +32,57 @@ struct Block {
 };
 
 // The rows of the depthwise input that one task holds: of the image itself, or of the expansion.
+template <typename T>
 struct Rows {
-  const float* data;  // row 0 (or slot 0 of the ring)
+  const T* data;  // row 0 (or slot 0 of the ring)
   std::int64_t row_stride, pixel_stride;
   std::int64_t slots;  // ring rows, or the image's
   bool padded;         // a row begins with pad_left pixels of zeros and covers every window
 
-  const float* row(std::int64_t y) const { return data + y % slots * row_stride; }
+  const T* row(std::int64_t y) const { return data + y % slots * row_stride; }
 };
 
-using RowKernel = void (*)(const DepthwiseArgs&);
+template <typename T>
+using RowKernel = void (*)(const DepthwiseArgsOf<T>&);
 
-RowKernel tuned_kernel(const KernelTable& k, const Window& w) {
+template <typename T>
+RowKernel<T> tuned_kernel(const RunOf<T>& run, const Window& w) {
   if (w.kernel_h != w.kernel_w || w.dilation_w != 1) return nullptr;
-  if (w.kernel_w == 3 && w.stride_w == 1) return k.depthwise_k3s1_f32;
-  if (w.kernel_w == 3 && w.stride_w == 2) return k.depthwise_k3s2_f32;
-  if (w.kernel_w == 5 && w.stride_w == 1) return k.depthwise_k5s1_f32;
-  if (w.kernel_w == 5 && w.stride_w == 2) return k.depthwise_k5s2_f32;
+  if (w.kernel_w == 3 && w.stride_w == 1) return block::depthwise_k3s1(run.kernels);
+  if (w.kernel_w == 3 && w.stride_w == 2) return block::depthwise_k3s2(run.kernels);
+  if (w.kernel_w == 5 && w.stride_w == 1) return block::depthwise_k5s1(run.kernels);
+  if (w.kernel_w == 5 && w.stride_w == 2) return block::depthwise_k5s2(run.kernels);
   return nullptr;
 }
 
 // Rows outside the image are left out, columns outside come from the padding or are left out.
+template <typename T>
 class DepthwiseRow {
  public:
-  DepthwiseRow(const Block& block, const Rows& rows, std::int64_t first_channel,
+  DepthwiseRow(const Block<T>& block, const Rows<T>& rows, std::int64_t first_channel,
                std::int64_t channels)
       : block_(block),
         rows_(rows),
-        tuned_(tuned_kernel(block.run.kernels, block.window)),
+        tuned_(tuned_kernel(block.run, block.window)),
         interior_(rows.padded ? Interior{0, block.problem.ow}
                               : interior_columns(block.window, block.problem.w, block.problem.ow)) {
     const Window& w = block.window;
     const std::int64_t taps = std::int64_t{w.kernel_h} * w.kernel_w;
     args_.x_stride = rows.pixel_stride;
-    args_.w = block.record.depthwise_w + first_channel * taps;
-    args_.bias = block.record.depthwise_b + first_channel;
+    args_.w = block.record.depthwise_w.template as<T>() + first_channel * taps;
+    args_.bias = block.record.depthwise_b.template as<T>() + first_channel;
     args_.channels = channels;
     args_.activation = static_cast<std::int32_t>(block.h.depthwise_activation);
   }
 
-  void operator()(std::int64_t oy, float* y, std::int64_t y_stride, float* sum) {
+  void operator()(std::int64_t oy, T* y, std::int64_t y_stride, float* sum) {
     const Window& w = block_.window;
     const std::int64_t top = oy * w.stride_h - w.pad_top;
     constexpr std::int64_t kStack = 16;
-    const float* on_stack[kStack];
+    const T* on_stack[kStack];
     Workspace::Scope scope(Workspace::of_this_thread());
-    const float** row_at =
-        w.kernel_h <= kStack ? on_stack : scope.take<const float*>(2 * w.kernel_h);
-    const float* shifted_on_stack[kStack];
+    const T** row_at = w.kernel_h <= kStack ? on_stack : scope.take<const T*>(2 * w.kernel_h);
+    const T* shifted_on_stack[kStack];
     shifted_ = w.kernel_h <= kStack ? shifted_on_stack : row_at + w.kernel_h;
     args_.first_row = 0;
     args_.rows = 0;
@@ -106,7 +110,7 @@ class DepthwiseRow {
   }
 
  private:
-  void edge(const float* const* row_at, std::int64_t ox, float* y) {
+  void edge(const T* const* row_at, std::int64_t ox, T* y) {
     const Window& w = block_.window;
     const std::int64_t left = ox * w.stride_w - w.pad_left;
     std::int64_t first = 0;
@@ -118,8 +122,8 @@ class DepthwiseRow {
     columns(row_at, ix, first, last - first, 1, y + ox * args_.y_stride, nullptr);
   }
 
-  void columns(const float* const* row_at, std::int64_t ix, std::int64_t first_tap,
-               std::int64_t taps, std::int64_t count, float* y, RowKernel tuned) {
+  void columns(const T* const* row_at, std::int64_t ix, std::int64_t first_tap, std::int64_t taps,
+               std::int64_t count, T* y, RowKernel<T> tuned) {
     for (std::int64_t u = 0; u < args_.rows; ++u) shifted_[u] = row_at[u] + ix * args_.x_stride;
     args_.x_rows = shifted_;
     args_.columns = count;
@@ -129,32 +133,33 @@ class DepthwiseRow {
       return;
     }
     const Window& w = block_.window;
-    block_.run.kernels.depthwise_any_f32(
+    block::depthwise_any(block_.run.kernels)(
         {args_, w.kernel_h, w.kernel_w, w.stride_w, w.dilation_w, first_tap, taps});
   }
 
-  const Block& block_;
-  const Rows& rows_;
-  const RowKernel tuned_;
+  const Block<T>& block_;
+  const Rows<T>& rows_;
+  const RowKernel<T> tuned_;
   const Interior interior_;
-  DepthwiseArgs args_{};
-  const float** shifted_ = nullptr;
+  DepthwiseArgsOf<T> args_{};
+  const T** shifted_ = nullptr;
 };
 
 // The expansion of rows [first, last) of the image into the ring, for as many channels as it has.
-void expand_rows(const Block& b, float* ring, const Rows& rows, std::int64_t first,
+template <typename T>
+void expand_rows(const Block<T>& b, T* ring, const Rows<T>& rows, std::int64_t first,
                  std::int64_t last, std::int64_t first_channel) {
   const SeparableProblem& p = b.problem;
   while (first < last) {
     const std::int64_t slot = first % rows.slots;
     const std::int64_t count = std::min(last - first, rows.slots - slot);
-    PointwiseArgs a{};
+    PointwiseArgsOf<T> a{};
     a.x = b.pixel(first * p.w);
     a.x_stride = b.input.pixel_stride;
     a.offsets = b.input.offsets;
-    a.w = b.record.expand_w + first_channel * p.c_in;
+    a.w = b.record.expand_w.template as<T>() + first_channel * p.c_in;
     a.w_block_stride = p.c_in * kBlock;
-    a.bias = b.record.expand_b + first_channel;
+    a.bias = b.record.expand_b.template as<T>() + first_channel;
     a.y = ring + slot * rows.row_stride + b.window.pad_left * rows.pixel_stride;
     a.y_stride = rows.pixel_stride;
     a.y_width = p.w;
@@ -164,26 +169,27 @@ void expand_rows(const Block& b, float* ring, const Rows& rows, std::int64_t fir
     a.n = rows.pixel_stride;
     a.m_block = plan_m_block(a.m, a.k, a.n, b.run.caches);
     a.activation = static_cast<std::int32_t>(b.h.expand_activation);
-    (a.offsets == nullptr ? b.run.kernels.pointwise_f32 : b.run.kernels.conv2d_f32)(a);
+    (a.offsets == nullptr ? block::pointwise(b.run.kernels) : block::conv2d(b.run.kernels))(a);
     first += count;
   }
 }
 
 // Zeros in the padding columns of every ring row.
-void clear_padding(const Block& b, float* ring, const Rows& rows) {
+template <typename T>
+void clear_padding(const Block<T>& b, T* ring, const Rows<T>& rows) {
   const std::int64_t left = b.window.pad_left * rows.pixel_stride;
   const std::int64_t right = left + b.problem.w * rows.pixel_stride;
   for (std::int64_t slot = 0; slot < rows.slots; ++slot) {
-    float* row = ring + slot * rows.row_stride;
-    std::fill(row, row + left, 0.0f);
-    std::fill(row + right, row + rows.row_stride, 0.0f);
+    T* row = ring + slot * rows.row_stride;
+    std::fill(row, row + left, T{});
+    std::fill(row + right, row + rows.row_stride, T{});
   }
 }
 
 // Channels [first, last) in chunks of the plan's size; the last takes a rest smaller than a block,
 // so that it has no narrow tile of its own.
-template <typename Chunk>
-void for_chunks(const Block& b, std::int64_t first, std::int64_t last, Chunk&& chunk) {
+template <typename T, typename Chunk>
+void for_chunks(const Block<T>& b, std::int64_t first, std::int64_t last, Chunk&& chunk) {
   for (std::int64_t at = first; at < last;) {
     std::int64_t end = at + b.plan.chunk;
     if (end + kBlock > last) end = last;
@@ -192,9 +198,10 @@ void for_chunks(const Block& b, std::int64_t first, std::int64_t last, Chunk&& c
   }
 }
 
-void prefetch_pixels(const float* pixel, std::int64_t pixels, std::int64_t stride,
+template <typename T>
+void prefetch_pixels(const T* pixel, std::int64_t pixels, std::int64_t stride,
                      std::int64_t channels) {
-  constexpr std::int64_t kLine = 64 / sizeof(float);
+  constexpr std::int64_t kLine = 64 / sizeof(T);
   for (std::int64_t i = 0; i < pixels; ++i, pixel += stride) {
     for (std::int64_t c = 0; c < channels; c += kLine) __builtin_prefetch(pixel + c, 0, 2);
   }
@@ -202,8 +209,9 @@ void prefetch_pixels(const float* pixel, std::int64_t pixels, std::int64_t strid
 
 // The rows of x that output row oy needs and the one before did not, and that row itself: a store
 // to a line that is not there waits for it, and the stores behind it too.
-void prefetch_rows(const Block& b, std::int64_t oy, std::int64_t channel, std::int64_t channels,
-                   const float* y) {
+template <typename T>
+void prefetch_rows(const Block<T>& b, std::int64_t oy, std::int64_t channel, std::int64_t channels,
+                   const T* y) {
   const SeparableProblem& p = b.problem;
   const Window& w = b.window;
   const std::int64_t stride = b.input.pixel_stride;
@@ -220,9 +228,9 @@ void prefetch_rows(const Block& b, std::int64_t oy, std::int64_t channel, std::i
 // [first_channel, last_channel) in chunks: expands the rows that are missing, and writes the
 // depthwise output of the strip to `middle` (pixels of middle_channels(), beginning with output row
 // `middle_row`, or with each strip if that is -1). After a strip, done(begin, end) is called.
-template <typename Done>
-void for_strips(const Block& b, float* ring, std::int64_t first, std::int64_t last,
-                std::int64_t first_channel, std::int64_t last_channel, float* middle,
+template <typename T, typename Done>
+void for_strips(const Block<T>& b, T* ring, std::int64_t first, std::int64_t last,
+                std::int64_t first_channel, std::int64_t last_channel, T* middle,
                 std::int64_t middle_row, float* sums, Done&& done) {
   const SeparableProblem& p = b.problem;
   const Window& w = b.window;
@@ -232,11 +240,11 @@ void for_strips(const Block& b, float* ring, std::int64_t first, std::int64_t la
   auto rows_of = [&](std::int64_t channel, std::int64_t channels) {
     if (!p.has_expand) {
       const std::int64_t stride = b.input.pixel_stride;
-      return Rows{b.input.x + channel, p.w * stride, stride, p.h, false};
+      return Rows<T>{b.input.x + channel, p.w * stride, stride, p.h, false};
     }
     const std::int64_t stride = b.ring_channels(channels);
-    return Rows{ring + ring_pixels * (channel - first_channel), b.plan.ring_columns * stride,
-                stride, b.plan.ring_rows, true};
+    return Rows<T>{ring + ring_pixels * (channel - first_channel), b.plan.ring_columns * stride,
+                   stride, b.plan.ring_rows, true};
   };
   if (p.has_expand) {
     for_chunks(b, first_channel, last_channel, [&](std::int64_t channel, std::int64_t channels) {
@@ -252,14 +260,14 @@ void for_strips(const Block& b, float* ring, std::int64_t first, std::int64_t la
     const std::int64_t from = std::max(top, expanded);
     const std::int64_t to = std::min(bottom, p.h);
     for_chunks(b, first_channel, last_channel, [&](std::int64_t channel, std::int64_t channels) {
-      const Rows rows = rows_of(channel, channels);
+      const Rows<T> rows = rows_of(channel, channels);
       if (p.has_expand && from < to) {
         expand_rows(b, ring + ring_pixels * (channel - first_channel), rows, from, to, channel);
       }
-      DepthwiseRow depthwise(b, rows, channel, b.middle_channels(channels));
+      DepthwiseRow<T> depthwise(b, rows, channel, b.middle_channels(channels));
       for (std::int64_t oy = begin; oy < end; ++oy) {
         const std::int64_t row = oy - (middle_row < 0 ? begin : middle_row);
-        float* y = middle + row * p.ow * middle_stride + channel;
+        T* y = middle + row * p.ow * middle_stride + channel;
         if (b.plan.from_memory && oy + 1 < p.oh) {
           prefetch_rows(b, oy + 1, channel, channels, y + p.ow * middle_stride);
         }
@@ -272,15 +280,16 @@ void for_strips(const Block& b, float* ring, std::int64_t first, std::int64_t la
   }
 }
 
-PointwiseArgs projection(const Block& b, const float* from, std::int64_t first_row,
-                         std::int64_t rows, float* y) {
+template <typename T>
+PointwiseArgsOf<T> projection(const Block<T>& b, const T* from, std::int64_t first_row,
+                              std::int64_t rows, T* y) {
   const SeparableProblem& p = b.problem;
-  PointwiseArgs a{};
+  PointwiseArgsOf<T> a{};
   a.x = from;
   a.x_stride = b.middle_channels(p.c_mid);
-  a.w = b.record.project_w;
+  a.w = b.record.project_w.template as<T>();
   a.w_block_stride = p.c_mid * kBlock;
-  a.bias = b.record.project_b;
+  a.bias = b.record.project_b.template as<T>();
   const std::int64_t pixel = first_row * p.ow;
   a.y = y + pixel * b.y_stride;
   a.y_stride = b.y_stride;
@@ -298,34 +307,36 @@ PointwiseArgs projection(const Block& b, const float* from, std::int64_t first_r
   return a;
 }
 
-void run_row_fusion(const Block& b, float* y) {
+template <typename T>
+void run_row_fusion(const Block<T>& b, T* y) {
   const SeparableProblem& p = b.problem;
   const std::int64_t ring =
       round_up(b.plan.ring_rows * b.plan.ring_columns * b.ring_channels(p.c_mid), kBlock);
   const std::int64_t strip = b.plan.strip_rows * p.ow * b.middle_channels(p.c_mid);
   b.run.for_each(b.plan.bands, [&](std::int64_t band) {
     Workspace::Scope scope(Workspace::of_this_thread());
-    float* my_ring = scope.take(ring + strip);
-    float* middle = my_ring + ring;
+    T* my_ring = scope.take<T>(ring + strip);
+    T* middle = my_ring + ring;
     for_strips(b, my_ring, band * p.oh / b.plan.bands, (band + 1) * p.oh / b.plan.bands, 0, p.c_mid,
                middle, -1, nullptr, [&](std::int64_t begin, std::int64_t end) {
-                 b.run.kernels.pointwise_f32(projection(b, middle, begin, end - begin, y));
+                 block::pointwise(b.run.kernels)(projection(b, middle, begin, end - begin, y));
                });
   });
 }
 
-void run_channel_fusion(const Block& b, float* y) {
+template <typename T>
+void run_channel_fusion(const Block<T>& b, T* y) {
   const SeparableProblem& p = b.problem;
   Workspace::Scope scope(Workspace::of_this_thread());
   const std::int64_t pixels = p.oh * p.ow;
-  float* middle = p.has_project ? scope.take(pixels * b.middle_channels(p.c_mid)) : y;
+  T* middle = p.has_project ? scope.take<T>(pixels * b.middle_channels(p.c_mid)) : y;
   // Sums of one output row each, whoever computes it: their order does not depend on threads.
   const std::int64_t sum_stride = round_up(p.c_mid, kBlock);
   float* sums = nullptr;
-  float* scale = nullptr;
+  T* scale = nullptr;
   if (p.has_se) {
     sums = scope.take(p.oh * sum_stride);
-    scale = scope.take(sum_stride);
+    scale = scope.take<T>(sum_stride);
     std::memset(sums, 0, static_cast<std::size_t>(p.oh * sum_stride) * sizeof(float));
   }
   const std::int64_t blocks = (p.c_mid + kBlock - 1) / kBlock;
@@ -333,7 +344,7 @@ void run_channel_fusion(const Block& b, float* y) {
   const std::int64_t ring = b.plan.ring_rows * b.plan.ring_columns * (b.plan.chunk + kBlock);
   b.run.for_each(parts * b.plan.bands, [&](std::int64_t task) {
     Workspace::Scope task_scope(Workspace::of_this_thread());
-    float* my_ring = task_scope.take(ring);
+    T* my_ring = task_scope.take<T>(ring);
     const std::int64_t part = task / b.plan.bands;
     const std::int64_t band = task % b.plan.bands;
     const std::int64_t end = std::min((part + 1) * blocks / parts * kBlock, p.c_mid);
@@ -346,11 +357,11 @@ void run_channel_fusion(const Block& b, float* y) {
   });
   if (p.has_se) squeeze_excite_scale(b.run, b.record, sums, p.oh, pixels, scale);
   if (p.has_project) {
-    PointwiseArgs a = projection(b, middle, 0, p.oh, y);
+    PointwiseArgsOf<T> a = projection(b, middle, 0, p.oh, y);
     a.scale = scale;
     run_product(b.run, a);
   } else if (p.has_se) {
-    b.run.kernels.scale_f32({y, p.c_mid, scale, y, p.c_mid, pixels, p.c_mid});
+    block::scale(b.run.kernels)({y, p.c_mid, scale, y, p.c_mid, pixels, p.c_mid});
   }
 }
 
@@ -381,19 +392,24 @@ SeparableProblem separable_problem(const Record& record, const Shape& x, const S
   return p;
 }
 
-void run_separable(const Run& run, const Record& record, const Pixels& x, const Shape& shape,
-                   float* y, std::int64_t y_stride) {
+template <typename T>
+void run_separable(const RunOf<T>& run, const Record& record, const Pixels<T>& x,
+                   const Shape& shape, T* y, std::int64_t y_stride) {
   const RecordHeader& h = *record.header;
   const SeparableProblem p = separable_problem(record, shape, record_output("run", record, shape));
   const SeparablePlan plan = plan_separable(p, run.caches, run.threads, fusion_policy());
-  Run mine = run;
-  mine.threads = plan.threads;
-  const Block block = {mine, record, h, p.window, p, plan, x, y_stride > 0 ? y_stride : p.c_out};
+  const RunOf<T> mine = {run.kernels, run.caches, plan.threads};
+  const Block<T> block = {mine, record, h, p.window, p, plan, x, y_stride > 0 ? y_stride : p.c_out};
   if (block.plan.row_fusion) {
     run_row_fusion(block, y);
   } else {
     run_channel_fusion(block, y);
   }
 }
+
+template void run_separable(const Run&, const Record&, const Pixels<float>&, const Shape&, float*,
+                            std::int64_t);
+template void run_separable(const RunOf<Half>&, const Record&, const Pixels<Half>&, const Shape&,
+                            Half*, std::int64_t);
 
 }  // namespace weebill

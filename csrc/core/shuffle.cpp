@@ -13,21 +13,22 @@ namespace {
 // As many multiply-adds as moving an element costs, for plan_threads().
 constexpr std::int64_t kWorkPerElement = 4;
 
-void shuffle_pixels(const Run& run, const float* x, std::int64_t pixels, std::int64_t channels,
-                    std::int64_t groups, float* y) {
+template <typename T>
+void shuffle_pixels(const RunOf<T>& run, const T* x, std::int64_t pixels, std::int64_t channels,
+                    std::int64_t groups, T* y) {
   Workspace::Scope scope(Workspace::of_this_thread());
   std::int64_t* strides = scope.take<std::int64_t>(groups);
   std::fill(strides, strides + groups, channels);
   const std::int64_t tasks = plan_threads(pixels * channels * kWorkPerElement, run.threads);
-  const float** starts = scope.take<const float*>(groups * tasks);
+  const T** starts = scope.take<const T*>(groups * tasks);
   run.for_each(tasks, [&](std::int64_t task) {
     const std::int64_t first = task * pixels / tasks;
     const std::int64_t count = (task + 1) * pixels / tasks - first;
-    const float** mine = starts + task * groups;
+    const T** mine = starts + task * groups;
     for (std::int64_t j = 0; j < groups; ++j) {
       mine[j] = x + first * channels + j * (channels / groups);
     }
-    run.kernels.channel_shuffle_f32(
+    block::channel_shuffle(run.kernels)(
         {mine, strides, y + first * channels, channels, count, groups, channels});
   });
 }
@@ -124,8 +125,9 @@ void shuffle(const Run& run, const AnyTensorView& x, std::int64_t groups, bool n
 
 }  // namespace
 
-void run_channel_shuffle(const Run& run, const Record& record, const float* x, const Shape& shape,
-                         float* y) {
+template <typename T>
+void run_channel_shuffle(const RunOf<T>& run, const Record& record, const T* x, const Shape& shape,
+                         T* y) {
   shuffle_pixels(run, x, shape.h * shape.w, shape.c, record.header->groups, y);
 }
 
@@ -157,5 +159,9 @@ void channel_shuffle(const AnyTensorView& x, std::int64_t groups, bool nhwc, voi
   }
   if (x.n * x.c * x.h * x.w > 0) move(run, x, groups, nhwc, y);
 }
+
+template void run_channel_shuffle(const Run&, const Record&, const float*, const Shape&, float*);
+template void run_channel_shuffle(const RunOf<Half>&, const Record&, const Half*, const Shape&,
+                                  Half*);
 
 }  // namespace weebill

@@ -18,6 +18,7 @@ namespace weebill {
 namespace {
 
 /// The tensors b_0 ... b_t, of `half` channels each in pixels of whole vectors.
+template <typename T>
 class Pieces {
  public:
   /// Tensors of which no channel is part of the value any more are used again: of b_t (t > 0) the
@@ -27,10 +28,10 @@ class Pieces {
     std::int64_t lives = 0;  // units until nothing is left
     while ((std::int64_t{1} << lives) < 2 * half) ++lives;
     count_ = std::min(units + 1, lives + 2);
-    memory_ = scope.take(count_ * tensor_);
+    memory_ = scope.take<T>(count_ * tensor_);
   }
 
-  float* tensor(std::int64_t t) const { return memory_ + slot(t) * tensor_; }
+  T* tensor(std::int64_t t) const { return memory_ + slot(t) * tensor_; }
   std::int64_t stride() const { return stride_; }
 
   /// Where channel c of y_t is, as an offset from tensor(0).
@@ -46,14 +47,14 @@ class Pieces {
   std::int64_t slot(std::int64_t t) const { return t == 0 ? 0 : 1 + (t - 1) % (count_ - 1); }
 
   std::int64_t stride_, tensor_, count_;
-  float* memory_;
+  T* memory_;
 };
 
 /// y_t, its channels in their places. b(s) is the tensor b_s, its pixels `stride` apart, those of
 /// b_0 `stride_0`.
-template <typename Tensor>
-void put_in_order(const Run& run, std::int64_t t, Tensor b, std::int64_t stride_0,
-                  std::int64_t stride, std::int64_t half, std::int64_t pixels, float* y) {
+template <typename T, typename Tensor>
+void put_in_order(const RunOf<T>& run, std::int64_t t, Tensor b, std::int64_t stride_0,
+                  std::int64_t stride, std::int64_t half, std::int64_t pixels, T* y) {
   // Blocks of pixels small enough for the first cache.
   constexpr std::int64_t kPixels = 16;
   const std::int64_t blocks = (pixels + kPixels - 1) / kPixels;
@@ -61,22 +62,22 @@ void put_in_order(const Run& run, std::int64_t t, Tensor b, std::int64_t stride_
       std::min<std::int64_t>(plan_threads(pixels * half * 8, run.threads), blocks);
   Workspace::Scope scope(Workspace::of_this_thread());
   const std::int64_t buffer = kPixels * half;
-  float* scratch = scope.take(tasks * 2 * buffer);
+  T* scratch = scope.take<T>(tasks * 2 * buffer);
   run.for_each(tasks, [&](std::int64_t task) {
-    float* const mine = scratch + task * 2 * buffer;
+    T* const mine = scratch + task * 2 * buffer;
     const std::int64_t last = std::min((task + 1) * blocks / tasks * kPixels, pixels);
     for (std::int64_t first = task * blocks / tasks * kPixels; first < last; first += kPixels) {
       const std::int64_t count = std::min(kPixels, last - first);
-      const float* value = b(0) + first * stride_0;
+      const T* value = b(0) + first * stride_0;
       std::int64_t value_stride = stride_0;
       for (std::int64_t s = 1; s <= t; ++s) {
         // As many channels of y_s as y_t takes of it.
         std::int64_t channels = 2 * half;
         for (std::int64_t later = s; later < t; ++later) channels = (channels + 1) / 2;
-        float* to = s == t ? y + first * 2 * half : mine + s % 2 * buffer;
-        const float* const from[2] = {value, b(s) + first * stride};
+        T* to = s == t ? y + first * 2 * half : mine + s % 2 * buffer;
+        const T* const from[2] = {value, b(s) + first * stride};
         const std::int64_t strides[2] = {value_stride, stride};
-        run.kernels.channel_shuffle_f32({from, strides, to, channels, count, 2, channels});
+        block::channel_shuffle(run.kernels)({from, strides, to, channels, count, 2, channels});
         value = to;
         value_stride = channels;
       }
@@ -86,8 +87,9 @@ void put_in_order(const Run& run, std::int64_t t, Tensor b, std::int64_t stride_
 
 }  // namespace
 
-void run_shuffle_units(const Run& run, const Record* units, std::size_t count, const float* x,
-                       const Shape& shape, float* y) {
+template <typename T>
+void run_shuffle_units(const RunOf<T>& run, const Record* units, std::size_t count, const T* x,
+                       const Shape& shape, T* y) {
   const Record& first = units[0];
   const bool has_shortcut = first.parts.size() == 2;
   const Shape out = record_output("run", first, {1, shape.c, shape.h, shape.w});
@@ -95,7 +97,7 @@ void run_shuffle_units(const Run& run, const Record* units, std::size_t count, c
   const std::int64_t half = out.c / 2;
   const auto last = static_cast<std::int64_t>(count);
   Workspace::Scope scope(Workspace::of_this_thread());
-  const Pieces pieces(scope, last, pixels, half);
+  const Pieces<T> pieces(scope, last, pixels, half);
   const std::int64_t stride = pieces.stride();
   Shape in = shape;
   if (has_shortcut) {
@@ -111,7 +113,7 @@ void run_shuffle_units(const Run& run, const Record* units, std::size_t count, c
       return;
     }
     // The table wants all pixels equally far apart.
-    run.kernels.channel_shuffle_f32({&x, &shape.c, pieces.tensor(0), stride, pixels, 1, half});
+    block::channel_shuffle(run.kernels)({&x, &shape.c, pieces.tensor(0), stride, pixels, 1, half});
   }
   std::int64_t* offsets = scope.take<std::int64_t>(half);
   const Shape inside = {1, half, out.h, out.w};
@@ -124,5 +126,10 @@ void run_shuffle_units(const Run& run, const Record* units, std::size_t count, c
   put_in_order(
       run, last, [&](std::int64_t s) { return pieces.tensor(s); }, stride, stride, half, pixels, y);
 }
+
+template void run_shuffle_units(const Run&, const Record*, std::size_t, const float*, const Shape&,
+                                float*);
+template void run_shuffle_units(const RunOf<Half>&, const Record*, std::size_t, const Half*,
+                                const Shape&, Half*);
 
 }  // namespace weebill

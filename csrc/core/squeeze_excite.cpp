@@ -6,7 +6,8 @@
 
 namespace weebill {
 
-void run_product(const Run& run, PointwiseArgs a) {
+template <typename T>
+void run_product(const RunOf<T>& run, PointwiseArgsOf<T> a) {
   if (a.m <= 0) return;
   const ProductPlan plan = plan_product(a.m, a.k, a.n, a.scale != nullptr, run.threads);
   const std::int64_t unit = plan.unit;
@@ -16,10 +17,10 @@ void run_product(const Run& run, PointwiseArgs a) {
   run.for_each(plan.tasks, [&](std::int64_t task) {
     const std::int64_t first = task * units / plan.tasks * unit;
     const std::int64_t end = (task + 1) * units / plan.tasks * unit;
-    PointwiseArgs mine = a;
+    PointwiseArgsOf<T> mine = a;
     mine.m_block = m_block;
     Workspace::Scope scope(Workspace::of_this_thread());
-    if (a.scale != nullptr) mine.scratch = scope.take(round_up(m_block * a.k, kBlock));
+    if (a.scale != nullptr) mine.scratch = scope.take<T>(round_up(m_block * a.k, kBlock));
     if (plan.by_channels) {
       mine.w += first / kBlock * a.w_block_stride;
       mine.bias += first;
@@ -34,21 +35,47 @@ void run_product(const Run& run, PointwiseArgs a) {
       if (a.residual != nullptr) mine.residual += first * a.residual_stride;
       mine.m = std::min(a.m, end) - first;
     }
-    run.kernels.pointwise_f32(mine);
+    block::pointwise(run.kernels)(mine);
   });
 }
 
 namespace {
 
+// Sums are of float32 whatever the elements are; a mean is rounded once.
+const KernelTable& float_kernels(const Run& run) { return run.kernels; }
+const KernelTable& float_kernels(const RunOf<Half>& /*run*/) { return kernels(); }
+float* float_room(float* y, std::int64_t /*count*/, Workspace::Scope& /*scope*/) { return y; }
+float* float_room(Half* /*y*/, std::int64_t count, Workspace::Scope& scope) {
+  return scope.take(count);
+}
+void put(const Run& /*run*/, const float* /*x*/, std::int64_t /*count*/, float* /*y*/) {}
+void put(const RunOf<Half>& run, const float* x, std::int64_t count, Half* y) {
+  run.kernels.narrow_f16({x, y, count});
+}
+
+// mean[c] = sum over the rows of sums / pixels.
+template <typename T>
+void mean_of_rows(const RunOf<T>& run, const float* sums, std::int64_t stride, std::int64_t rows,
+                  std::int64_t pixels, std::int64_t channels, T* mean) {
+  Workspace::Scope scope(Workspace::of_this_thread());
+  float* total = float_room(mean, channels, scope);
+  std::memset(total, 0, static_cast<std::size_t>(channels) * sizeof(float));
+  float_kernels(run).sum_f32({sums, stride, total, rows, channels});
+  const float count = static_cast<float>(pixels);
+  for (std::int64_t c = 0; c < channels; ++c) total[c] /= count;
+  put(run, total, channels, mean);
+}
+
 // A dense product: pixels next to each other, no residual.
-PointwiseArgs dense_product(const float* x, const float* w, const float* bias, float* y,
-                            std::int64_t m, std::int64_t k, std::int64_t n, Activation activation) {
-  PointwiseArgs a{};
+template <typename T>
+PointwiseArgsOf<T> dense_product(const T* x, Section w, Section bias, T* y, std::int64_t m,
+                                 std::int64_t k, std::int64_t n, Activation activation) {
+  PointwiseArgsOf<T> a{};
   a.x = x;
   a.x_stride = k;
-  a.w = w;
+  a.w = w.as<T>();
   a.w_block_stride = k * kBlock;
-  a.bias = bias;
+  a.bias = bias.as<T>();
   a.y = y;
   a.y_stride = n;
   a.y_width = std::max<std::int64_t>(m, 1);
@@ -62,24 +89,23 @@ PointwiseArgs dense_product(const float* x, const float* w, const float* bias, f
 
 }  // namespace
 
-void run_pointwise(const Run& run, const Record& record, const float* x, std::int64_t pixels,
-                   float* y) {
+template <typename T>
+void run_pointwise(const RunOf<T>& run, const Record& record, const T* x, std::int64_t pixels,
+                   T* y) {
   const RecordHeader& h = *record.header;
   run_product(run, dense_product(x, record.project_w, record.project_b, y, pixels, h.c_in, h.c_out,
                                  h.activation));
 }
 
-void squeeze_excite_scale(const Run& run, const Record& record, const float* sums,
-                          std::int64_t rows, std::int64_t pixels, float* scale) {
+template <typename T>
+void squeeze_excite_scale(const RunOf<T>& run, const Record& record, const float* sums,
+                          std::int64_t rows, std::int64_t pixels, T* scale) {
   const RecordHeader& h = *record.header;
   const std::int64_t stride = round_up(h.c_mid, kBlock);
   Workspace::Scope scope(Workspace::of_this_thread());
-  float* mean = scope.take(stride);
-  float* hidden = scope.take(round_up(h.c_se, kBlock));
-  std::memset(mean, 0, static_cast<std::size_t>(stride) * sizeof(float));
-  run.kernels.sum_f32({sums, stride, mean, rows, h.c_mid});
-  const float count = static_cast<float>(pixels);
-  for (std::int64_t c = 0; c < h.c_mid; ++c) mean[c] /= count;
+  T* mean = scope.take<T>(stride);
+  T* hidden = scope.take<T>(round_up(h.c_se, kBlock));
+  mean_of_rows(run, sums, stride, rows, pixels, h.c_mid, mean);
   run_product(run, dense_product(mean, record.se_reduce_w, record.se_reduce_b, hidden, 1, h.c_mid,
                                  h.c_se, h.se_activation));
   run_product(run, dense_product(hidden, record.se_expand_w, record.se_expand_b, scale, 1, h.c_se,
@@ -90,14 +116,15 @@ namespace {
 
 // Sums of the pixels in groups of one image row, so that the order of additions is the same
 // whatever the threads: sums has shape.h rows.
-void row_sums(const Run& run, const float* x, const Shape& shape, float* sums) {
+template <typename T>
+void row_sums(const RunOf<T>& run, const T* x, const Shape& shape, float* sums) {
   const std::int64_t stride = round_up(shape.c, kBlock);
   std::memset(sums, 0, static_cast<std::size_t>(stride * shape.h) * sizeof(float));
   const std::int64_t tasks =
       std::min<std::int64_t>(plan_threads(shape.h * shape.w * shape.c, run.threads), shape.h);
   run.for_each(tasks, [&](std::int64_t task) {
     for (std::int64_t y = task * shape.h / tasks; y < (task + 1) * shape.h / tasks; ++y) {
-      run.kernels.sum_f32(
+      block::sum(run.kernels)(
           {x + y * shape.w * shape.c, shape.c, sums + y * stride, shape.w, shape.c});
     }
   });
@@ -105,12 +132,13 @@ void row_sums(const Run& run, const float* x, const Shape& shape, float* sums) {
 
 }  // namespace
 
-void run_squeeze_excite(const Run& run, const Record& record, const float* x, const Shape& shape,
-                        float* y) {
+template <typename T>
+void run_squeeze_excite(const RunOf<T>& run, const Record& record, const T* x, const Shape& shape,
+                        T* y) {
   Workspace::Scope scope(Workspace::of_this_thread());
   const std::int64_t stride = round_up(shape.c, kBlock);
   float* sums = scope.take(stride * shape.h);
-  float* scale = scope.take(stride);
+  T* scale = scope.take<T>(stride);
   row_sums(run, x, shape, sums);
   const std::int64_t pixels = shape.h * shape.w;
   squeeze_excite_scale(run, record, sums, shape.h, pixels, scale);
@@ -119,19 +147,31 @@ void run_squeeze_excite(const Run& run, const Record& record, const float* x, co
     const std::int64_t first = task * pixels / tasks;
     const std::int64_t count = (task + 1) * pixels / tasks - first;
     const std::int64_t at = first * shape.c;
-    run.kernels.scale_f32({x + at, shape.c, scale, y + at, shape.c, count, shape.c});
+    block::scale(run.kernels)({x + at, shape.c, scale, y + at, shape.c, count, shape.c});
   });
 }
 
-void run_global_pool(const Run& run, const float* x, const Shape& shape, float* y) {
+template <typename T>
+void run_global_pool(const RunOf<T>& run, const T* x, const Shape& shape, T* y) {
   Workspace::Scope scope(Workspace::of_this_thread());
   const std::int64_t stride = round_up(shape.c, kBlock);
   float* sums = scope.take(stride * shape.h);
   row_sums(run, x, shape, sums);
-  std::memset(y, 0, static_cast<std::size_t>(shape.c) * sizeof(float));
-  run.kernels.sum_f32({sums, stride, y, shape.h, shape.c});
-  const float count = static_cast<float>(shape.h * shape.w);
-  for (std::int64_t c = 0; c < shape.c; ++c) y[c] /= count;
+  mean_of_rows(run, sums, stride, shape.h, shape.h * shape.w, shape.c, y);
 }
+
+template void run_product(const Run&, PointwiseArgs);
+template void run_product(const RunOf<Half>&, PointwiseArgsOf<Half>);
+template void run_pointwise(const Run&, const Record&, const float*, std::int64_t, float*);
+template void run_pointwise(const RunOf<Half>&, const Record&, const Half*, std::int64_t, Half*);
+template void squeeze_excite_scale(const Run&, const Record&, const float*, std::int64_t,
+                                   std::int64_t, float*);
+template void squeeze_excite_scale(const RunOf<Half>&, const Record&, const float*, std::int64_t,
+                                   std::int64_t, Half*);
+template void run_squeeze_excite(const Run&, const Record&, const float*, const Shape&, float*);
+template void run_squeeze_excite(const RunOf<Half>&, const Record&, const Half*, const Shape&,
+                                 Half*);
+template void run_global_pool(const Run&, const float*, const Shape&, float*);
+template void run_global_pool(const RunOf<Half>&, const Half*, const Shape&, Half*);
 
 }  // namespace weebill

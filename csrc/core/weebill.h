@@ -12,6 +12,8 @@
 #include <string>
 #include <vector>
 
+#include "simd/half.h"
+
 #if defined(_WIN32)
 #define WEEBILL_API
 #else
@@ -41,12 +43,15 @@ WEEBILL_API const std::vector<std::string>& activation_names();
 WEEBILL_API Activation parse_activation(const std::string& op, const std::string& argument,
                                         const std::string& name);
 
-/// A float32 tensor of logical shape (n, c, h, w); strides in elements, any order, not negative.
-struct TensorView {
-  const float* data = nullptr;
+/// A tensor of logical shape (n, c, h, w); strides in elements, any order, not negative.
+template <typename T>
+struct TensorViewOf {
+  const T* data = nullptr;
   std::int64_t n = 0, c = 0, h = 0, w = 0;
   std::int64_t stride_n = 0, stride_c = 0, stride_h = 0, stride_w = 0;
 };
+using TensorView = TensorViewOf<float>;
+using HalfTensorView = TensorViewOf<Half>;
 
 struct Shape {
   std::int64_t n = 0, c = 0, h = 0, w = 0;
@@ -205,7 +210,20 @@ WEEBILL_API std::vector<std::int64_t> geometry(Packed records);
 /// Runs the records on x. y is dense NHWC (torch's channels_last) of output_shape() and must not
 /// overlap x. Any x strides are accepted; dense NHWC is used as it is, and so is any layout by a
 /// leading conv2d; the rest costs one copy.
+///
+/// Records of float16 (to_float16) are computed in float16: x is rounded to it first, and y is what
+/// was computed. Throws NotSupported where the instruction set in use has no float16 arithmetic.
 WEEBILL_API void run(const std::string& op, const TensorView& x, Packed records, float* y);
+/// The same for records of float16 alone.
+WEEBILL_API void run(const std::string& op, const HalfTensorView& x, Packed records, Half* y);
+
+/// The records with their weights and biases rounded to float16. All else is as it was; records
+/// that are float16 already are copied. Throws ValueError for a finite weight beyond 65504.
+WEEBILL_API void to_float16(Packed records, const Allocate& allocate);
+/// Whether all of the records are of float16; throws ValueError where only some are.
+WEEBILL_API bool is_float16(const std::string& op, Packed records);
+/// Whether run() takes them: the instruction set in use has float16 arithmetic.
+WEEBILL_API bool has_float16();
 
 /// Elements of any type, 1, 2, 4, 8 or 16 bytes each; strides in elements, as in TensorView.
 struct AnyTensorView {

@@ -10,6 +10,8 @@
 
 #include <cstdint>
 
+#include "simd/half.h"
+
 namespace weebill {
 
 /// Channels per block of packed weights.
@@ -199,7 +201,7 @@ struct BlockCopyArgs {
 /// y[p * channels + c] = x[c * x_channel_stride + p]: NCHW planes to NHWC pixels.
 template <typename T>
 struct InterleaveArgsOf {
-  const float* x;
+  const T* x;
   std::int64_t x_channel_stride;
   T* y;
   std::int64_t pixels;
@@ -286,6 +288,20 @@ struct MaxPoolArgsOf {
   std::int64_t channels;
 };
 using MaxPoolArgs = MaxPoolArgsOf<float>;
+
+/// y[i] = x[i] rounded to the nearest half.
+struct NarrowArgs {
+  const float* x;
+  Half* y;
+  std::int64_t count;
+};
+
+/// y[i] = x[i].
+struct WidenArgs {
+  const Half* x;
+  float* y;
+  std::int64_t count;
+};
 
 /// The channels of `groups` tensors in turn: the channel shuffle of their concatenation.
 ///   y[p, i * groups + j] = x[j][p * x_stride[j] + i]   for i * groups + j < channels

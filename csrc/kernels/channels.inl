@@ -45,9 +45,9 @@ void WEEBILL_TYPED(interleave)(const InterleaveArgs& a) {
   for (int64_t p = 0; p < a.pixels; p += kPixels) {
     const int64_t n = a.pixels - p < kPixels ? a.pixels - p : kPixels;
     for (int64_t c = 0; c < a.channels; ++c) {
-      const float* x = a.x + c * a.x_channel_stride + p;
+      const Element* x = a.x + c * a.x_channel_stride + p;
       Element* y = a.y + p * a.channels + c;
-      for (int64_t i = 0; i < n; ++i) y[i * a.channels] = to_element(x[i]);
+      for (int64_t i = 0; i < n; ++i) y[i * a.channels] = x[i];
     }
   }
 }

@@ -2,7 +2,6 @@
 // kernels/ are written once on them. No algorithm, no loop over data, no C++ library here.
 //
 //   Element                   what tensors in memory are made of: float here, Half in *_fp16.h
-//   to_element(x)             of a float, rounded
 //   kLanes                    elements per vector
 //   kRegisters                vector registers of the architecture
 //   Vec                       a vector of kLanes elements; arithmetic on them rounds to Element
@@ -26,6 +25,9 @@
 //   only
 //                             where it costs less than rounds of the two above
 //   store_interleaved(p, a, b, c)  a[0] b[0] c[0] a[1] ...: 3 * kLanes floats at p
+//   activate_exponential(v, activation)  silu or sigmoid, computed in float32
+//   to_element(x) load_narrowed(p) store_widened(p, v)  where Element is Half: of one float and of
+//                             kLanes of them
 //   round_even(v)             to the nearest integer, ties to even; |v| < 2^22
 //   pow2(v)                   2^v for integer-valued v in [-126, 127]
 //   stream(p, v)              store past the caches where kStreams, p a multiple of v's bytes; a
@@ -37,6 +39,10 @@
 
 #if defined(WEEBILL_ISA_SCALAR)
 #include "simd/scalar.h"
+#elif defined(WEEBILL_ISA_SCALAR_FP16)
+#include "simd/scalar_fp16.h"
+#elif defined(WEEBILL_ISA_NEON_FP16)
+#include "simd/neon_fp16.h"
 #elif defined(WEEBILL_ISA_NEON)
 #include "simd/neon.h"
 #elif defined(WEEBILL_ISA_AVX2)
@@ -48,8 +54,8 @@
 #endif
 
 #if !defined(WEEBILL_HALF)
+#include "simd/exponential.inl"
 using Element = float;
-inline Element to_element(float x) { return x; }
 using Sum = Vec;
 inline Sum load_sum(const float* p) { return load(p); }
 inline Sum load_sum_n(const float* p, int64_t n) { return load_n(p, n); }

@@ -234,6 +234,11 @@ def test_classify_unknown_model_suggests_one(run: Run, photo: Path) -> None:
     assert_one_line_error(result, "mobilenet_v3_lrage", "mobilenet_v3_large")
 
 
+def test_classify_precision_is_of_files(run: Run, photo: Path) -> None:
+    result = run("classify", photo, "--precision", "float16")
+    assert_one_line_error(result, "--precision must go with a .weebill file")
+
+
 def test_classify_unknown_weights(run: Run, photo: Path) -> None:
     result = run("classify", photo, "--weights", "IMAGENET_V9")
     assert_one_line_error(result, "IMAGENET_V9", "IMAGENET1K_V1")

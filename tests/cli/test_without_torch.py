@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -35,7 +36,7 @@ def folder(tmp_path: Path, model: torch.nn.Module) -> Path:
     return tmp_path
 
 
-def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """The command line where torch can't be imported."""
     code = (
         "import sys; sys.modules['torch'] = None\n"
@@ -43,7 +44,12 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         "from weebill.cli import main; main()"
     )
     return subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -65,6 +71,13 @@ def test_classify(folder: Path, model: torch.nn.Module) -> None:
     text = run(folder, "classify", "photo.png", "--model", "small.weebill").stdout
     assert "thing" in text
     assert "small.weebill (saved by weebill" in text
+    assert ", float32" in text
+    half = {"WEEBILL_ISA": "scalar"}
+    result = run(folder, "classify", "photo.png", *options, "--precision", "float16", **half)
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found["precision"] == "float16"
+    assert found["results"][0]["classes"] != classes
 
 
 @pytest.mark.parametrize(
@@ -74,6 +87,8 @@ def test_classify(folder: Path, model: torch.nn.Module) -> None:
         (["--model", "photo.weebill"], "must be an intact weebill file"),
         (["--model", "small.weebill", "--compare"], "--compare must go with a network's name"),
         (["--model", "small.weebill", "--weights", "x"], "--weights must go with"),
+        (["--model", "small.weebill", "--precision", "float16"], "must be 'float32' with"),
+        (["--model", "small.weebill", "--precision", "int8"], "int8"),
         (["--model", "two.weebill"], "must give scores of classes"),
         (["--model", "plain.weebill"], "must tell how"),
         (["--model", "names.weebill"], "must have a name for each of its 7 classes, got 2"),

@@ -16,6 +16,8 @@
 #include <type_traits>
 #include <vector>
 
+#include "simd/half.h"
+
 namespace weebill::testing {
 
 enum class Flush { kEnd, kStart };
@@ -29,6 +31,11 @@ inline bool is_poison(float value) {
   std::uint32_t bits;
   std::memcpy(&bits, &value, sizeof bits);
   return bits == kPoison;
+}
+
+/// Of its halves: they lie on even addresses.
+inline bool is_poison(Half value) {
+  return value.bits == (kPoison & 0xffff) || value.bits == kPoison >> 16;
 }
 
 inline std::size_t page_bytes() {

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstring>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "core/dispatch.h"
@@ -22,6 +23,45 @@ namespace weebill::testing {
 #define WEEBILL_KERNEL(name, Args, summary) void test_cases_of_##name();
 #include "core/kernels.def"
 #undef WEEBILL_KERNEL
+#define WEEBILL_HALF_KERNEL(name, Args, summary) void test_cases_of_##name();
+#include "core/kernels.def"
+#undef WEEBILL_HALF_KERNEL
+
+// ------ kernels of float32 and float16 are tested by one function, with numbers that both can hold
+
+template <typename T>
+constexpr bool kIsHalf = std::is_same_v<T, Half>;
+
+template <typename T>
+using TableFor = std::conditional_t<kIsHalf<T>, HalfKernelTable, KernelTable>;
+
+/// What a kernel of T reads.
+template <typename T>
+std::vector<T> elements(const std::vector<float>& values) {
+  if constexpr (kIsHalf<T>) {
+    std::vector<Half> halves;
+    constexpr Half kGap{kPoison & 0xffff};
+    for (float value : values) halves.push_back(is_poison(value) ? kGap : to_half(value));
+    return halves;
+  } else {
+    return values;
+  }
+}
+
+inline float number(float element) { return element; }
+inline float number(Half element) { return to_float(element); }
+
+/// Numbers that T can hold.
+template <typename T>
+std::vector<float> rounded(std::vector<float> values) {
+  if constexpr (kIsHalf<T>) {
+    for (float& value : values) value = to_float(to_half(value));
+  }
+  return values;
+}
+
+template <typename T>
+constexpr reference::Precision kPrecision = kIsHalf<T> ? reference::kFloat16 : reference::kFloat32;
 
 using Sizes = std::vector<std::int64_t>;
 
@@ -33,9 +73,9 @@ inline const std::vector<std::int32_t> kActivations = {
     kActNone, kActRelu,   kActRelu6, kActHardswish, kActHardsigmoid, kActHardsigmoidPaddle,
     kActSilu, kActSigmoid};
 
-/// All of them, or with --quick about `few`, drawn anew for each seed.
-inline Sizes selected(const Sizes& all, std::size_t few) {
-  if (!options().quick || all.size() <= few) return all;
+/// All of them, or with --quick (or if asked to) about `few`, drawn anew for each seed.
+inline Sizes selected(const Sizes& all, std::size_t few, bool always_few = false) {
+  if (!(options().quick || always_few) || all.size() <= few) return all;
   Sizes some;
   for (std::size_t i = 0; i < few; ++i) {
     const std::size_t first = i * all.size() / few, next = (i + 1) * all.size() / few;
@@ -61,6 +101,19 @@ std::vector<Variant<Args>> variants(void (*KernelTable::*entry)(const Args&)) {
     bool seen = false;
     for (const Variant<Args>& other : all) seen = seen || other.kernel == kernel;
     if (!seen) all.push_back({isa, kernel});
+  }
+  return all;
+}
+
+template <typename Args>
+std::vector<Variant<Args>> variants(void (*HalfKernelTable::*entry)(const Args&)) {
+  std::vector<Variant<Args>> all;
+  for (const std::string& isa : tested_isas()) {
+    const HalfKernelTable* table = half_kernels_of(isa);
+    if (table == nullptr) continue;
+    bool seen = false;
+    for (const Variant<Args>& other : all) seen = seen || other.kernel == table->*entry;
+    if (!seen) all.push_back({isa, table->*entry});
   }
   return all;
 }
@@ -129,23 +182,24 @@ inline std::vector<float> pad_depthwise_bias(std::vector<float> bias) {
 }
 
 /// Takes pixel p's channels from y + position(p), and reports anything else in y that was written.
-template <typename Position>
-std::vector<float> gather(const Guarded<float>& y, std::int64_t pixels, std::int64_t channels,
+template <typename T, typename Position>
+std::vector<float> gather(const Guarded<T>& y, std::int64_t pixels, std::int64_t channels,
                           Position position) {
-  std::vector<float> all(y.data(), y.data() + y.size());
+  std::vector<T> all(y.data(), y.data() + y.size());
   std::vector<float> taken(static_cast<std::size_t>(pixels * channels));
-  float gap;
+  T gap;
   std::memcpy(&gap, &kPoison, sizeof gap);
   for (std::int64_t p = 0; p < pixels; ++p) {
     for (std::int64_t c = 0; c < channels; ++c) {
-      float& at = all[static_cast<std::size_t>(position(p) + c)];
-      taken[static_cast<std::size_t>(p * channels + c)] = at;
+      T& at = all[static_cast<std::size_t>(position(p) + c)];
+      taken[static_cast<std::size_t>(p * channels + c)] = number(at);
       at = gap;
     }
   }
   for (std::size_t i = 0; i < all.size(); ++i) {
     if (!is_poison(all[i])) {
-      WEEBILL_FAIL("y[%zu] is no output, but %g was written there", i, static_cast<double>(all[i]));
+      WEEBILL_FAIL("y[%zu] is no output, but %g was written there", i,
+                   static_cast<double>(number(all[i])));
       break;
     }
   }

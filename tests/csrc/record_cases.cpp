@@ -1,6 +1,7 @@
 #include "record_cases.h"
 
 #include <algorithm>
+#include <cmath>
 #include <thread>
 
 #include "kernel_cases.h"
@@ -56,6 +57,16 @@ const char* layout_name(Layout layout) {
   return names[static_cast<int>(layout)];
 }
 
+namespace {
+
+/// Up to `largest`; in float16, ones that it can hold.
+std::vector<float> any_numbers(std::int64_t count, float largest) {
+  const std::vector<float> values = rng().reals(count, -largest, largest);
+  return in_float16() ? rounded<Half>(values) : values;
+}
+
+}  // namespace
+
 Input make_input(const Shape& s, Layout layout, bool integers) {
   Input input{};
   input.layout = layout;
@@ -97,7 +108,8 @@ Input make_input(const Shape& s, Layout layout, bool integers) {
   const std::int64_t last = empty ? -1
                                   : (s.n - 1) * v.stride_n + (s.c - 1) * v.stride_c +
                                         (s.h - 1) * v.stride_h + (s.w - 1) * v.stride_w;
-  input.storage = integers ? rng().integers(last + 1, -3, 3) : rng().reals(last + 1);
+  input.storage =
+      integers && !in_float16() ? rng().integers(last + 1, -3, 3) : any_numbers(last + 1, 1);
   std::vector<bool> reached(input.storage.size(), false);
   for (std::int64_t n = 0; n < s.n; ++n) {
     for (std::int64_t c = 0; c < s.c; ++c) {
@@ -134,7 +146,13 @@ reference::Tensor to_tensor(const Input& input) {
 Weight Weights::make(const char* name, const std::vector<std::int64_t>& shape) {
   std::int64_t count = 1;
   for (std::int64_t size : shape) count *= size;
-  values_.push_back(integers_ ? rng().integers(count, -2, 2) : rng().reals(count));
+  if (in_float16()) {
+    // So small that several layers do not leave the range.
+    const auto inputs = static_cast<float>(count / shape[0]);
+    values_.push_back(any_numbers(count, 2 / std::sqrt(inputs)));
+  } else {
+    values_.push_back(integers_ ? rng().integers(count, -2, 2) : rng().reals(count));
+  }
   buffers_.push_back(std::make_unique<Guarded<float>>(name, values_.back(), any_flush()));
   return {buffers_.back()->data(), shape};
 }
@@ -179,12 +197,29 @@ std::vector<float> run_guarded(const Bytes& records, const Input& input, const S
   return {y.data(), y.data() + y.size()};
 }
 
-void run_records(const std::string& what, const Bytes& records, const Input& input,
+namespace {
+
+Bytes in_tested_type(const Bytes& records) {
+  if (!in_float16()) return records;
+  const Guarded<std::byte> blob("records", records, Flush::kEnd, 64);
+  Bytes halves;
+  to_float16({blob.data(), blob.size()}, [&halves](std::size_t bytes) {
+    halves.resize(bytes);
+    return halves.data();
+  });
+  WEEBILL_EXPECT(blob.unchanged(records));
+  return halves;
+}
+
+}  // namespace
+
+void run_records(const std::string& what, const Bytes& packed_records, const Input& input,
                  const Expected& expected) {
   const Shape x_shape{input.view.n, input.view.c, input.view.h, input.view.w};
   const Shape& want = expected.tensor.shape;
   const std::string on = what + " on " + shape_text(x_shape) + " " + layout_name(input.layout);
   set_case("%s: output_shape", on.c_str());
+  const Bytes records = in_tested_type(packed_records);
   {
     const Guarded<std::byte> blob("records", records, Flush::kEnd, 64);
     const Packed packed{blob.data(), blob.size()};
@@ -198,7 +233,7 @@ void run_records(const std::string& what, const Bytes& records, const Input& inp
     WEEBILL_EXPECT(multiply_adds(x_shape, packed) >= 0);
   }
   std::vector<reference::Bounded> bounds = expected.tensor.data;
-  if (expected.exact) {
+  if (expected.exact && !in_float16()) {
     for (reference::Bounded& value : bounds) value.error = 0;
   }
   const std::string isa_before = isa();
@@ -206,6 +241,7 @@ void run_records(const std::string& what, const Bytes& records, const Input& inp
   for (const std::string& name : tested) {
     // The same drivers and the same kernel sources; the kernels' own tests keep it.
     if (options().quick && name == "scalar" && tested.size() > 1) continue;
+    if (in_float16() && half_kernels_of(name) == nullptr) continue;
     set_isa(name);
     std::vector<float> first;
     auto once = [&](const char* mode, Flush flush) {

@@ -84,6 +84,24 @@ class Weights {
 /// One that maps whole numbers to whole numbers, if asked to.
 Activation any_activation(bool keep_integers);
 
+// ------ float16
+
+/// A test that is run for float32 and, under the name with _float16, for float16: in the second
+/// inputs and weights are numbers that a half can hold, run_records() converts the records, and the
+/// oracle's bounds are those of float16. `integers` means nothing there: not all would be exact.
+#define WEEBILL_RECORD_TEST(name)                                 \
+  static void records_##name();                                   \
+  WEEBILL_TEST(name) { records_##name(); }                        \
+  WEEBILL_TEST(name##_float16) {                                  \
+    const reference::PrecisionScope float16(reference::kFloat16); \
+    records_##name();                                             \
+  }                                                               \
+  static void records_##name()
+
+inline bool in_float16() { return reference::precision().unit != reference::kUnit; }
+/// Few cases do: with --quick, and for float16, whose drivers are those of float32.
+inline bool few_cases() { return options().quick || in_float16(); }
+
 // ------ running
 
 using Bytes = std::vector<std::byte>;

@@ -1,10 +1,11 @@
 // The C++ tests' only oracle: naive loops in double for every kernel of core/kernels.def and for
 // every record of core/weebill.h.
 //
-// Each number comes with a bound on how far a float32 evaluation may be off, in any order of
-// summation: gamma_n * sum |w| |x| for n operations (Higham, Accuracy and Stability of Numerical
-// Algorithms, 2nd ed., section 3.1), carried through later layers by sum |w| and through an
-// activation by its Lipschitz constant. So tolerances follow from the shapes, none is guessed.
+// Each number comes with a bound on how far a float32 (or, in a PrecisionScope, float16) evaluation
+// may be off, in any order of summation: gamma_n * sum |w| |x| for n operations (Higham, Accuracy
+// and Stability of Numerical Algorithms, 2nd ed., section 3.1), carried through later layers by sum
+// |w| and through an activation by its Lipschitz constant. So tolerances follow from the shapes,
+// none is guessed.
 #pragma once
 
 #include <algorithm>
@@ -17,13 +18,39 @@
 
 namespace weebill::reference {
 
-constexpr double kUnit = 0x1p-24;     ///< unit roundoff of float32
-constexpr double kTiny = 0x1p-149;    ///< an underflow's absolute error
-constexpr double kNormal = 0x1p-126;  ///< the smallest normal number
+constexpr double kUnit = 0x1p-24;  ///< unit roundoff of float32
 
-inline double gamma(double n) { return n * kUnit / (1 - n * kUnit); }
+/// Of the type that is judged: unit roundoff, an underflow's absolute error, the smallest normal
+/// number.
+struct Precision {
+  double unit, tiny, normal;
+};
+constexpr Precision kFloat32{kUnit, 0x1p-149, 0x1p-126};
+constexpr Precision kFloat16{0x1p-11, 0x1p-24, 0x1p-14};
 
-/// A value and the largest absolute error that a float32 result may have.
+inline Precision& precision() {
+  static Precision current = kFloat32;
+  return current;
+}
+
+/// Judges results of another type while it lives.
+class PrecisionScope {
+ public:
+  explicit PrecisionScope(const Precision& of) : before_(precision()) { precision() = of; }
+  ~PrecisionScope() { precision() = before_; }
+
+ private:
+  const Precision before_;
+};
+
+/// The bound on n factors (1 + d), |d| <= unit: Higham's gamma_n, or without its simplification,
+/// which ends at n * unit = 1 and is loose long before.
+inline double gamma(double n) {
+  const double unit = precision().unit;
+  return n * unit < 0.01 ? n * unit / (1 - n * unit) : std::expm1(n * std::log1p(unit));
+}
+
+/// A value and the largest absolute error that a result may have.
 struct Bounded {
   double value = 0;
   double error = 0;
@@ -84,23 +111,23 @@ inline double lipschitz(std::int32_t activation) {
   }
 }
 
-/// What evaluating the activation itself in float32 may add, at pre-activation x.
+/// What evaluating the activation itself may add, at pre-activation x.
 inline double activation_roundings(std::int32_t activation, double x) {
   const double y = std::abs(activate(activation, x));
   // x/6 + 1/2 rounds the constant, the product and the sum, each of size at most 1; where it
   // saturates by a margin, clamping makes it exact.
-  const double ramp = std::abs(x) < 4 ? 3 * kUnit : 0;
+  const double ramp = std::abs(x) < 4 ? 3 * precision().unit : 0;
   switch (activation) {
     case kActHardswish:
-      return std::abs(x) * ramp + 2 * y * kUnit;
+      return std::abs(x) * ramp + 2 * y * precision().unit;
     case kActHardsigmoid:
     case kActHardsigmoidPaddle:
       return ramp;
     // exp to 2 ulp, a sum, a division; flushing a result that is not normal is allowed here.
     case kActSigmoid:
-      return 8 * y * kUnit + kNormal;
+      return 8 * y * precision().unit + precision().normal;
     case kActSilu:
-      return 10 * y * kUnit + kNormal * (1 + std::abs(x));
+      return 10 * y * precision().unit + precision().normal * (1 + std::abs(x));
     default:
       return 0;
   }
@@ -109,7 +136,7 @@ inline double activation_roundings(std::int32_t activation, double x) {
 inline Bounded apply(std::int32_t activation, const Bounded& z) {
   Bounded y{activate(activation, z.value), 0};
   if (!std::isfinite(z.value)) return y;
-  y.error = lipschitz(activation) * z.error + kTiny;
+  y.error = lipschitz(activation) * z.error + precision().tiny;
   // The roundings depend on x; within the error of z they change by less than the factor 2 that
   // activation_roundings leaves, except where a ramp begins, which its margin covers.
   y.error += activation_roundings(activation, z.value);
@@ -121,14 +148,14 @@ inline Bounded apply(std::int32_t activation, const Bounded& z) {
 
 inline Bounded add(const Bounded& a, const Bounded& b) {
   const double sum = a.value + b.value;
-  return {sum, a.error + b.error + kUnit * (std::abs(sum) + a.error + b.error)};
+  return {sum, a.error + b.error + precision().unit * (std::abs(sum) + a.error + b.error)};
 }
 
 inline Bounded multiply(const Bounded& a, const Bounded& b) {
   const double carried =
       std::abs(a.value) * b.error + std::abs(b.value) * a.error + a.error * b.error;
   const double product = a.value * b.value;
-  return {product, carried + kUnit * (std::abs(product) + carried) + kTiny};
+  return {product, carried + precision().unit * (std::abs(product) + carried) + precision().tiny};
 }
 
 /// A sum of products with its bound.
@@ -143,7 +170,7 @@ class Dot {
   /// `roundings`: how many operations a term may go through besides its product and the sums.
   Bounded result(int roundings = 0) const {
     const double operations = static_cast<double>(terms_ + 1 + roundings);
-    return {value_, carried_ + gamma(operations) * magnitude_ + operations * kTiny};
+    return {value_, carried_ + gamma(operations) * magnitude_ + operations * precision().tiny};
   }
 
  private:

@@ -1,5 +1,4 @@
-// sum_f32, scale_f32, block_copy_f32, interleave_f32 and activate_f32: loops over pixels
-// and channels.
+// sum, scale, block_copy, interleave and activate: loops over pixels and channels.
 #include "kernel_cases.h"
 
 namespace weebill::testing {
@@ -13,12 +12,13 @@ constexpr std::int64_t kMostPixels = 196;
 const std::vector<float> kSpecials = {NAN, INFINITY, -INFINITY, -0.0f, 1e-40f, -1e-40f};
 
 /// Pixel data with a special value here and there.
+template <typename T = float>
 std::vector<float> draw(std::int64_t count) {
   std::vector<float> values = rng().reals(count);
   if (count > 0 && rng().integer(0, 3) == 0) {
     values[static_cast<std::size_t>(rng().integer(0, count - 1))] = rng().pick(kSpecials);
   }
-  return values;
+  return rounded<T>(values);
 }
 
 std::int64_t any_stride(std::int64_t channels) {
@@ -34,10 +34,12 @@ void describe(const std::string& isa, std::int64_t pixels, std::int64_t channels
 
 }  // namespace
 
-void test_cases_of_sum_f32() {
+template <typename T>
+void test_sum(void (*TableFor<T>::*entry)(const SumArgsOf<T>&)) {
+  const reference::PrecisionScope scope(reference::kFloat32);
   for (std::int64_t channels : selected(kChannels, 12)) {
     for (std::int64_t pixels : selected(kPixels, 8)) {
-      const std::vector<float> values = draw(pixels * channels);
+      const std::vector<float> values = draw<T>(pixels * channels);
       const std::vector<float> start = rng().reals(channels);
       const auto expected = reference::sum(
           pixels, channels,
@@ -45,12 +47,13 @@ void test_cases_of_sum_f32() {
             return Bounded{values[static_cast<std::size_t>(p * channels + c)], 0};
           },
           start.data());
-      for (const auto& variant : variants(&KernelTable::sum_f32)) {
+      for (const auto& variant : variants(entry)) {
         for (Flush flush : {Flush::kEnd, Flush::kStart}) {
           const std::int64_t x_stride = any_stride(channels);
           describe(variant.isa, pixels, channels, x_stride, 0, flush);
-          const std::vector<float> image = spread(values.data(), pixels, channels, x_stride);
-          const Guarded<float> x("x", image, flush);
+          const std::vector<T> image =
+              elements<T>(spread(values.data(), pixels, channels, x_stride));
+          const Guarded<T> x("x", image, flush);
           const Guarded<float> sum("sum", start, flush);
           variant.kernel({x.data(), x_stride, sum.data(), pixels, channels});
           WEEBILL_EXPECT(x.unchanged(image));
@@ -62,28 +65,35 @@ void test_cases_of_sum_f32() {
   }
 }
 
-void test_cases_of_scale_f32() {
+void test_cases_of_sum_f32() { test_sum<float>(&KernelTable::sum_f32); }
+void test_cases_of_sum_f16() { test_sum<Half>(&HalfKernelTable::sum_f16); }
+
+template <typename T>
+void test_scale(void (*TableFor<T>::*entry)(const ScaleArgsOf<T>&)) {
+  const reference::PrecisionScope scope(kPrecision<T>);
   for (std::int64_t channels : selected(kChannels, 12)) {
     for (std::int64_t pixels : selected(kPixels, 8)) {
-      const std::vector<float> values = draw(pixels * channels);
-      const std::vector<float> factors = draw(channels);
+      const std::vector<float> values = draw<T>(pixels * channels);
+      const std::vector<float> factors = draw<T>(channels);
       std::vector<Bounded> expected(values.size());
       for (std::size_t i = 0; i < values.size(); ++i) {
         const float factor = factors[i % static_cast<std::size_t>(channels)];
         expected[i] = reference::multiply({values[i], 0}, {factor, 0});
       }
-      for (const auto& variant : variants(&KernelTable::scale_f32)) {
+      for (const auto& variant : variants(entry)) {
         for (Flush flush : {Flush::kEnd, Flush::kStart}) {
           const std::int64_t x_stride = any_stride(channels), y_stride = any_stride(channels);
           describe(variant.isa, pixels, channels, x_stride, y_stride, flush);
-          const std::vector<float> image = spread(values.data(), pixels, channels, x_stride);
-          const Guarded<float> x("x", image, flush);
-          const Guarded<float> scale("scale", factors, flush);
+          const std::vector<T> image =
+              elements<T>(spread(values.data(), pixels, channels, x_stride));
+          const Guarded<T> x("x", image, flush);
+          const std::vector<T> factors_of_t = elements<T>(factors);
+          const Guarded<T> scale("scale", factors_of_t, flush);
           const std::int64_t y_size = pixels > 0 ? (pixels - 1) * y_stride + channels : 0;
-          const Guarded<float> y("y", static_cast<std::size_t>(y_size), flush);
+          const Guarded<T> y("y", static_cast<std::size_t>(y_size), flush);
           variant.kernel({x.data(), x_stride, scale.data(), y.data(), y_stride, pixels, channels});
           WEEBILL_EXPECT(x.unchanged(image));
-          WEEBILL_EXPECT(scale.unchanged(factors));
+          WEEBILL_EXPECT(scale.unchanged(factors_of_t));
           expect_bounded(gather(y, pixels, channels, [&](std::int64_t p) { return p * y_stride; }),
                          expected, channels);
         }
@@ -91,6 +101,9 @@ void test_cases_of_scale_f32() {
     }
   }
 }
+
+void test_cases_of_scale_f32() { test_scale<float>(&KernelTable::scale_f32); }
+void test_cases_of_scale_f16() { test_scale<Half>(&HalfKernelTable::scale_f16); }
 
 void test_cases_of_block_copy_f32() {
   for (std::int64_t channels : selected(kChannels, 12)) {
@@ -120,7 +133,9 @@ void test_cases_of_block_copy_f32() {
   }
 }
 
-void test_cases_of_interleave_f32() {
+template <typename T>
+void test_interleave(void (*TableFor<T>::*entry)(const InterleaveArgsOf<T>&)) {
+  const reference::PrecisionScope scope(kPrecision<T>);
   for (std::int64_t channels : selected(kChannels, 12)) {
     for (std::int64_t pixels : selected(kPixels, 8)) {
       // Plane c, pixel p holds a number of its own, so a wrong index can't go unseen.
@@ -128,18 +143,19 @@ void test_cases_of_interleave_f32() {
       std::vector<Bounded> expected(planes.size());
       for (std::int64_t c = 0; c < channels; ++c) {
         for (std::int64_t p = 0; p < pixels; ++p) {
-          const auto number = static_cast<float>(c * kMostPixels + p + 1);
+          const float number = rounded<T>({static_cast<float>(c * kMostPixels + p + 1)})[0];
           planes[static_cast<std::size_t>(c * pixels + p)] = number;
           expected[static_cast<std::size_t>(p * channels + c)] = {number, 0};
         }
       }
-      for (const auto& variant : variants(&KernelTable::interleave_f32)) {
+      for (const auto& variant : variants(entry)) {
         for (Flush flush : {Flush::kEnd, Flush::kStart}) {
           const std::int64_t x_stride = any_stride(pixels);
           describe(variant.isa, pixels, channels, x_stride, channels, flush);
-          const std::vector<float> image = spread(planes.data(), channels, pixels, x_stride);
-          const Guarded<float> x("x", image, flush);
-          const Guarded<float> y("y", expected.size(), flush);
+          const std::vector<T> image =
+              elements<T>(spread(planes.data(), channels, pixels, x_stride));
+          const Guarded<T> x("x", image, flush);
+          const Guarded<T> y("y", expected.size(), flush);
           variant.kernel({x.data(), x_stride, y.data(), pixels, channels});
           WEEBILL_EXPECT(x.unchanged(image));
           expect_bounded(gather(y, pixels, channels, [&](std::int64_t p) { return p * channels; }),
@@ -150,21 +166,27 @@ void test_cases_of_interleave_f32() {
   }
 }
 
-void test_cases_of_activate_f32() {
+void test_cases_of_interleave_f32() { test_interleave<float>(&KernelTable::interleave_f32); }
+void test_cases_of_interleave_f16() { test_interleave<Half>(&HalfKernelTable::interleave_f16); }
+
+template <typename T>
+void test_activate(void (*TableFor<T>::*entry)(const ActivateArgsOf<T>&)) {
+  const reference::PrecisionScope scope(kPrecision<T>);
   for (std::int64_t channels : selected(kChannels, 12)) {
     for (std::int64_t pixels : selected(kPixels, 4)) {
       const std::int32_t activation = rng().pick(kActivations);
-      std::vector<float> values = draw(pixels * channels);
+      std::vector<float> values = draw<T>(pixels * channels);
       for (float& value : values) value *= 8;
       std::vector<Bounded> expected(values.size());
       for (std::size_t i = 0; i < values.size(); ++i) {
         expected[i] = reference::apply(activation, {values[i], 0});
       }
-      for (const auto& variant : variants(&KernelTable::activate_f32)) {
+      for (const auto& variant : variants(entry)) {
         for (Flush flush : {Flush::kEnd, Flush::kStart}) {
           const std::int64_t stride = any_stride(channels);
           describe(variant.isa, pixels, channels, stride, activation, flush);
-          const Guarded<float> x("x", spread(values.data(), pixels, channels, stride), flush);
+          const Guarded<T> x("x", elements<T>(spread(values.data(), pixels, channels, stride)),
+                             flush);
           variant.kernel({x.data(), stride, pixels, channels, activation});
           expect_bounded(gather(x, pixels, channels, [&](std::int64_t p) { return p * stride; }),
                          expected, channels);
@@ -173,5 +195,8 @@ void test_cases_of_activate_f32() {
     }
   }
 }
+
+void test_cases_of_activate_f32() { test_activate<float>(&KernelTable::activate_f32); }
+void test_cases_of_activate_f16() { test_activate<Half>(&HalfKernelTable::activate_f16); }
 
 }  // namespace weebill::testing

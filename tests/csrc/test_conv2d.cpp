@@ -55,8 +55,8 @@ void check_case(const Case& c, Layout layout, bool integers) {
   WEEBILL_EXPECT(multiply_adds(c.x, {blob.data(), blob.size()}) == expected);
 }
 
-WEEBILL_TEST(conv2d_random) {
-  const int cases = options().quick ? 60 : 600;
+WEEBILL_RECORD_TEST(conv2d_random) {
+  const int cases = few_cases() ? 60 : 600;
   for (int i = 0; i < cases; ++i) {
     Case c{};
     const std::int64_t channels = any_channels();
@@ -91,8 +91,8 @@ WEEBILL_TEST(conv2d_random) {
 }
 
 /// Enough work for several threads to be used.
-WEEBILL_TEST(conv2d_on_threads) {
-  const int cases = options().quick ? 3 : 30;
+WEEBILL_RECORD_TEST(conv2d_on_threads) {
+  const int cases = few_cases() ? 3 : 30;
   for (int i = 0; i < cases; ++i) {
     const std::int64_t channels = rng().pick(Sizes{16, 24, 34});
     const std::int64_t groups = rng().pick(Sizes{1, 1, 2, channels});

@@ -1,4 +1,4 @@
-// depthwise_k*s*_f32 and depthwise_any_f32.
+// depthwise_k*s* and depthwise_any.
 #include <memory>
 
 #include "kernel_cases.h"
@@ -29,13 +29,14 @@ struct Problem {
   std::vector<Bounded> z;
 };
 
+template <typename T>
 Problem make_problem(const Window1d& window) {
   const DepthwiseShape& s = window.shape;
   Problem t{};
   t.window = window;
   t.integers = rng().coin();
   auto draw = [&t](std::int64_t count) {
-    return t.integers ? rng().integers(count, -3, 3) : rng().reals(count);
+    return rounded<T>(t.integers ? rng().integers(count, -3, 3) : rng().reals(count));
   };
   for (std::int64_t u = 0; u < s.rows; ++u) {
     t.rows.push_back(draw(window.reach(s.columns) * s.channels));
@@ -63,7 +64,7 @@ struct Run {
 
 /// Calls `kernel(common)` on the first run.columns columns between guard pages; returns y dense and
 /// checks the sums.
-template <typename Kernel>
+template <typename T, typename Kernel>
 std::vector<float> run_kernel(const Problem& t, const std::string& isa, const Run& run,
                               Kernel kernel) {
   const DepthwiseShape& s = t.window.shape;
@@ -78,22 +79,24 @@ std::vector<float> run_kernel(const Problem& t, const std::string& isa, const Ru
       static_cast<long long>(t.window.stride), static_cast<long long>(t.window.dilation),
       static_cast<long long>(run.x_stride), static_cast<long long>(run.y_stride), run.activation,
       run.sum, t.integers, flush_name(run.flush));
-  std::vector<std::vector<float>> row_values;
-  std::vector<std::unique_ptr<Guarded<float>>> rows;
-  std::vector<const float*> row_pointers;
+  std::vector<std::vector<T>> row_values;
+  std::vector<std::unique_ptr<Guarded<T>>> rows;
+  std::vector<const T*> row_pointers;
   for (const std::vector<float>& row : t.rows) {
-    row_values.push_back(spread(row.data(), t.window.reach(run.columns), s.channels, run.x_stride));
-    rows.push_back(std::make_unique<Guarded<float>>("x row", row_values.back(), run.flush));
+    row_values.push_back(
+        elements<T>(spread(row.data(), t.window.reach(run.columns), s.channels, run.x_stride)));
+    rows.push_back(std::make_unique<Guarded<T>>("x row", row_values.back(), run.flush));
     row_pointers.push_back(rows.back()->data());
   }
-  const Guarded<const float*> x_rows("x_rows", row_pointers, run.flush);
-  const Guarded<float> w("w", t.packed_w, run.flush);
-  const Guarded<float> bias("bias", t.packed_bias, run.flush);
+  const Guarded<const T*> x_rows("x_rows", row_pointers, run.flush);
+  const std::vector<T> packed_w = elements<T>(t.packed_w), packed_bias = elements<T>(t.packed_bias);
+  const Guarded<T> w("w", packed_w, run.flush);
+  const Guarded<T> bias("bias", packed_bias, run.flush);
   const Guarded<float> sum("sum", t.sum_start, run.flush);
   const std::int64_t y_size = run.columns > 0 ? (run.columns - 1) * run.y_stride + s.channels : 0;
-  const Guarded<float> y("y", static_cast<std::size_t>(y_size), run.flush);
+  const Guarded<T> y("y", static_cast<std::size_t>(y_size), run.flush);
 
-  DepthwiseArgs args{};
+  DepthwiseArgsOf<T> args{};
   args.x_rows = x_rows.data();
   args.x_stride = run.x_stride;
   args.w = w.data();
@@ -110,12 +113,13 @@ std::vector<float> run_kernel(const Problem& t, const std::string& isa, const Ru
 
   for (std::size_t u = 0; u < rows.size(); ++u) WEEBILL_EXPECT(rows[u]->unchanged(row_values[u]));
   WEEBILL_EXPECT(x_rows.unchanged(row_pointers));
-  WEEBILL_EXPECT(w.unchanged(t.packed_w));
-  WEEBILL_EXPECT(bias.unchanged(t.packed_bias));
+  WEEBILL_EXPECT(w.unchanged(packed_w));
+  WEEBILL_EXPECT(bias.unchanged(packed_bias));
   const std::vector<float> out =
       gather(y, run.columns, s.channels, [&](std::int64_t j) { return j * run.y_stride; });
   if (run.sum) {
     WEEBILL_EXPECT(sum.intact());
+    const reference::PrecisionScope scope(reference::kFloat32);
     const auto expected = reference::sum(
         run.columns, s.channels,
         [&](std::int64_t j, std::int64_t c) {
@@ -139,17 +143,17 @@ Run any_run(std::int64_t columns, std::int64_t channels, std::int32_t activation
           any_flush()};
 }
 
-template <typename Kernel>
+template <typename T, typename Kernel>
 void check_problem(const Problem& t, const std::string& isa, std::int32_t activation,
                    const Sizes& columns, Kernel kernel) {
   const DepthwiseShape& s = t.window.shape;
-  const std::vector<float> whole = run_kernel(
+  const std::vector<float> whole = run_kernel<T>(
       t, isa, {s.columns, s.channels, s.channels, activation, true, Flush::kEnd}, kernel);
   expect_bounded(whole,
                  finished(t.z, activation, nullptr, t.integers && keeps_integers(activation)),
                  s.channels);
   for (std::int64_t part : columns) {
-    expect_same_bits(run_kernel(t, isa, any_run(part, s.channels, activation), kernel), whole,
+    expect_same_bits(run_kernel<T>(t, isa, any_run(part, s.channels, activation), kernel), whole,
                      s.channels);
   }
 }
@@ -158,40 +162,42 @@ const Sizes kColumns = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16
 constexpr std::int64_t kMostColumns = 28;
 
 /// A tuned kernel: its size and stride are fixed, every range of kernel rows is asked of it.
-void test_tuned(void (*KernelTable::*entry)(const DepthwiseArgs&), std::int64_t kernel,
+template <typename T>
+void test_tuned(void (*TableFor<T>::*entry)(const DepthwiseArgsOf<T>&), std::int64_t kernel,
                 std::int64_t stride) {
-  const Sizes columns = selected(kColumns, 6);
+  const Sizes columns = selected(kColumns, 6, kIsHalf<T>);
   std::size_t turn = 0;
-  for (std::int64_t channels : selected(kChannels, 9)) {
+  for (std::int64_t channels : selected(kChannels, 9, kIsHalf<T>)) {
     for (std::int64_t first_row = 0; first_row <= kernel; ++first_row) {
       for (std::int64_t rows = first_row == 0 ? 0 : 1; first_row + rows <= kernel; ++rows) {
-        if (options().quick && rows < kernel && rng().coin()) continue;
-        const Problem t = make_problem(
+        if ((options().quick || kIsHalf<T>) && rows < kernel && rng().coin()) continue;
+        const Problem t = make_problem<T>(
             {{kernel, kernel, first_row, rows, 0, kernel, kMostColumns, channels}, stride, 1});
         const std::int32_t activation = kActivations[turn++ % kActivations.size()];
         for (const auto& variant : variants(entry)) {
-          check_problem(t, variant.isa, activation, columns, variant.kernel);
+          check_problem<T>(t, variant.isa, activation, columns, variant.kernel);
         }
       }
     }
   }
   // Every activation on one awkward width.
   const Problem t =
-      make_problem({{kernel, kernel, 0, kernel, 0, kernel, kMostColumns, 25}, stride, 1});
+      make_problem<T>({{kernel, kernel, 0, kernel, 0, kernel, kMostColumns, 25}, stride, 1});
   for (std::int32_t activation : kActivations) {
     for (const auto& variant : variants(entry)) {
-      check_problem(t, variant.isa, activation, columns, variant.kernel);
+      check_problem<T>(t, variant.isa, activation, columns, variant.kernel);
     }
   }
 }
 
 /// NaN, infinities and denormals in one column among ordinary ones, weights of one.
-void test_special_values(void (*KernelTable::*entry)(const DepthwiseArgs&), std::int64_t kernel,
-                         std::int64_t stride) {
+template <typename T>
+void test_special_values(void (*TableFor<T>::*entry)(const DepthwiseArgsOf<T>&),
+                         std::int64_t kernel, std::int64_t stride) {
   for (float special : {NAN, INFINITY, -INFINITY, -0.0f, 1e-40f, -1e-40f, 1e30f}) {
     for (std::int64_t channels : {1, 7, 16, 25}) {
-      Problem t =
-          make_problem({{kernel, kernel, 0, kernel, 0, kernel, kMostColumns, channels}, stride, 1});
+      Problem t = make_problem<T>(
+          {{kernel, kernel, 0, kernel, 0, kernel, kMostColumns, channels}, stride, 1});
       t.integers = false;
       for (auto& row : t.rows) std::fill(row.begin(), row.end(), 0.0f);
       std::fill(t.w.begin(), t.w.end(), 1.0f);
@@ -200,7 +206,7 @@ void test_special_values(void (*KernelTable::*entry)(const DepthwiseArgs&), std:
       t.packed_bias = pad_depthwise_bias(t.bias);
       const std::int64_t column = rng().integer(0, t.window.reach(kMostColumns) - 1);
       for (std::int64_t c = 0; c < channels; ++c) {
-        t.rows[1][static_cast<std::size_t>(column * channels + c)] = special;
+        t.rows[1][static_cast<std::size_t>(column * channels + c)] = rounded<T>({special})[0];
       }
       t.z = reference::depthwise(
           t.window.shape,
@@ -211,15 +217,17 @@ void test_special_values(void (*KernelTable::*entry)(const DepthwiseArgs&), std:
           t.w.data(), t.bias.data());
       for (std::int32_t activation : kActivations) {
         for (const auto& variant : variants(entry)) {
-          check_problem(t, variant.isa, activation, {1, 9}, variant.kernel);
+          check_problem<T>(t, variant.isa, activation, {1, 9}, variant.kernel);
         }
       }
     }
   }
 }
 
-void test_any() {
-  const int problems = options().quick ? 150 : 1500;
+template <typename T>
+void test_any(void (*TableFor<T>::*entry)(const DepthwiseAnyArgsOf<T>&)) {
+  const reference::PrecisionScope scope(kPrecision<T>);
+  const int problems = options().quick || kIsHalf<T> ? 150 : 1500;
   for (int i = 0; i < problems; ++i) {
     const std::int64_t kernel_h = rng().integer(1, 7), kernel_w = rng().integer(1, 7);
     const std::int64_t first_row = rng().integer(0, kernel_h),
@@ -229,11 +237,11 @@ void test_any() {
          rng().integer(0, kernel_w - first_tap), rng().integer(1, 20), rng().pick(kChannels)},
         rng().integer(1, 3),
         rng().integer(1, 3)};
-    const Problem t = make_problem(window);
+    const Problem t = make_problem<T>(window);
     const std::int32_t activation = rng().pick(kActivations);
     const Sizes columns = {0, 1, rng().integer(0, window.shape.columns)};
-    for (const auto& variant : variants(&KernelTable::depthwise_any_f32)) {
-      check_problem(t, variant.isa, activation, columns, [&](const DepthwiseArgs& common) {
+    for (const auto& variant : variants(entry)) {
+      check_problem<T>(t, variant.isa, activation, columns, [&](const DepthwiseArgsOf<T>& common) {
         const DepthwiseShape& s = window.shape;
         variant.kernel(
             {common, s.kernel_h, s.kernel_w, window.stride, window.dilation, s.first_tap, s.taps});
@@ -242,18 +250,33 @@ void test_any() {
   }
 }
 
-void test_all(void (*KernelTable::*entry)(const DepthwiseArgs&), std::int64_t kernel,
+template <typename T>
+void test_all(void (*TableFor<T>::*entry)(const DepthwiseArgsOf<T>&), std::int64_t kernel,
               std::int64_t stride) {
-  test_tuned(entry, kernel, stride);
-  test_special_values(entry, kernel, stride);
+  const reference::PrecisionScope scope(kPrecision<T>);
+  test_tuned<T>(entry, kernel, stride);
+  test_special_values<T>(entry, kernel, stride);
 }
 
 }  // namespace
 
-void test_cases_of_depthwise_k3s1_f32() { test_all(&KernelTable::depthwise_k3s1_f32, 3, 1); }
-void test_cases_of_depthwise_k3s2_f32() { test_all(&KernelTable::depthwise_k3s2_f32, 3, 2); }
-void test_cases_of_depthwise_k5s1_f32() { test_all(&KernelTable::depthwise_k5s1_f32, 5, 1); }
-void test_cases_of_depthwise_k5s2_f32() { test_all(&KernelTable::depthwise_k5s2_f32, 5, 2); }
-void test_cases_of_depthwise_any_f32() { test_any(); }
+void test_cases_of_depthwise_k3s1_f32() { test_all<float>(&KernelTable::depthwise_k3s1_f32, 3, 1); }
+void test_cases_of_depthwise_k3s1_f16() {
+  test_all<Half>(&HalfKernelTable::depthwise_k3s1_f16, 3, 1);
+}
+void test_cases_of_depthwise_k3s2_f32() { test_all<float>(&KernelTable::depthwise_k3s2_f32, 3, 2); }
+void test_cases_of_depthwise_k3s2_f16() {
+  test_all<Half>(&HalfKernelTable::depthwise_k3s2_f16, 3, 2);
+}
+void test_cases_of_depthwise_k5s1_f32() { test_all<float>(&KernelTable::depthwise_k5s1_f32, 5, 1); }
+void test_cases_of_depthwise_k5s1_f16() {
+  test_all<Half>(&HalfKernelTable::depthwise_k5s1_f16, 5, 1);
+}
+void test_cases_of_depthwise_k5s2_f32() { test_all<float>(&KernelTable::depthwise_k5s2_f32, 5, 2); }
+void test_cases_of_depthwise_k5s2_f16() {
+  test_all<Half>(&HalfKernelTable::depthwise_k5s2_f16, 5, 2);
+}
+void test_cases_of_depthwise_any_f32() { test_any<float>(&KernelTable::depthwise_any_f32); }
+void test_cases_of_depthwise_any_f16() { test_any<Half>(&HalfKernelTable::depthwise_any_f16); }
 
 }  // namespace weebill::testing

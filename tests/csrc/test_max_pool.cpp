@@ -21,8 +21,8 @@ void check_pool(const Window& window, const Shape& x, Layout layout) {
   run_records(what, record, input, {reference::max_pool(window, to_tensor(input)), true});
 }
 
-WEEBILL_TEST(max_pool_random) {
-  for (int i = 0; i < (options().quick ? 30 : 200); ++i) {
+WEEBILL_RECORD_TEST(max_pool_random) {
+  for (int i = 0; i < (few_cases() ? 30 : 200); ++i) {
     Window w = any_window().window;
     w.pad_top = std::min(w.pad_top, w.kernel_h / 2);
     w.pad_bottom = std::min(w.pad_bottom, w.kernel_h / 2);

@@ -96,8 +96,8 @@ void any_record(Network& network, bool integers) {
   }
 }
 
-WEEBILL_TEST(network_random) {
-  const int networks = options().quick ? 12 : 100;
+WEEBILL_RECORD_TEST(network_random) {
+  const int networks = few_cases() ? 12 : 100;
   for (int i = 0; i < networks; ++i) {
     const bool integers = rng().coin();
     const Input input = make_input(any_image(any_channels()), any_layout_of_input(), integers);
@@ -114,8 +114,8 @@ WEEBILL_TEST(network_random) {
 }
 
 /// A convolution and the pooling after it, which share their rows.
-WEEBILL_TEST(network_conv2d_and_max_pool) {
-  const int networks = options().quick ? 20 : 150;
+WEEBILL_RECORD_TEST(network_conv2d_and_max_pool) {
+  const int networks = few_cases() ? 20 : 150;
   for (int i = 0; i < networks; ++i) {
     const bool integers = rng().coin();
     const std::int64_t images = rng().integer(0, 3) == 0 ? 2 : 1;

@@ -1,4 +1,4 @@
-// pointwise_f32 and conv2d_f32: one kernel contract, without and with a table of offsets.
+// pointwise and conv2d: one kernel contract, without and with a table of offsets.
 #include <algorithm>
 
 #include "kernel_cases.h"
@@ -27,10 +27,14 @@ struct Problem {
   }
 };
 
+/// Whole numbers so small that no sum of products needs rounding.
+template <typename T>
 std::vector<float> draw(std::int64_t count, bool integers) {
-  return integers ? rng().integers(count, -3, 3) : rng().reals(count);
+  const std::int64_t most = kIsHalf<T> ? 1 : 3;
+  return rounded<T>(integers ? rng().integers(count, -most, most) : rng().reals(count));
 }
 
+template <typename T>
 Problem make_problem(std::int64_t m, std::int64_t k, std::int64_t n, bool table) {
   Problem t{};
   t.m = m;
@@ -51,11 +55,11 @@ Problem make_problem(std::int64_t m, std::int64_t k, std::int64_t n, bool table)
   if (k > 0) t.lowest_offset = *std::min_element(t.offsets.begin(), t.offsets.end());
   const std::int64_t reach =
       k == 0 ? 0 : *std::max_element(t.offsets.begin(), t.offsets.end()) - t.lowest_offset + 1;
-  t.image = draw((m - 1) * t.x_stride + reach, t.integers);
-  t.w = draw(n * k, t.integers);
-  t.bias = draw(n, t.integers);
-  t.scale = draw(k, t.integers);
-  t.residual = draw(m * n, t.integers);
+  t.image = draw<T>((m - 1) * t.x_stride + reach, t.integers);
+  t.w = draw<T>(n * k, t.integers);
+  t.bias = draw<T>(n, t.integers);
+  t.scale = draw<T>(k, t.integers);
+  t.residual = draw<T>(m * n, t.integers);
   t.w_block_stride = k * kBlock + (rng().coin() ? rng().integer(1, 40) : 0);
   t.packed_w = pack_pointwise(t.w, n, k, t.w_block_stride);
   t.packed_bias = pad_pointwise_bias(t.bias);
@@ -114,8 +118,10 @@ std::vector<float> image_of(const Problem& t, std::int64_t m) {
 }
 
 /// Runs the kernel on the first m pixels between guard pages; returns (m, n).
-std::vector<float> run_kernel(const Problem& t, const Variant<PointwiseArgs>& variant, bool table,
-                              std::int64_t m, const Epilogue& epilogue, const Layout& layout) {
+template <typename T>
+std::vector<float> run_kernel(const Problem& t, const Variant<PointwiseArgsOf<T>>& variant,
+                              bool table, std::int64_t m, const Epilogue& epilogue,
+                              const Layout& layout) {
   set_case(
       "isa %s m %lld k %lld n %lld activation %d residual %d scale %d table %d integers %d "
       "m_block %lld x_stride %lld y_stride %lld y_width %lld y_jump %lld y_column %lld %s",
@@ -126,21 +132,23 @@ std::vector<float> run_kernel(const Problem& t, const Variant<PointwiseArgs>& va
       static_cast<long long>(layout.y_jump), static_cast<long long>(layout.y_column),
       flush_name(layout.flush));
   const Flush flush = layout.flush;
-  const std::vector<float> image = image_of(t, m);
-  const std::vector<float> residual_values =
-      spread(t.residual.data(), m, t.n, layout.residual_stride);
-  const Guarded<float> x("x", image, flush);
+  const std::vector<T> image = elements<T>(image_of(t, m));
+  const std::vector<T> residual_values =
+      elements<T>(spread(t.residual.data(), m, t.n, layout.residual_stride));
+  const std::vector<T> packed_w = elements<T>(t.packed_w), packed_bias = elements<T>(t.packed_bias);
+  const std::vector<T> factors = elements<T>(t.scale);
+  const Guarded<T> x("x", image, flush);
   const Guarded<std::int64_t> offsets("offsets", t.offsets, flush);
-  const Guarded<float> w("w", t.packed_w, flush);
-  const Guarded<float> bias("bias", t.packed_bias, flush);
-  const Guarded<float> scale("scale", t.scale, flush);
-  const Guarded<float> residual("residual", residual_values, flush);
+  const Guarded<T> w("w", packed_w, flush);
+  const Guarded<T> bias("bias", packed_bias, flush);
+  const Guarded<T> scale("scale", factors, flush);
+  const Guarded<T> residual("residual", residual_values, flush);
   const std::int64_t scratch_size = epilogue.scale ? std::min(m, layout.m_block) * t.k : 0;
-  const Guarded<float> scratch("scratch", static_cast<std::size_t>(scratch_size), flush);
+  const Guarded<T> scratch("scratch", static_cast<std::size_t>(scratch_size), flush);
   const std::int64_t y_size = m > 0 ? layout.position(m - 1) + t.n : 0;
-  const Guarded<float> y("y", static_cast<std::size_t>(y_size), flush);
+  const Guarded<T> y("y", static_cast<std::size_t>(y_size), flush);
 
-  PointwiseArgs args{};
+  PointwiseArgsOf<T> args{};
   args.x = x.data() - (table ? t.lowest_offset : 0);
   args.x_stride = t.x_stride;
   args.offsets = table ? offsets.data() : nullptr;
@@ -165,9 +173,9 @@ std::vector<float> run_kernel(const Problem& t, const Variant<PointwiseArgs>& va
 
   WEEBILL_EXPECT(x.unchanged(image));
   WEEBILL_EXPECT(offsets.unchanged(t.offsets));
-  WEEBILL_EXPECT(w.unchanged(t.packed_w));
-  WEEBILL_EXPECT(bias.unchanged(t.packed_bias));
-  WEEBILL_EXPECT(scale.unchanged(t.scale));
+  WEEBILL_EXPECT(w.unchanged(packed_w));
+  WEEBILL_EXPECT(bias.unchanged(packed_bias));
+  WEEBILL_EXPECT(scale.unchanged(factors));
   WEEBILL_EXPECT(residual.unchanged(residual_values));
   WEEBILL_EXPECT(scratch.intact());
   return gather(y, m, t.n, [&](std::int64_t p) { return layout.position(p); });
@@ -181,63 +189,70 @@ const Sizes kPixels = [] {
 }();
 constexpr std::int64_t kMostPixels = 49;
 
-void check_problem(const Problem& t, const std::vector<Variant<PointwiseArgs>>& kernels, bool table,
-                   const Sizes& pixels, const Epilogue& epilogue) {
+template <typename T>
+void check_problem(const Problem& t, const std::vector<Variant<PointwiseArgsOf<T>>>& kernels,
+                   bool table, const Sizes& pixels, const Epilogue& epilogue) {
   const std::vector<Bounded> expected =
       finished(epilogue.scale ? t.with_scale : t.plain, epilogue.activation,
                epilogue.residual ? t.residual.data() : nullptr,
                t.integers && keeps_integers(epilogue.activation));
-  for (const Variant<PointwiseArgs>& variant : kernels) {
+  for (const Variant<PointwiseArgsOf<T>>& variant : kernels) {
     const std::vector<float> whole =
-        run_kernel(t, variant, table, t.m, epilogue, {t.m, t.n, t.m, 0, 0, t.n, Flush::kEnd});
+        run_kernel<T>(t, variant, table, t.m, epilogue, {t.m, t.n, t.m, 0, 0, t.n, Flush::kEnd});
     expect_bounded(whole, expected, t.n);
     // Any part of the pixels, in any layout and blocking, gives the same bits.
     for (std::int64_t m : pixels) {
       const std::vector<float> part =
-          run_kernel(t, variant, table, m, epilogue, any_layout(m, t.n));
+          run_kernel<T>(t, variant, table, m, epilogue, any_layout(m, t.n));
       expect_same_bits(part, whole, t.n);
     }
   }
 }
 
-void test_products(void (*KernelTable::*entry)(const PointwiseArgs&), bool table) {
+template <typename T>
+void test_products(void (*TableFor<T>::*entry)(const PointwiseArgsOf<T>&), bool table) {
+  const reference::PrecisionScope scope(kPrecision<T>);
   const auto kernels = variants(entry);
-  const Sizes pixels = selected(kPixels, 10);
-  const Sizes depths = selected({0, 1, 2, 3, 16, 17, 50, 300}, 5);
+  if (kernels.empty()) return;
+  const Sizes pixels = selected(kPixels, 10, kIsHalf<T>);
+  const Sizes depths = selected({0, 1, 2, 3, 16, 17, 50, 300}, 5, kIsHalf<T>);
   std::size_t turn = 0;
-  for (std::int64_t n : selected(kChannels, 9)) {
+  for (std::int64_t n : selected(kChannels, 9, kIsHalf<T>)) {
     for (std::int64_t k : depths) {
-      const Problem t = make_problem(kMostPixels, k, n, table);
+      const Problem t = make_problem<T>(kMostPixels, k, n, table);
       for (int repeat = 0; repeat < 4; ++repeat, ++turn) {
         const Epilogue epilogue{kActivations[turn % kActivations.size()], rng().coin(),
                                 !table && rng().coin()};
-        check_problem(t, kernels, table, pixels, epilogue);
+        check_problem<T>(t, kernels, table, pixels, epilogue);
       }
     }
   }
   // Every activation with and without residual and scale, on one awkward size.
-  const Problem t = make_problem(kMostPixels, 17, 25, table);
+  const Problem t = make_problem<T>(kMostPixels, 17, 25, table);
   for (std::int32_t activation : kActivations) {
     for (bool residual : {false, true}) {
       for (bool scale : {false, true}) {
         if (scale && table) continue;
-        check_problem(t, kernels, table, pixels, {activation, residual, scale});
+        check_problem<T>(t, kernels, table, pixels, {activation, residual, scale});
       }
     }
   }
   // A whole row of a large image.
-  check_problem(make_problem(112, 24, 40, table), kernels, table, {97, 111},
-                {kActRelu, true, false});
+  check_problem<T>(make_problem<T>(112, 24, 40, table), kernels, table, {97, 111},
+                   {kActRelu, true, false});
 }
 
 /// NaN, infinities, zeros of either sign and denormals, one pixel each, among padded lanes.
-void test_special_values(void (*KernelTable::*entry)(const PointwiseArgs&), bool table) {
-  const std::vector<float> specials = {NAN,    INFINITY, -INFINITY, 0.0f,  -0.0f,  1e-40f, -1e-40f,
-                                       1e-45f, 88.0f,    -88.0f,    1e30f, -1e30f, 3.0f,   -3.0f};
+template <typename T>
+void test_special_values(void (*TableFor<T>::*entry)(const PointwiseArgsOf<T>&), bool table) {
+  const reference::PrecisionScope scope(kPrecision<T>);
+  const std::vector<float> specials =
+      rounded<T>({NAN, INFINITY, -INFINITY, 0.0f, -0.0f, 1e-40f, -1e-40f, 1e-45f, 6e-8f, -3e-6f,
+                  88.0f, -88.0f, 3e4f, 1e30f, -1e30f, 3.0f, -3.0f});
   const auto m = static_cast<std::int64_t>(specials.size());
   for (std::int64_t n : {1, 3, 8, 9, 16, 17, 24, 33}) {
     for (std::int64_t k : {1, 3}) {
-      Problem t = make_problem(m, k, n, false);
+      Problem t = make_problem<T>(m, k, n, false);
       t.integers = false;
       for (std::int64_t p = 0; p < m; ++p) {
         t.image[static_cast<std::size_t>(p * t.x_stride)] = specials[static_cast<std::size_t>(p)];
@@ -253,7 +268,7 @@ void test_special_values(void (*KernelTable::*entry)(const PointwiseArgs&), bool
           m, k, n, [&t](std::int64_t p, std::int64_t i) { return t.x(p, i); }, t.w.data(),
           t.bias.data(), nullptr);
       for (std::int32_t activation : kActivations) {
-        check_problem(t, variants(entry), table, {1, m}, {activation, false, false});
+        check_problem<T>(t, variants(entry), table, {1, m}, {activation, false, false});
       }
     }
   }
@@ -262,13 +277,23 @@ void test_special_values(void (*KernelTable::*entry)(const PointwiseArgs&), bool
 }  // namespace
 
 void test_cases_of_pointwise_f32() {
-  test_products(&KernelTable::pointwise_f32, false);
-  test_special_values(&KernelTable::pointwise_f32, false);
+  test_products<float>(&KernelTable::pointwise_f32, false);
+  test_special_values<float>(&KernelTable::pointwise_f32, false);
 }
 
 void test_cases_of_conv2d_f32() {
-  test_products(&KernelTable::conv2d_f32, true);
-  test_special_values(&KernelTable::conv2d_f32, true);
+  test_products<float>(&KernelTable::conv2d_f32, true);
+  test_special_values<float>(&KernelTable::conv2d_f32, true);
+}
+
+void test_cases_of_pointwise_f16() {
+  test_products<Half>(&HalfKernelTable::pointwise_f16, false);
+  test_special_values<Half>(&HalfKernelTable::pointwise_f16, false);
+}
+
+void test_cases_of_conv2d_f16() {
+  test_products<Half>(&HalfKernelTable::conv2d_f16, true);
+  test_special_values<Half>(&HalfKernelTable::conv2d_f16, true);
 }
 
 }  // namespace weebill::testing

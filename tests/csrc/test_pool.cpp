@@ -1,4 +1,4 @@
-// max_pool_f32.
+// max_pool.
 #include <algorithm>
 #include <memory>
 
@@ -6,7 +6,11 @@
 
 namespace weebill::testing {
 
-void test_cases_of_max_pool_f32() {
+namespace {
+
+template <typename T>
+void test_max_pool(void (*TableFor<T>::*entry)(const MaxPoolArgsOf<T>&)) {
+  const reference::PrecisionScope scope(kPrecision<T>);
   const std::vector<float> specials = {NAN, INFINITY, -INFINITY, -0.0f};
   for (std::int64_t channels : selected(kChannels, 12)) {
     for (int i = 0; i < (options().quick ? 3 : 12); ++i) {
@@ -21,7 +25,7 @@ void test_cases_of_max_pool_f32() {
       const std::int64_t y_stride = channels + rng().integer(0, 9);
       std::vector<std::vector<float>> lines;
       for (std::int64_t u = 0; u < rows; ++u) {
-        lines.push_back(rng().reals(std::max<std::int64_t>(width, 0) * channels));
+        lines.push_back(rounded<T>(rng().reals(std::max<std::int64_t>(width, 0) * channels)));
         if (!lines.back().empty() && rng().coin()) {
           const auto last = static_cast<std::int64_t>(lines.back().size()) - 1;
           lines.back()[static_cast<std::size_t>(rng().integer(0, last))] = rng().pick(specials);
@@ -43,7 +47,7 @@ void test_cases_of_max_pool_f32() {
           expected[static_cast<std::size_t>(j * channels + c)] = {best, 0};
         }
       }
-      for (const auto& variant : variants(&KernelTable::max_pool_f32)) {
+      for (const auto& variant : variants(entry)) {
         for (Flush flush : {Flush::kEnd, Flush::kStart}) {
           set_case(
               "isa %s channels %lld rows %lld taps %lld stride %lld dilation %lld columns "
@@ -53,17 +57,17 @@ void test_cases_of_max_pool_f32() {
               static_cast<long long>(dilation), static_cast<long long>(columns),
               static_cast<long long>(x_stride), static_cast<long long>(y_stride),
               flush_name(flush));
-          std::vector<std::unique_ptr<Guarded<float>>> guarded;
-          std::vector<std::vector<float>> images;
-          std::vector<const float*> starts;
+          std::vector<std::unique_ptr<Guarded<T>>> guarded;
+          std::vector<std::vector<T>> images;
+          std::vector<const T*> starts;
           for (const std::vector<float>& line : lines) {
-            images.push_back(
-                spread(line.data(), std::max<std::int64_t>(width, 0), channels, x_stride));
-            guarded.push_back(std::make_unique<Guarded<float>>("x", images.back(), flush));
+            images.push_back(elements<T>(
+                spread(line.data(), std::max<std::int64_t>(width, 0), channels, x_stride)));
+            guarded.push_back(std::make_unique<Guarded<T>>("x", images.back(), flush));
             starts.push_back(guarded.back()->data());
           }
           const std::int64_t y_size = columns > 0 ? (columns - 1) * y_stride + channels : 0;
-          const Guarded<float> y("y", static_cast<std::size_t>(y_size), flush);
+          const Guarded<T> y("y", static_cast<std::size_t>(y_size), flush);
           variant.kernel({starts.data(), x_stride, y.data(), y_stride, rows, taps, stride, dilation,
                           columns, channels});
           for (std::size_t u = 0; u < guarded.size(); ++u) {
@@ -76,5 +80,10 @@ void test_cases_of_max_pool_f32() {
     }
   }
 }
+
+}  // namespace
+
+void test_cases_of_max_pool_f32() { test_max_pool<float>(&KernelTable::max_pool_f32); }
+void test_cases_of_max_pool_f16() { test_max_pool<Half>(&HalfKernelTable::max_pool_f16); }
 
 }  // namespace weebill::testing

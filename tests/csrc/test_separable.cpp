@@ -97,8 +97,8 @@ Block any_block() {
   return b;
 }
 
-WEEBILL_TEST(separable_random) {
-  const int cases = options().quick ? 60 : 600;
+WEEBILL_RECORD_TEST(separable_random) {
+  const int cases = few_cases() ? 60 : 600;
   for (int i = 0; i < cases; ++i) {
     const Block b = any_block();
     check_block(b, any_image(b.c_in), any_layout_of_input(), rng().coin());
@@ -133,13 +133,13 @@ WEEBILL_TEST(separable_strips) {
 }
 
 /// Enough work for several threads to be used.
-WEEBILL_TEST(separable_on_threads) {
+WEEBILL_RECORD_TEST(separable_on_threads) {
   // Fewer blocks of channels than threads: bands of rows share the sums of SE.
   for (bool expand : {false, true}) {
     const Block b{16, expand ? 24 : 16, 4, 16, expand, true, centred(5, 1)};
     check_block(b, {1, 16, 40, 40}, Layout::kNhwc, false);
   }
-  const int cases = options().quick ? 4 : 40;
+  const int cases = few_cases() ? 4 : 40;
   for (int i = 0; i < cases; ++i) {
     Block b = any_block();
     b.c_in = b.residual ? b.c_in : rng().pick(Sizes{16, 24, 33});
@@ -150,7 +150,7 @@ WEEBILL_TEST(separable_on_threads) {
 }
 
 /// Every subset of {expand, SE, projection, residual} on one awkward size, exact where it can be.
-WEEBILL_TEST(separable_every_part) {
+WEEBILL_RECORD_TEST(separable_every_part) {
   for (int parts = 0; parts < 16; ++parts) {
     const bool expand = parts & 1, se = parts & 2, project = parts & 4, residual = parts & 8;
     if (residual && !project) continue;

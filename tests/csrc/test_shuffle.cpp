@@ -1,11 +1,15 @@
-// channel_shuffle_f32.
+// channel_shuffle.
 #include <memory>
 
 #include "kernel_cases.h"
 
 namespace weebill::testing {
 
-void test_cases_of_channel_shuffle_f32() {
+namespace {
+
+template <typename T>
+void test_channel_shuffle(void (*TableFor<T>::*entry)(const ShuffleArgsOf<T>&)) {
+  const reference::PrecisionScope scope(kPrecision<T>);
   for (std::int64_t groups : {1, 2, 3, 4, 5, 8, 16, 23}) {
     for (std::int64_t channels :
          selected({0,  1,  2,  3,  8,  9,  15, 16,  17,  24,  31,  32,  33,
@@ -13,12 +17,12 @@ void test_cases_of_channel_shuffle_f32() {
                   14)) {
       const std::int64_t pixels = rng().pick(Sizes{0, 1, 2, 5});
       std::vector<std::int64_t> strides;
-      std::vector<std::vector<float>> images;
+      std::vector<std::vector<T>> images;
       std::vector<float> expected(static_cast<std::size_t>(pixels * channels));
       for (std::int64_t j = 0; j < groups; ++j) {
         // The channels of this group that y has room for.
         const std::int64_t own = channels > j ? (channels - j + groups - 1) / groups : 0;
-        const std::vector<float> values = rng().reals(pixels * own);
+        const std::vector<float> values = rounded<T>(rng().reals(pixels * own));
         for (std::int64_t p = 0; p < pixels; ++p) {
           for (std::int64_t i = 0; i < own; ++i) {
             expected[static_cast<std::size_t>(p * channels + i * groups + j)] =
@@ -26,23 +30,24 @@ void test_cases_of_channel_shuffle_f32() {
           }
         }
         strides.push_back(own + rng().integer(0, 9));
-        images.push_back(spread(values.data(), own > 0 ? pixels : 0, own, strides.back()));
+        images.push_back(
+            elements<T>(spread(values.data(), own > 0 ? pixels : 0, own, strides.back())));
       }
-      for (const auto& variant : variants(&KernelTable::channel_shuffle_f32)) {
+      for (const auto& variant : variants(entry)) {
         for (Flush flush : {Flush::kEnd, Flush::kStart}) {
           const std::int64_t y_stride = channels + rng().integer(0, 9);
           set_case("isa %s groups %lld channels %lld pixels %lld y_stride %lld %s",
                    variant.isa.c_str(), static_cast<long long>(groups),
                    static_cast<long long>(channels), static_cast<long long>(pixels),
                    static_cast<long long>(y_stride), flush_name(flush));
-          std::vector<std::unique_ptr<Guarded<float>>> guarded;
-          std::vector<const float*> starts;
-          for (const std::vector<float>& image : images) {
-            guarded.push_back(std::make_unique<Guarded<float>>("x", image, flush));
+          std::vector<std::unique_ptr<Guarded<T>>> guarded;
+          std::vector<const T*> starts;
+          for (const std::vector<T>& image : images) {
+            guarded.push_back(std::make_unique<Guarded<T>>("x", image, flush));
             starts.push_back(guarded.back()->data());
           }
           const std::int64_t y_size = pixels > 0 ? (pixels - 1) * y_stride + channels : 0;
-          const Guarded<float> y("y", static_cast<std::size_t>(y_size), flush);
+          const Guarded<T> y("y", static_cast<std::size_t>(y_size), flush);
           variant.kernel(
               {starts.data(), strides.data(), y.data(), y_stride, pixels, groups, channels});
           for (std::size_t j = 0; j < guarded.size(); ++j) {
@@ -55,6 +60,15 @@ void test_cases_of_channel_shuffle_f32() {
       }
     }
   }
+}
+
+}  // namespace
+
+void test_cases_of_channel_shuffle_f32() {
+  test_channel_shuffle<float>(&KernelTable::channel_shuffle_f32);
+}
+void test_cases_of_channel_shuffle_f16() {
+  test_channel_shuffle<Half>(&HalfKernelTable::channel_shuffle_f16);
 }
 
 }  // namespace weebill::testing

@@ -78,8 +78,8 @@ struct Stage {
   std::string text;
 };
 
-WEEBILL_TEST(shuffle_unit_random) {
-  for (int i = 0; i < (options().quick ? 20 : 150); ++i) {
+WEEBILL_RECORD_TEST(shuffle_unit_random) {
+  for (int i = 0; i < (few_cases() ? 20 : 150); ++i) {
     const bool integers = rng().coin();
     const bool first_down = rng().coin();
     const std::int64_t channels =
@@ -199,9 +199,9 @@ void check_v1(const ShuffleUnitV1Spec& spec, const std::string& what, const Inpu
   run_records(what, record, input, {reference::shuffle_unit_v1(spec, to_tensor(input)), exact});
 }
 
-WEEBILL_TEST(shuffle_unit_v1_random) {
+WEEBILL_RECORD_TEST(shuffle_unit_v1_random) {
   using Shortcut = ShuffleUnitV1Spec::Shortcut;
-  for (int i = 0; i < (options().quick ? 20 : 150); ++i) {
+  for (int i = 0; i < (few_cases() ? 20 : 150); ++i) {
     const bool integers = rng().coin();
     Weights weights(integers);
     const std::int64_t g = rng().pick(Sizes{1, 2, 3, 4, 8});
@@ -233,7 +233,7 @@ WEEBILL_TEST(shuffle_unit_v1_random) {
   }
 }
 
-WEEBILL_TEST(channel_shuffle_record) {
+WEEBILL_RECORD_TEST(channel_shuffle_record) {
   for (std::int64_t groups : {1, 2, 3, 4, 8, 12, 24}) {
     ChannelShuffleSpec spec;
     spec.channels = groups * rng().integer(1, 20);

@@ -25,8 +25,8 @@ void check_squeeze_excite(const Shape& x, std::int64_t c_se, Layout layout, Acti
   run_records(what, record, input, {reference::squeeze_excite(spec, to_tensor(input)), false});
 }
 
-WEEBILL_TEST(squeeze_excite_random) {
-  const int cases = options().quick ? 30 : 200;
+WEEBILL_RECORD_TEST(squeeze_excite_random) {
+  const int cases = few_cases() ? 30 : 200;
   for (int i = 0; i < cases; ++i) {
     check_squeeze_excite(any_image(any_channels()), rng().pick(Sizes{1, 2, 5, 8, 16, 17}),
                          any_layout_of_input(), any_activation(false), any_activation(false));
@@ -42,8 +42,8 @@ WEEBILL_TEST(squeeze_excite_every_gate) {
   }
 }
 
-WEEBILL_TEST(global_pool_random) {
-  const int cases = options().quick ? 30 : 200;
+WEEBILL_RECORD_TEST(global_pool_random) {
+  const int cases = few_cases() ? 30 : 200;
   for (int i = 0; i < cases; ++i) {
     GlobalPoolSpec spec;
     spec.channels = any_channels();

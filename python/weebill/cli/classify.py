@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +19,14 @@ __all__ = ["classify"]
 
 #: A model of this suffix is a file of `weebill.save`, and needs no torch.
 _SUFFIX = ".weebill"
+
+
+class Precision(str, Enum):
+    """What `weebill.runtime.load` takes."""
+
+    float32 = "float32"
+    float16 = "float16"
+    auto = "auto"
 
 
 def classify(
@@ -36,6 +45,14 @@ def classify(
         int | None,
         typer.Option(min=1, max=256, help="Threads; if not given, as many as are the default."),
     ] = None,
+    precision: Annotated[
+        Precision | None,
+        typer.Option(
+            help="What a .weebill file is computed in; float16 needs a processor with such "
+            "arithmetic, auto takes it where it is there.",
+            show_default="float32",
+        ),
+    ] = None,
     compare: Annotated[
         bool,
         typer.Option("--compare", help="Also run torch eager: latencies, and largest difference."),
@@ -49,8 +66,10 @@ def classify(
         if compare or weights != "DEFAULT":
             option = "--compare" if compare else "--weights"
             raise ValueError(f"classify: {option} must go with a network's name, got '{model}'")
-        scores, answer = _run_file(model, pixels, threads)
+        scores, answer = _run_file(model, pixels, threads, precision or Precision.float32)
     else:
+        if precision is not None:
+            raise ValueError(f"classify: --precision must go with a .weebill file, got '{model}'")
         scores, answer = _run_model(model, weights, pixels, threads, compare)
     labels = answer.pop("labels") or [f"class {index}" for index in range(len(scores[0]))]
     comparison = answer.pop("compare", None)
@@ -67,14 +86,14 @@ def classify(
 
 
 def _run_file(
-    path: str, pixels: Sequence[NDArray[np.uint8]], threads: int | None
+    path: str, pixels: Sequence[NDArray[np.uint8]], threads: int | None, precision: Precision
 ) -> tuple[list[NDArray[np.float32]], dict[str, Any]]:
     """Scores of every photo, and what there is to tell about the network; without torch."""
     import weebill.runtime
 
     if threads is not None:
         weebill.config.set_threads(threads)
-    model = weebill.runtime.load(path)
+    model = weebill.runtime.load(path, precision=precision.value)
     inputs = [model.preprocess(image) for image in pixels]
     found = [model(x) for x in inputs]
     scores = [y[0] for y in found if isinstance(y, np.ndarray) and y.ndim == 2]
@@ -94,6 +113,7 @@ def _run_file(
         "weights": f"saved by weebill {model.version}",
         "isa": weebill.config.isa(),
         "threads": weebill.config.threads(),
+        "precision": model.precision,
         "input": list(inputs[0].shape),
         "labels": labels,
     }
@@ -153,7 +173,7 @@ def _print(answer: dict[str, Any]) -> None:
     size = " x ".join(map(str, answer["input"]))
     print_line(
         f"{answer['model']} ({answer['weights']}), input {size}, {answer['isa']}, "
-        f"threads {answer['threads']}",
+        f"threads {answer['threads']}, {answer.get('precision', 'float32')}",
         style="dim",
     )
     if "compare" in answer:

@@ -6,11 +6,12 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from weebill import _C
 from weebill.fusion.pack import Folded, pack_all
 from weebill.fusion.spec import Layer
 from weebill.runtime._container import Container, write
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 #: Where the description is in the file's metadata.
 KEY = "weebill"
 
+#: What a network's blocks may be computed in.
+Precision: TypeAlias = Literal["float32", "float16", "auto"]
+
 
 class Model:
     """A network from a file, on numpy arrays: `model(x)`. `load` makes one.
@@ -36,11 +40,14 @@ class Model:
         categories: Names of the classes, or None.
         preprocessing: How a photo becomes an input, or None.
         version: Of the weebill that wrote the file.
+        precision: What its blocks are computed in: "float32" or "float16".
     """
 
     def __init__(self, description: Description, programs: Programs) -> None:
         self._description = description
         self._programs = programs
+        half = any(_C.is_float16(program) for program in programs)
+        self.precision: Literal["float32", "float16"] = "float16" if half else "float32"
         self.input_shape = description.input_shape
         self.categories = description.categories
         self.preprocessing = description.preprocessing
@@ -66,6 +73,8 @@ class Model:
         Raises:
             TypeError: x is no float32 array.
             ValueError: x has a shape that the network does not take.
+            NotImplementedError: `precision` is float16, and the instruction set in use, no longer
+                that of `load`, does not compute in it.
         """
         self._check_input(x)
         if self._plain:
@@ -152,7 +161,7 @@ def _last_uses(description: Description) -> list[list[int]]:
     return dropped
 
 
-def load(path: str | os.PathLike[str]) -> Model:
+def load(path: str | os.PathLike[str], *, precision: Precision = "float32") -> Model:
     """Reads a network that `weebill.save` has written.
 
     The file holds plain weights; they are packed for the kernels here. It is checked as a whole
@@ -161,34 +170,59 @@ def load(path: str | os.PathLike[str]) -> Model:
 
     Args:
         path: A `.weebill` file.
+        precision: What the network's blocks are computed in, whatever type the file's weights have.
+            "float16": weights, activations and arithmetic are of half precision, eight numbers to a
+            vector where float32 has four; sums over pixels are of float32. Inputs are rounded, and
+            outputs returned as float32. It needs a processor with float16 arithmetic (ARMv8.2's
+            asimdhp: Cortex-A55, A76 and later), or the instruction set "scalar", which gives the
+            same numbers slowly. "auto": float16 on such a processor, float32 on others and with
+            "scalar"; `Model.precision` tells which.
 
     Returns:
         The network; call it on a float32 array.
 
     Raises:
+        NotImplementedError: float16 with an instruction set that does not compute in it.
         FileNotFoundError, PermissionError, IsADirectoryError: There is no readable file.
-        ValueError: It is no intact weebill file, or of a later format.
+        ValueError: It is no intact weebill file, or of a later format; no such precision; in
+            float16, a weight of more than 65504.
 
     Example:
         >>> model = load("mobilenet_v3_large.weebill")  # doctest: +SKIP
         >>> scores = model(np.zeros((1, 3, 224, 224), np.float32))  # doctest: +SKIP
     """
+    half = _computes_in_half(precision)
     with open(path, "rb", buffering=0) as file:
         try:
-            return _read(file)
+            return _read(file, half)
         except ValueError as error:
             raise ValueError(
                 f"load: path must be an intact weebill file, got '{os.fspath(path)}': {error}"
             ) from None
 
 
-def _read(file: BinaryIO) -> Model:
+def _computes_in_half(precision: Precision) -> bool:
+    if precision not in get_args(Precision):
+        known = ", ".join(map(repr, get_args(Precision)))
+        raise ValueError(f"load: precision must be one of {known}, got {precision!r}")
+    if precision == "auto":
+        return _C.has_float16() and _C.isa() != "scalar"
+    if precision == "float16" and not _C.has_float16():
+        raise NotImplementedError(
+            f"load: precision must be 'float32' with the instruction set {_C.isa()!r} of this "
+            "processor, which has no float16 arithmetic (ARMv8.2's asimdhp), got 'float16'; 'auto' "
+            "takes what there is"
+        )
+    return precision == "float16"
+
+
+def _read(file: BinaryIO, half: bool) -> Model:
     container = Container(file)
     if KEY not in container.metadata:
         raise ValueError("it has no description of a network; weebill.save writes one")
     description = Description.from_json(parse_json(container.metadata[KEY], "its description"))
     _check_tensors(description, container)
-    return make_model(description, _file_weights(description, container))
+    return make_model(description, _file_weights(description, container), half)
 
 
 def _check(condition: bool, message: str) -> None:
@@ -248,13 +282,18 @@ def _file_weights(description: Description, container: Container) -> Callable[[L
     return weights
 
 
-def make_model(description: Description, weights: Callable[[Layer], Folded]) -> Model:
-    """The network with its weights packed; `weights` is called for every layer, in order.
+def make_model(
+    description: Description, weights: Callable[[Layer], Folded], half: bool = False
+) -> Model:
+    """The network with its weights packed, `half`: rounded to float16 and computed in it; `weights`
+    is called for every layer, in order.
 
     Raises:
         ValueError: The parts do not fit each other.
     """
     programs = [pack_all(blocks, weights)[0] for blocks in description.programs]
+    if half:
+        programs = [_C.to_float16(program) for program in programs]
     model = Model(description, programs)
     model.check()
     return model
