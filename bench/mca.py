@@ -1,7 +1,8 @@
 """How near the inner loops of the NEON kernels come to what their FMAs and loads allow, by
 llvm-mca's models of the cores: `python -m bench.mca OBJECT`, OBJECT being the compiled
-csrc/isa/neon.cpp (cmake --preset arm64). An estimate, for cores that are not at hand: caches are
-always hit and branches always predicted. Needs aarch64-linux-gnu-objdump and llvm-mca-19.
+csrc/isa/neon.cpp or neon_fp16.cpp (cmake --preset arm64). An estimate, for cores that are not at
+hand: caches are always hit and branches always predicted. Needs aarch64-linux-gnu-objdump and
+llvm-mca-19.
 
 LLVM has no model of its own for A72 (A57's is used) and A76 (Neoverse N1's, the same family). The
 last two columns are no work of llvm-mca's: bench/in_order.py.
@@ -18,6 +19,7 @@ from pathlib import Path
 from bench import in_order
 
 CORES = {"A53": "cortex-a53", "A55": "cortex-a55", "A57/A72": "cortex-a57", "A76": "neoverse-n1"}
+NO_HALF = ("cortex-a53", "cortex-a57")  # cores without float16 arithmetic
 ITERATIONS = 100
 # FMAs in the loop that a kernel spends its time in, of all the loops in its code
 KERNELS = {
@@ -33,6 +35,17 @@ KERNELS = {
     "depthwise 3x3 s2": (r"neon::.*(depthwise_k3s2_f32|depthwise_row<3, 2>)", 63),
     "depthwise 5x5 s1": (r"neon::.*(depthwise_k5s1_f32|depthwise_row<5, 1>)", 175),
     "depthwise 5x5 s2": (r"neon::.*(depthwise_k5s2_f32|depthwise_row<5, 2>)", 175),
+}
+# The same of csrc/isa/neon_fp16.cpp
+HALF_KERNELS = {
+    "pointwise 8x16": (r"neon_fp16::.*tiles_of<8, 1, 0, false>", 128),
+    "pointwise 7x16": (r"neon_fp16::.*tiles_of<7, 1, 0, false>", 112),
+    "pointwise 7x24": (r"neon_fp16::.*tiles_of<7, 1, 1, false>", 168),
+    "pointwise 8x8": (r"neon_fp16::.*tiles_of<8, 0, 1, false>", 64),
+    "depthwise 3x3 s1": (r"neon_fp16::.*(depthwise_k3s1_f16|depthwise_row<3, 1>)", 63),
+    "depthwise 3x3 s2": (r"neon_fp16::.*(depthwise_k3s2_f16|depthwise_row<3, 2>)", 63),
+    "depthwise 5x5 s1": (r"neon_fp16::.*(depthwise_k5s1_f16|depthwise_row<5, 1>)", 175),
+    "depthwise 5x5 s2": (r"neon_fp16::.*(depthwise_k5s2_f16|depthwise_row<5, 2>)", 175),
 }
 BRANCH = re.compile(r"(?:b|b\.\w+|cbn?z|tbn?z)\t(?:.*, )?([0-9a-f]+)$")
 
@@ -60,6 +73,16 @@ def functions(listing: str) -> dict[str, list[Instruction]]:
             text = re.sub(r"\s*(<.*|//.*)$", "", entry[2]).strip()
             code.append(Instruction(int(entry[1], 16), text))
     return found
+
+
+def is_half(path: Path) -> bool:
+    """Whether it is the object of the float16 kernels."""
+    return "neon_fp16" in path.name
+
+
+def kernels_in(path: Path) -> dict[str, tuple[str, int]]:
+    """The loops of an object, by its name."""
+    return HALF_KERNELS if is_half(path) else KERNELS
 
 
 def count(loop: list[Instruction], mnemonics: str) -> int:
@@ -131,15 +154,19 @@ def main() -> None:
     path = parser.parse_args().object
     code = functions(disassembled(path))
     print("Cycles per pass through the loop / bound, and the part of the bound that is reached")
-    cores = [*CORES, *(f"{core}, ncnn's rules" for core in in_order.CORES)]
+    by_rules = {} if is_half(path) else in_order.CORES
+    cores = [*CORES, *(f"{core}, ncnn's rules" for core in by_rules)]
     print(f"{'loop':18}{'insn':>6}{'FMA':>5}" + "".join(f"{core:>18}" for core in cores))
-    for name, (function, fmas) in KERNELS.items():
+    for name, (function, fmas) in kernels_in(path).items():
         loop = texts(main_loop(code, function, fmas))
         row = f"{name:18}{len(loop):6}{fmas:5}"
         for core in CORES.values():
+            if is_half(path) and core in NO_HALF:
+                row += f"{'-':>14}"
+                continue
             taken, least = cycles(loop, core), bound(loop, core)
             row += f"{taken:7.0f}/{least:4.0f}{least / taken:6.0%}"
-        for rules in in_order.CORES.values():
+        for rules in by_rules.values():
             taken, least = in_order.cycles(loop, rules), in_order.fma_cycles(loop)
             row += f"{taken:7.0f}/{least:4.0f}{least / taken:6.0%}"
         print(row)

@@ -4,6 +4,7 @@
 #
 #   the C++ tests                                   on Cortex-A53, A72, A76 and all that qemu knows
 #   the wheel with numpy alone, its command line    on Cortex-A53 (Raspberry Pi 3) and A72 (4)
+#   networks in float16                             on Cortex-A76 (Raspberry Pi 5)
 #   the torch ops, for each --torch VERSION         on Cortex-A72, or with torch 2.10 on A76: that
 #                                                   torch needs armv8.1
 #
@@ -61,6 +62,7 @@ for cpu in "${cpus[@]}"; do
   [ -n "$quick" ] || emulated "$cpu" bare tests/minimal.py
   emulated "$cpu" board -m tests.emulated.board "$target/networks"
 done
+emulated cortex-a76 board -m tests.emulated.board "$target/networks" --float16
 
 for version in "${torches[@]}"; do
   case $version in

@@ -10,6 +10,8 @@ namespace {
 std::string text(std::int64_t number) { return std::to_string(number); }
 
 constexpr double kFloat = sizeof(float);
+template <typename T>
+constexpr double kBytes = sizeof(T);
 
 std::int64_t padded(std::int64_t channels) { return (channels + kBlock - 1) / kBlock * kBlock; }
 
@@ -23,15 +25,16 @@ constexpr Product kProducts[] = {{12544, 16, 64}, {3136, 24, 72}, {3136, 72, 24}
                                  {196, 672, 112}, {49, 160, 960}, {49, 960, 160}, {1, 960, 1280}};
 
 /// `table`: a 3 x 3 window of stride 2 over NHWC rows instead of a pixel's channels.
-void bench_product(Bench& bench, const std::string& name, void (*kernel)(const PointwiseArgs&),
+template <typename T>
+void bench_product(Bench& bench, const std::string& name, void (*kernel)(const PointwiseArgsOf<T>&),
                    const Product& p, bool table, std::int32_t activation, bool scale) {
   const Case what{
       "kernel",
       name + "/m" + text(p.m) + "_k" + text(p.k) + "_n" + text(p.n) + (scale ? "_scaled" : ""),
       2.0 * static_cast<double>(p.m * p.k * p.n),
-      kFloat * static_cast<double>(p.m * (p.k + p.n) + p.k * p.n)};
+      kBytes<T> * static_cast<double>(p.m * (p.k + p.n) + p.k * p.n)};
   if (!bench.wants(what)) return;
-  PointwiseArgs args{};
+  PointwiseArgsOf<T> args{};
   args.m = p.m;
   args.k = p.k;
   args.n = p.n;
@@ -43,12 +46,12 @@ void bench_product(Bench& bench, const std::string& name, void (*kernel)(const P
     offsets.push_back(i / (3 * channels) * row + i % (3 * channels));
   }
   args.offsets = table ? offsets.data() : nullptr;
-  const Floats x = numbers(table ? 3 * row : p.m * p.k);
-  const Floats w = numbers(padded(p.n) * p.k), bias = numbers(padded(p.n));
-  const Floats factors = numbers(p.k);
-  Floats y(static_cast<std::size_t>(p.m * p.n));
+  const Numbers<T> x = numbers<T>(table ? 3 * row : p.m * p.k);
+  const Numbers<T> w = numbers<T>(padded(p.n) * p.k), bias = numbers<T>(padded(p.n));
+  const Numbers<T> factors = numbers<T>(p.k);
+  Numbers<T> y(static_cast<std::size_t>(p.m * p.n));
   args.m_block = plan_m_block(p.m, p.k, p.n, machine_caches());
-  Floats scratch(static_cast<std::size_t>(args.m_block * p.k));
+  Numbers<T> scratch(static_cast<std::size_t>(args.m_block * p.k));
   args.x = x.data();
   args.w = w.data();
   args.w_block_stride = p.k * kBlock;
@@ -62,8 +65,10 @@ void bench_product(Bench& bench, const std::string& name, void (*kernel)(const P
   bench.run(what, [&] { kernel(args); });
 }
 
-void bench_kernel(Bench& bench, const std::string& name, void (*kernel)(const PointwiseArgs&)) {
-  if (name == "conv2d_f32") {
+template <typename T>
+void bench_kernel(Bench& bench, const std::string& name,
+                  void (*kernel)(const PointwiseArgsOf<T>&)) {
+  if (name.rfind("conv2d", 0) == 0) {
     bench_product(bench, name, kernel, {112, 27, 16}, true, kActHardswish, false);
     bench_product(bench, name, kernel, {112, 27, 32}, true, kActRelu6, false);
     return;
@@ -86,25 +91,25 @@ struct WindowOfRow {
 };
 
 /// Calls run(args) on one row of output.
-template <typename Run>
+template <typename T, typename Run>
 void bench_line(Bench& bench, const std::string& name, const Line& line, const WindowOfRow& window,
                 std::int64_t taps, Run run) {
-  const Case what{
-      "kernel", name + "/w" + text(line.columns) + "_c" + text(line.channels),
-      2.0 * static_cast<double>(line.columns * line.channels * window.kernel * taps),
-      kFloat * static_cast<double>(line.channels *
-                                   (window.kernel * line.columns * window.stride + line.columns))};
+  const Case what{"kernel", name + "/w" + text(line.columns) + "_c" + text(line.channels),
+                  2.0 * static_cast<double>(line.columns * line.channels * window.kernel * taps),
+                  kBytes<T> * static_cast<double>(
+                                  line.channels *
+                                  (window.kernel * line.columns * window.stride + line.columns))};
   if (!bench.wants(what)) return;
   const std::int64_t pixels = (line.columns - 1) * window.stride + window.kernel;
-  const Floats x = numbers(window.kernel * pixels * line.channels);
-  const Floats w = numbers(padded(line.channels) * window.kernel * window.kernel);
-  const Floats bias = numbers(padded(line.channels));
-  Floats y(static_cast<std::size_t>(line.columns * line.channels));
-  std::vector<const float*> rows;
+  const Numbers<T> x = numbers<T>(window.kernel * pixels * line.channels);
+  const Numbers<T> w = numbers<T>(padded(line.channels) * window.kernel * window.kernel);
+  const Numbers<T> bias = numbers<T>(padded(line.channels));
+  Numbers<T> y(static_cast<std::size_t>(line.columns * line.channels));
+  std::vector<const T*> rows;
   for (std::int64_t u = 0; u < window.kernel; ++u) {
     rows.push_back(x.data() + u * pixels * line.channels);
   }
-  DepthwiseArgs args{};
+  DepthwiseArgsOf<T> args{};
   args.x_rows = rows.data();
   args.x_stride = line.channels;
   args.w = w.data();
@@ -118,26 +123,32 @@ void bench_line(Bench& bench, const std::string& name, const Line& line, const W
   bench.run(what, [&] { run(args); });
 }
 
-/// From the name: depthwise_k<kernel>s<stride>_f32.
+/// From the name: depthwise_k<kernel>s<stride>_f32 or _f16.
 WindowOfRow window_of(const std::string& name) {
   const std::size_t k = name.find("_k"), s = name.find('s', k);
   return {name[k + 2] - '0', name[s + 1] - '0'};
 }
 
-void bench_kernel(Bench& bench, const std::string& name, void (*kernel)(const DepthwiseArgs&)) {
+template <typename T>
+void bench_kernel(Bench& bench, const std::string& name,
+                  void (*kernel)(const DepthwiseArgsOf<T>&)) {
   const WindowOfRow window = window_of(name);
   for (const Line& line : kLines) {
-    bench_line(bench, name, line, window, window.kernel, kernel);
+    bench_line<T>(bench, name, line, window, window.kernel, kernel);
   }
 }
 
-void bench_kernel(Bench& bench, const std::string& name, void (*kernel)(const DepthwiseAnyArgs&)) {
+template <typename T>
+void bench_kernel(Bench& bench, const std::string& name,
+                  void (*kernel)(const DepthwiseAnyArgsOf<T>&)) {
   for (const Line& line : {Line{28, 120}, Line{7, 960}}) {
     // A 7 x 7 window, and the edge of a 5 x 5 one: one column, three of its taps.
-    bench_line(bench, name + "/k7", line, {7, 1}, 7,
-               [kernel](const DepthwiseArgs& common) { kernel({common, 7, 7, 1, 1, 0, 7}); });
-    bench_line(bench, name + "/edge", {1, line.channels}, {5, 1}, 3,
-               [kernel](const DepthwiseArgs& common) { kernel({common, 5, 5, 1, 1, 2, 3}); });
+    bench_line<T>(bench, name + "/k7", line, {7, 1}, 7, [kernel](const DepthwiseArgsOf<T>& common) {
+      kernel({common, 7, 7, 1, 1, 0, 7});
+    });
+    bench_line<T>(
+        bench, name + "/edge", {1, line.channels}, {5, 1}, 3,
+        [kernel](const DepthwiseArgsOf<T>& common) { kernel({common, 5, 5, 1, 1, 2, 3}); });
   }
 }
 
@@ -235,28 +246,31 @@ struct Pixels {
 };
 constexpr Pixels kPixels[] = {{784, 72}, {784, 120}, {196, 480}, {49, 960}};
 
+template <typename T = float>
 Case pixels_case(const std::string& name, const Pixels& p, double passes) {
   const auto elements = static_cast<double>(p.pixels * p.channels);
   return {"kernel", name + "/p" + text(p.pixels) + "_c" + text(p.channels), elements,
-          passes * kFloat * elements};
+          passes * kBytes<T> * elements};
 }
 
-void bench_kernel(Bench& bench, const std::string& name, void (*kernel)(const SumArgs&)) {
+template <typename T>
+void bench_kernel(Bench& bench, const std::string& name, void (*kernel)(const SumArgsOf<T>&)) {
   for (const Pixels& p : kPixels) {
-    const Floats x = numbers(p.pixels * p.channels);
+    const Numbers<T> x = numbers<T>(p.pixels * p.channels);
     Floats sum(static_cast<std::size_t>(p.channels));
-    const SumArgs args{x.data(), p.channels, sum.data(), p.pixels, p.channels};
-    bench.run(pixels_case(name, p, 1), [&] { kernel(args); });
+    const SumArgsOf<T> args{x.data(), p.channels, sum.data(), p.pixels, p.channels};
+    bench.run(pixels_case<T>(name, p, 1), [&] { kernel(args); });
   }
 }
 
-void bench_kernel(Bench& bench, const std::string& name, void (*kernel)(const ScaleArgs&)) {
+template <typename T>
+void bench_kernel(Bench& bench, const std::string& name, void (*kernel)(const ScaleArgsOf<T>&)) {
   for (const Pixels& p : kPixels) {
-    const Floats x = numbers(p.pixels * p.channels), scale = numbers(p.channels);
-    Floats y(x.size());
-    const ScaleArgs args{x.data(),   p.channels, scale.data(), y.data(),
-                         p.channels, p.pixels,   p.channels};
-    bench.run(pixels_case(name, p, 2), [&] { kernel(args); });
+    const Numbers<T> x = numbers<T>(p.pixels * p.channels), scale = numbers<T>(p.channels);
+    Numbers<T> y(x.size());
+    const ScaleArgsOf<T> args{x.data(),   p.channels, scale.data(), y.data(),
+                              p.channels, p.pixels,   p.channels};
+    bench.run(pixels_case<T>(name, p, 2), [&] { kernel(args); });
   }
 }
 
@@ -272,22 +286,25 @@ void bench_kernel(Bench& bench, const std::string& name, void (*kernel)(const Bl
   }
 }
 
-void bench_kernel(Bench& bench, const std::string& name, void (*kernel)(const InterleaveArgs&)) {
+template <typename T>
+void bench_kernel(Bench& bench, const std::string& name,
+                  void (*kernel)(const InterleaveArgsOf<T>&)) {
   for (const Pixels& p : {Pixels{50176, 3}, Pixels{784, 120}, Pixels{49, 960}}) {
-    const Floats x = numbers(p.pixels * p.channels);
-    Floats y(x.size());
-    const InterleaveArgs args{x.data(), p.pixels, y.data(), p.pixels, p.channels};
-    Case what = pixels_case(name, p, 2);
+    const Numbers<T> x = numbers<T>(p.pixels * p.channels);
+    Numbers<T> y(x.size());
+    const InterleaveArgsOf<T> args{x.data(), p.pixels, y.data(), p.pixels, p.channels};
+    Case what = pixels_case<T>(name, p, 2);
     what.flops = 0;
     bench.run(what, [&] { kernel(args); });
   }
 }
 
-void bench_kernel(Bench& bench, const std::string& name, void (*kernel)(const ActivateArgs&)) {
+template <typename T>
+void bench_kernel(Bench& bench, const std::string& name, void (*kernel)(const ActivateArgsOf<T>&)) {
   for (const Pixels& p : kPixels) {
-    Floats x = numbers(p.pixels * p.channels);
-    const ActivateArgs args{x.data(), p.channels, p.pixels, p.channels, kActRelu};
-    bench.run(pixels_case(name, p, 2), [&] { kernel(args); });
+    Numbers<T> x = numbers<T>(p.pixels * p.channels);
+    const ActivateArgsOf<T> args{x.data(), p.channels, p.pixels, p.channels, kActRelu};
+    bench.run(pixels_case<T>(name, p, 2), [&] { kernel(args); });
   }
 }
 
@@ -334,32 +351,53 @@ void bench_kernel(Bench& bench, const std::string& name, void (*kernel)(const No
   }
 }
 
-void bench_kernel(Bench& bench, const std::string& name, void (*kernel)(const MaxPoolArgs&)) {
+template <typename T>
+void bench_kernel(Bench& bench, const std::string& name, void (*kernel)(const MaxPoolArgsOf<T>&)) {
   // A row of the stem of ShuffleNetV2, and a window that shares nothing.
   for (const std::int64_t taps : {3, 2}) {
     const Pixels p{56, 24};
-    const Floats x = numbers(3 * (2 * p.pixels + 1) * p.channels);
-    Floats y(static_cast<std::size_t>(p.pixels * p.channels));
-    const float* rows[3];
+    const Numbers<T> x = numbers<T>(3 * (2 * p.pixels + 1) * p.channels);
+    Numbers<T> y(static_cast<std::size_t>(p.pixels * p.channels));
+    const T* rows[3];
     for (int u = 0; u < 3; ++u) rows[u] = x.data() + u * (2 * p.pixels + 1) * p.channels;
-    const MaxPoolArgs args{rows, p.channels, y.data(), p.channels, taps,
-                           taps, 2,          1,        p.pixels,   p.channels};
-    bench.run(pixels_case(name + "/k" + text(taps), p, 5), [&] { kernel(args); });
+    const MaxPoolArgsOf<T> args{rows, p.channels, y.data(), p.channels, taps,
+                                taps, 2,          1,        p.pixels,   p.channels};
+    bench.run(pixels_case<T>(name + "/k" + text(taps), p, 5), [&] { kernel(args); });
   }
 }
 
-void bench_kernel(Bench& bench, const std::string& name, void (*kernel)(const ShuffleArgs&)) {
+template <typename T>
+void bench_kernel(Bench& bench, const std::string& name, void (*kernel)(const ShuffleArgsOf<T>&)) {
   for (const std::int64_t groups : {2, 3, 4, 8}) {
     const Pixels p{784, 120};
-    const Floats x = numbers(p.pixels * p.channels);
-    Floats y(x.size());
-    std::vector<const float*> starts;
+    const Numbers<T> x = numbers<T>(p.pixels * p.channels);
+    Numbers<T> y(x.size());
+    std::vector<const T*> starts;
     for (std::int64_t j = 0; j < groups; ++j) starts.push_back(&x[j * (p.channels / groups)]);
     const std::vector<std::int64_t> strides(starts.size(), p.channels);
-    const ShuffleArgs args{starts.data(), strides.data(), y.data(),  p.channels,
-                           p.pixels,      groups,         p.channels};
-    bench.run(pixels_case(name + "/g" + text(groups), p, 2), [&] { kernel(args); });
+    const ShuffleArgsOf<T> args{starts.data(), strides.data(), y.data(),  p.channels,
+                                p.pixels,      groups,         p.channels};
+    bench.run(pixels_case<T>(name + "/g" + text(groups), p, 2), [&] { kernel(args); });
   }
+}
+
+template <typename From, typename To, typename Args>
+void bench_conversion(Bench& bench, const std::string& name, void (*kernel)(const Args&)) {
+  for (const std::int64_t count : {3 * 224 * 224, 1000}) {
+    const Numbers<From> x = numbers<From>(count);
+    Numbers<To> y(x.size());
+    const Case what{"kernel", name + "/" + text(count), 0,
+                    (kBytes<From> + kBytes<To>)*static_cast<double>(count)};
+    bench.run(what, [&] { kernel({x.data(), y.data(), count}); });
+  }
+}
+
+void bench_kernel(Bench& bench, const std::string& name, void (*kernel)(const NarrowArgs&)) {
+  bench_conversion<float, Half>(bench, name, kernel);
+}
+
+void bench_kernel(Bench& bench, const std::string& name, void (*kernel)(const WidenArgs&)) {
+  bench_conversion<Half, float>(bench, name, kernel);
 }
 
 }  // namespace
@@ -370,6 +408,12 @@ void bench_kernels(Bench& bench) {
 #define WEEBILL_KERNEL(name, Args, summary) bench_kernel(bench, #name, table.name);
 #include "core/kernels.def"
 #undef WEEBILL_KERNEL
+  // What "scalar" rounds in software tells nothing of a processor.
+  const HalfKernelTable* const halves = isa() == "scalar" ? nullptr : half_kernels();
+  if (halves == nullptr) return;
+#define WEEBILL_HALF_KERNEL(name, Args, summary) bench_kernel(bench, #name, halves->name);
+#include "core/kernels.def"
+#undef WEEBILL_HALF_KERNEL
 }
 
 }  // namespace weebill::bench

@@ -146,15 +146,21 @@ struct LineAllocator {
   bool operator==(const LineAllocator&) const { return true; }
   bool operator!=(const LineAllocator&) const { return false; }
 };
-using Floats = std::vector<float, LineAllocator<float>>;
+template <typename T>
+using Numbers = std::vector<T, LineAllocator<T>>;
+using Floats = Numbers<float>;
+
+inline void put(float value, float& to) { to = value; }
+inline void put(float value, Half& to) { to = to_half(value); }
 
 /// Deterministic data in [-1, 1), so that instruction counts repeat.
-inline Floats numbers(std::int64_t count) {
-  Floats values(static_cast<std::size_t>(count));
+template <typename T = float>
+Numbers<T> numbers(std::int64_t count) {
+  Numbers<T> values(static_cast<std::size_t>(count));
   std::uint32_t state = 1;
-  for (float& value : values) {
+  for (T& value : values) {
     state = state * 1664525 + 1013904223;
-    value = static_cast<float>(state >> 8) * 0x1p-23f - 1;
+    put(static_cast<float>(state >> 8) * 0x1p-23f - 1, value);
   }
   return values;
 }

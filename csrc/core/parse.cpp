@@ -176,7 +176,12 @@ std::vector<Record> parse(const std::string& op, Packed packed) {
   check(reinterpret_cast<std::uintptr_t>(packed.data) % kRecordAlignment == 0, op,
         ": records must lie on a multiple of ", kRecordAlignment,
         " bytes; copy them to a new array");
-  return parse_list(op, packed, false);
+  std::vector<Record> records = parse_list(op, packed, false);
+  for (const Record& record : records) {
+    check(record.header->element == records.front().header->element, op,
+          ": records must all be of one type, got float32 and float16");
+  }
+  return records;
 }
 
 }  // namespace weebill

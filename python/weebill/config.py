@@ -38,8 +38,9 @@ class CpuInfo(TypedDict):
     """The machine: model name, instruction sets, cache sizes in bytes (0: none).
 
     Of ARM cores, beside Advanced SIMD (`neon`): whether they have half-precision arithmetic
-    (`fp16`), int8 dot products and int8 matrix products, which no kernel uses yet, and whether all
-    usable ones issue in order (`in_order`: Cortex-A35, A53, A55).
+    (`fp16`, for `weebill.runtime.load(..., precision="float16")`), int8 dot products and int8
+    matrix products, which no kernel uses yet, and whether all usable ones issue in order
+    (`in_order`: Cortex-A35, A53, A55).
     """
 
     model: str

@@ -93,7 +93,8 @@ def _processor(machine: Machine) -> Iterator[Finding]:
             "ok",
             ", ".join(["float32", *wider])
             + ("; issues in order: weights by 64-bit loads" if cpu["in_order"] else "")
-            + ". The kernels use float32.",
+            + ". The kernels use float32"
+            + (", and half precision where it is asked for." if cpu["fp16"] else "."),
         )
     pages = mmap.PAGESIZE
     yield Finding("page size", "ok", f"{pages >> 10} KiB")

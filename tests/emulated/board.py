@@ -1,5 +1,5 @@
 """An emulated board without torch: `python -m tests.emulated.board FOLDER` runs, by the runtime and
-by the command line, the networks that make_models.py saved there."""
+by the command line, the networks that make_models.py saved there; --float16: in it alone."""
 
 from __future__ import annotations
 
@@ -38,6 +38,32 @@ def check_runtime(folder: Path) -> int:
             np.testing.assert_array_equal(model(data["x"]), data["y"], path.stem, strict=True)
     config.set_threads(None)
     return len(saved)
+
+
+def check_float16(folder: Path) -> int:
+    """In float16 every network gives the bits of the PC's plain C++ and, where the trained ones saw
+    the photo, the class of float32; a processor without such arithmetic says so."""
+    for path in sorted(folder.glob("*.weebill")):
+        if not config.info()["cpu"]["fp16"]:
+            refused = ""
+            try:
+                weebill.runtime.load(path, precision="float16")
+            except NotImplementedError as error:
+                refused = str(error)
+            assert "precision must be 'float32'" in refused, refused
+            assert weebill.runtime.load(path, precision="auto").precision == "float32"
+            continue
+        data = np.load(path.with_suffix(".npz"))
+        model = weebill.runtime.load(path, precision="auto")
+        assert model.precision == "float16"
+        for threads in (1, 2):
+            config.set_threads(threads)
+            y = model(data["x"][:1])
+            np.testing.assert_array_equal(y, data["y16"], path.stem, strict=True)
+        config.set_threads(None)
+        if path.with_suffix(".json").exists():
+            assert y.argmax() == data["y"][0].argmax(), path.stem
+    return len(list(folder.glob("*.weebill")))
 
 
 def check_classify(folder: Path) -> int:
@@ -80,9 +106,13 @@ def check_refusal() -> None:
     assert "neon" in refused, "an instruction set of another architecture was taken"
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, *, only_float16: bool) -> None:
     assert importlib.util.find_spec("torch") is None, "this environment must not have torch"
     assert platform.machine() == "aarch64", platform.machine()
+    halves = check_float16(folder)
+    if only_float16:
+        print(f"{halves} networks in float16 on {config.isas()[0]}")
+        return
     networks = check_runtime(folder)
     classified = check_classify(folder)
     check_doctor()
@@ -91,4 +121,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), only_float16="--float16" in sys.argv)

@@ -41,8 +41,12 @@ def draw_photo(path: Path) -> None:
 
 
 def save_outputs(file: Path, x: np.ndarray) -> None:
-    """The input, and what the runtime of this PC gives for it."""
-    np.savez(file.with_suffix(".npz"), x=x, y=weebill.runtime.load(file)(x))
+    """The input, and what the runtime of this PC gives for it; of one image in float16 too, by the
+    plain C++ that rounds as a processor with such arithmetic does."""
+    y = weebill.runtime.load(file)(x)
+    with config.use_isa("scalar"):
+        y16 = weebill.runtime.load(file, precision="float16")(x[:1])
+    np.savez(file.with_suffix(".npz"), x=x, y=y, y16=y16)
 
 
 def main(folder: Path, *, trained_only: bool) -> None:

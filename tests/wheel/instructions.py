@@ -19,7 +19,7 @@ MARCH = {
         "avx2": "generic64" + AVX2,
         "avx512": "generic64" + AVX2 + "+avx512f+avx512bw+avx512dq+avx512vl+avx512cd",
     },
-    "aarch64": {BASELINE: "armv8-a"},
+    "aarch64": {BASELINE: "armv8-a", "neon_fp16": "armv8.2-a+fp16"},
 }
 TOOLS = {"x86_64": "", "aarch64": "aarch64-linux-gnu-"}
 # Not in the baseline, and harmless: without the extension the first is a no-op, the next runs as
@@ -46,8 +46,8 @@ def disassembly(library: Path, arch: str) -> dict[str, set[str]]:
     compiled_for = BASELINE
     for line in text.splitlines():
         if title := re.match(r"[0-9a-f]+ <(.*)>:$", line):
-            space = re.search(r"7weebill(?:4(avx2)|6(avx512))", title[1])
-            compiled_for = (space[1] or space[2]) if space else BASELINE
+            space = re.search(r"7weebill(?:4(avx2)|6(avx512)|9(neon_fp16))", title[1])
+            compiled_for = space[space.lastindex or 0] if space else BASELINE
         elif instruction := re.match(r"\s+[0-9a-f]+:\t(.*)$", line):
             # without comments, notes of addresses, and prefixes that only pad
             code = re.sub(r"\s*(<.*|//.*|# .*)$", "", instruction[1])
