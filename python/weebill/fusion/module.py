@@ -147,9 +147,11 @@ class Fusion:
         """The forward of `owner` on x, or None where the plain one has to run."""
         if _unfused.get() or compiled.transformed():
             return None
-        if torch.compiler.is_exporting() and compiled.is_fake(x):
+        if type(x) is not Tensor and compiled.is_fake(x) and torch.compiler.is_exporting():
             return compiled.exported(owner, x)
-        packed = self._current(owner)
+        packed, guard = self.packed, self.guard
+        if packed is None or guard is None or self._owner is not owner or guard.state() != FRESH:
+            packed = self._current(owner)
         if packed is None or x.dim() != packed.input_rank:
             return None
         if torch.is_grad_enabled():
@@ -356,11 +358,15 @@ def _switching(plain: Forward) -> Forward:
         if self.training or kwargs or not args:
             return plain(self, *args, **kwargs)
         x, *others = args
-        if not others and isinstance(x, Tensor) and is_owner(self):
-            y = call(self, x) if is_dynamo_compiling() else self.fusion.run(self, plain, x)
-            if y is not None:
-                return y
-        return plain(self, *args, **kwargs)
+        y = None
+        if others or not isinstance(x, Tensor):
+            pass
+        elif is_dynamo_compiling():
+            y = call(self, x) if is_owner(self) else None
+        elif type(self).forward is forward:
+            # as few calls as possible: behind a network all of the interpreter is cold
+            y = (self.__dict__.get("_fusion") or self.fusion).run(self, plain, x)
+        return plain(self, *args, **kwargs) if y is None else y
 
     @compiled.constant_in_graphs
     def is_owner(module: FusedModule) -> bool:
