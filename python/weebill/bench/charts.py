@@ -94,7 +94,7 @@ def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:
 
 def bar_chart(bars: Sequence[Bar], title: str) -> Markup:
     """Horizontal bars from 0, with a line at 1."""
-    left, right, row = 120.0, 60.0, 24.0
+    left, right, row = 152.0, 60.0, 24.0
     top = max([1.0, *(bar.high for bar in bars)])
     # An interval of one bar must not make the others unreadable.
     top = min(top, 1.3 * max([1.0, *(bar.value for bar in bars)]))

@@ -183,7 +183,7 @@ class Runner:
             cpus = options.cpus[-threads:]
             workers = {name: Worker(name, environment, cpus) for name in usable}
             try:
-                self._prepare(workers)
+                self._prepare(workers, index / len(units))
                 for number, case in enumerate(self._cases):
                     step = 1.0 / (len(self._cases) * len(units))
                     done = (index * len(self._cases) + number) * step
@@ -198,9 +198,9 @@ class Runner:
                     worker.kill()
                     worker.close()
 
-    def _prepare(self, workers: Mapping[str, Worker]) -> None:
+    def _prepare(self, workers: Mapping[str, Worker], done: float) -> None:
         """Import all engines at the same time, before they are pinned."""
-        self._progress("starting the engines", 0.0)
+        self._progress("starting the engines", done)
         for name, worker in workers.items():
             worker.send("prepare", name)
         for worker in workers.values():
