@@ -274,6 +274,17 @@ void bench_kernel(Bench& bench, const std::string& name, void (*kernel)(const Sc
   }
 }
 
+void bench_kernel(Bench& bench, const std::string& name, void (*kernel)(const CopyArgs&)) {
+  for (const Pixels& p : kPixels) {
+    const Floats x = numbers(p.pixels * p.channels);
+    Floats y(x.size());
+    const CopyArgs args{x.data(), p.channels, y.data(), p.channels, p.pixels, p.channels, false};
+    Case what = pixels_case(name, p, 2);
+    what.flops = 0;
+    bench.run(what, [&] { kernel(args); });
+  }
+}
+
 void bench_kernel(Bench& bench, const std::string& name, void (*kernel)(const BlockCopyArgs&)) {
   for (const Pixels& p : kPixels) {
     const Floats x = numbers(p.pixels * p.channels);

@@ -17,7 +17,6 @@ namespace weebill {
 namespace {
 
 constexpr std::int64_t kPixelsInFloat = 256;
-constexpr std::int64_t kStreamed = 1 << 22;  // elements: 16 MB
 
 /// The pixels of x in groups, and what belongs to a channel.
 class Pass {
@@ -29,8 +28,7 @@ class Pass {
                                        std::min(kMostGroups, pixels));
   }
 
-  /// Whether the result is too large to stay in a cache until somebody reads it.
-  bool streams() const { return pixels_ * channels_ >= kStreamed; }
+  bool streams() const { return pixels_ * channels_ >= kStreamedElements; }
 
   float* per_channel() { return scope_.take(round_up(channels_, kBlock)); }
 

@@ -1,20 +1,21 @@
 // Gradients of a depthwise convolution by its input, weight and bias.
 //
-// The work is cut into groups of images and chunks of channels. A task goes through its images in
-// strips of output rows: it copies the strip's pixels of x and dy, for its channels, into padded
-// scratch that stays in the second cache, and from there computes the strip's part of all that is
-// asked for. So no kernel meets an edge of the image, and dy is fetched from memory once. In
-// scratch a block of 16 channels is an image of its own, a cache line per pixel: the rows under a
-// window then stay in the first cache, which in the image's own layout they would share with
-// channels that are not in turn. The next strip's pixels are prefetched piece by piece during a
-// strip's arithmetic: copying waits for memory, and arithmetic alone would leave memory idle.
+// The work is cut into groups of images and chunks of channels: all of them, if a few rows fit the
+// second cache, for memory is read and written fastest in its own order. A task goes through its
+// images in strips of output rows: it copies the strip's pixels of x and dy, for its channels, into
+// padded scratch that stays in the second cache, and from there computes the strip's part of all
+// that is asked for. So no kernel meets an edge of the image, and both are fetched from memory
+// once: rows that the next strip needs too are moved inside the scratch. In scratch a block of 16
+// channels is an image of its own, a cache line per pixel: the rows under a window then stay in the
+// first cache, which in the image's own layout they would share with channels that are not in turn.
+// Rows of dx are made in scratch as well and written at once; a dx that no cache would hold until
+// it is read goes past the caches. All that is read and written is so a stream, which the processor
+// foresees: prefetching the next strip during a strip's arithmetic was slower.
 //
 // Sums over images are made per group, then over the groups in order. Groups and chunks follow from
 // the shapes and the cache alone: the result is the same, bit for bit, for any number of threads.
 #include <algorithm>
 #include <cstring>
-#include <utility>
-#include <vector>
 
 #include "core/drivers.h"
 #include "core/status.h"
@@ -53,39 +54,6 @@ Kernels tuned_kernels(const KernelTable& k, const Window& w) {
 
 struct Rows {
   std::int64_t first, last;
-};
-
-// Brings rows of pixels into the second cache, a few at a time between other work.
-class Ahead {
- public:
-  Ahead(std::int64_t pixel_stride, std::int64_t channels)
-      : pixel_stride_(pixel_stride), channels_(channels) {}
-
-  void clear() {
-    rows_.clear();
-    next_ = 0;
-  }
-  void add(const float* row, std::int64_t pixels) { rows_.push_back({row, pixels}); }
-  /// What is left is spread over `steps` calls of step().
-  void spread(std::int64_t steps) {
-    const auto rows = static_cast<std::int64_t>(rows_.size());
-    per_step_ = ceil_div(rows, std::max<std::int64_t>(steps, 1));
-  }
-  void step() {
-    for (std::int64_t i = 0; i < per_step_ && next_ < rows_.size(); ++i, ++next_) {
-      const float* pixel = rows_[next_].first;
-      for (std::int64_t p = 0; p < rows_[next_].second; ++p, pixel += pixel_stride_) {
-        for (std::int64_t c = 0; c < channels_; c += kLine) __builtin_prefetch(pixel + c, 0, 2);
-      }
-    }
-  }
-
- private:
-  static constexpr std::int64_t kLine = 64 / sizeof(float);
-  std::int64_t pixel_stride_, channels_;
-  std::vector<std::pair<const float*, std::int64_t>> rows_;
-  std::size_t next_ = 0;
-  std::int64_t per_step_ = 0;
 };
 
 class DepthwiseBackward {
@@ -152,23 +120,23 @@ class DepthwiseBackward {
     return sum;
   }
 
-  // Chunks of about 80 channels: pieces of a few hundred bytes are what memory gives at full speed.
-  // As many output rows at a time as half of the second cache holds, but not so few that the rows
-  // which neighbouring strips both copy are most of the work.
+  // As few chunks as let some rows fit the second cache beside what passes through, then as many
+  // rows as fit.
   void plan() {
-    constexpr std::int64_t kMostChannels = 80;
-    const std::int64_t budget = run_.caches.l2_bytes / 2 / static_cast<std::int64_t>(sizeof(float));
+    constexpr std::int64_t kFewRows = 2, kTasks = 32;
+    const std::int64_t budget =
+        run_.caches.l2_bytes * 5 / 8 / static_cast<std::int64_t>(sizeof(float));
     const std::int64_t halo = std::int64_t{w_.kernel_h - 1} * w_.dilation_h;
     const std::int64_t per_row = w_.stride_h * x_columns_ + dy_columns_;
-    const std::int64_t around = halo * x_columns_ + halo / w_.stride_h * dy_columns_;
-    const std::int64_t enough = std::min(y_.h, ceil_div(2 * halo, w_.stride_h) + 1);
-    chunk_ = round_up(ceil_div(x_.c, ceil_div(x_.c, kMostChannels)), kBlock);
-    while (chunk_ > kBlock && (per_row * enough + around) * chunk_ > budget) {
-      chunk_ = round_up(chunk_ / 2, kBlock);
+    const std::int64_t around = halo * x_columns_ + halo / w_.stride_h * dy_columns_ + x_.w;
+    const std::int64_t few = std::min(y_.h, kFewRows);
+    std::int64_t chunks = 1;
+    chunk_ = round_up(x_.c, kBlock);
+    while (chunk_ > kBlock && (per_row * few + around) * chunk_ > budget) {
+      chunk_ = round_up(ceil_div(x_.c, ++chunks), kBlock);
     }
-    const std::int64_t rows = std::max((budget / chunk_ - around) / per_row, enough);
+    const std::int64_t rows = std::max((budget / chunk_ - around) / per_row, few);
     strip_ = ceil_div(y_.h, ceil_div(y_.h, std::min(rows, y_.h)));
-    constexpr std::int64_t kTasks = 32;
     groups_ = std::clamp<std::int64_t>(kTasks / ceil_div(x_.c, chunk_), 1, x_.n);
   }
 
@@ -221,57 +189,67 @@ class DepthwiseBackward {
     }
   }
 
+  // copy_rows(), but for the rows that the scratch holds already: those move to their new place.
+  void hold_rows(const float* image, std::int64_t height, std::int64_t width, const Rows& rows,
+                 Rows& held, std::int64_t left, std::int64_t columns, std::int64_t channels,
+                 float* to, std::int64_t block) const {
+    Rows missing = rows;
+    if (held.first <= rows.first && rows.first < held.last) {
+      const std::int64_t row = columns * kBlock;
+      missing.first = std::min(held.last, rows.last);
+      for (std::int64_t c = 0; c < channels; c += kBlock) {
+        float* first = to + c / kBlock * block;
+        std::memmove(first, first + (rows.first - held.first) * row,
+                     static_cast<std::size_t>((missing.first - rows.first) * row) * sizeof(float));
+      }
+    }
+    held = rows;
+    copy_rows(image, height, width, missing, left, columns, channels,
+              to + (missing.first - rows.first) * columns * kBlock, block);
+  }
+
   void part(const float* x, const float* dy, const float* packed_weight, std::int64_t group,
             std::int64_t channel, std::int64_t channels, float* dw, float* db) const {
     Workspace::Scope scope(Workspace::of_this_thread());
     const std::int64_t most_dy =
         std::min(y_.h, strip_ + 2 + std::int64_t{w_.kernel_h} * w_.dilation_h / w_.stride_h);
     const std::int64_t blocks = ceil_div(channels, kBlock);
-    const std::int64_t x_block = scratch_rows_x(strip_) * x_columns_ * kBlock;
-    const std::int64_t dy_block = most_dy * dy_columns_ * kBlock;
+    // An odd number of lines: blocks at a power of two of bytes would share few sets of the cache.
+    const std::int64_t x_block = (scratch_rows_x(strip_) * x_columns_ | 1) * kBlock;
+    const std::int64_t dy_block = (most_dy * dy_columns_ | 1) * kBlock;
     float* x_scratch = dw == nullptr ? nullptr : scope.take(x_block * blocks);
     float* dy_scratch = scope.take(dy_block * blocks);
+    float* dx_row = wanted_.input == nullptr ? nullptr : scope.take(x_.w * channels);
     const float** row_at = scope.take<const float*>(w_.kernel_h);
     const std::int64_t last_image = (group + 1) * x_.n / groups_;
-    Ahead ahead(x_.c, channels);
     for (std::int64_t n = group * x_.n / groups_; n < last_image; ++n) {
       const float* x_image = x + n * x_.h * x_.w * x_.c + channel;
       const float* dy_image = dy + n * y_.h * y_.w * x_.c + channel;
       if (db != nullptr) run_.kernels.sum_f32({dy_image, x_.c, db, y_.h * y_.w, channels});
       if (dw == nullptr && wanted_.input == nullptr) continue;
+      Rows x_held = {0, 0}, dy_held = {0, 0};
       for (std::int64_t first = 0; first < y_.h; first += strip_) {
         const Rows strip = {first, std::min(first + strip_, y_.h)};
         const Rows input = input_rows(strip);
         const Rows output = output_rows(strip, input);
-        copy_rows(dy_image, y_.h, y_.w, output, left_, dy_columns_, channels, dy_scratch, dy_block);
+        hold_rows(dy_image, y_.h, y_.w, output, dy_held, left_, dy_columns_, channels, dy_scratch,
+                  dy_block);
         if (dw != nullptr) {
-          copy_rows(x_image, x_.h, x_.w, window_rows(strip), w_.pad_left, x_columns_, channels,
-                    x_scratch, x_block);
+          hold_rows(x_image, x_.h, x_.w, window_rows(strip), x_held, w_.pad_left, x_columns_,
+                    channels, x_scratch, x_block);
         }
-        ahead.clear();
-        if (strip.last < y_.h) {
-          look_ahead(x_image, dy_image, strip, dw != nullptr, ahead);
-        } else if (n + 1 < last_image) {
-          look_ahead(x_image + x_.h * x_.w * x_.c, dy_image + y_.h * y_.w * x_.c, {0, 0},
-                     dw != nullptr, ahead);
-        }
-        const std::int64_t outputs = strip.last - strip.first, inputs = input.last - input.first;
-        ahead.spread(blocks * ((dw == nullptr ? 0 : 1) + (wanted_.input == nullptr ? 0 : inputs)));
         const float* dy_at = dy_scratch + left_ * kBlock;
-        for (std::int64_t c = 0; c < channels; c += kBlock) {
-          const std::int64_t width = std::min(kBlock, channels - c), block = c / kBlock;
-          if (dw != nullptr) {
-            weight_part(
-                x_scratch + block * x_block,
-                dy_at + block * dy_block + (strip.first - output.first) * dy_columns_ * kBlock,
-                outputs, width, dw + c * taps_);
-            ahead.step();
-          }
-          if (wanted_.input != nullptr) {
-            input_part(dy_at + block * dy_block, output, input,
-                       packed_weight + (channel + c) * taps_, width, row_at,
-                       wanted_.input + n * x_.h * x_.w * x_.c + channel + c, ahead);
-          }
+        for (std::int64_t c = 0; c < channels && dw != nullptr; c += kBlock) {
+          const std::int64_t block = c / kBlock;
+          weight_part(
+              x_scratch + block * x_block,
+              dy_at + block * dy_block + (strip.first - output.first) * dy_columns_ * kBlock,
+              strip.last - strip.first, std::min(kBlock, channels - c), dw + c * taps_);
+        }
+        for (std::int64_t iy = input.first; iy < input.last && wanted_.input != nullptr; ++iy) {
+          input_row(dy_at, dy_block, output, iy, packed_weight + channel * taps_, channels, row_at,
+                    dx_row);
+          store_row(dx_row, channels, wanted_.input + (n * x_.h + iy) * x_.w * x_.c + channel);
         }
       }
     }
@@ -281,23 +259,6 @@ class DepthwiseBackward {
   Rows window_rows(const Rows& strip) const {
     const std::int64_t top = strip.first * w_.stride_h - w_.pad_top;
     return {top, top + scratch_rows_x(strip.last - strip.first)};
-  }
-
-  // The rows of the strip after `strip` that this one has not read.
-  void look_ahead(const float* x_image, const float* dy_image, const Rows& strip, bool with_x,
-                  Ahead& ahead) const {
-    const Rows next = {strip.last, std::min(strip.last + strip_, y_.h)};
-    const bool begins = strip.last == 0;
-    auto add = [&](const float* image, Rows rows, const Rows& seen, std::int64_t height,
-                   std::int64_t width) {
-      rows.first = std::max<std::int64_t>(begins ? rows.first : std::max(rows.first, seen.last), 0);
-      for (std::int64_t r = rows.first; r < std::min(rows.last, height); ++r) {
-        ahead.add(image + r * width * x_.c, width);
-      }
-    };
-    add(dy_image, output_rows(next, input_rows(next)), output_rows(strip, input_rows(strip)), y_.h,
-        y_.w);
-    if (with_x) add(x_image, window_rows(next), window_rows(strip), x_.h, x_.w);
   }
 
   // Both on a block of channels.
@@ -323,38 +284,47 @@ class DepthwiseBackward {
     }
   }
 
-  void input_part(const float* dy, const Rows& output, const Rows& input,
-                  const float* packed_weight, std::int64_t channels, const float** row_at,
-                  float* dx, Ahead& ahead) const {
+  // A row of dx to scratch; `dy` is its block 0.
+  void input_row(const float* dy, std::int64_t dy_block, const Rows& output, std::int64_t iy,
+                 const float* packed_weight, std::int64_t channels, const float** row_at,
+                 float* dx_row) const {
     DepthwiseInputGradArgs a{};
     a.dy_rows = row_at;
     a.dy_stride = kBlock;
-    a.w = packed_weight;
-    a.dx_stride = x_.c;
+    a.dx_stride = channels;
     a.first = w_.pad_left;
     a.columns = x_.w;
-    a.channels = channels;
-    for (std::int64_t iy = input.first; iy < input.last; ++iy) {
-      a.rows = 0;
-      a.first_row = 0;
-      a.row_step = 1;
-      std::int64_t previous = 0;
-      for (std::int64_t u = 0; u < w_.kernel_h; ++u) {
-        const std::int64_t at = iy + w_.pad_top - u * w_.dilation_h;
-        if (at < 0 || at % w_.stride_h != 0 || at / w_.stride_h >= y_.h) continue;
-        if (a.rows == 0) a.first_row = u;
-        if (a.rows == 1) a.row_step = u - previous;  // and so for all that follow
-        previous = u;
-        row_at[a.rows++] = dy + (at / w_.stride_h - output.first) * dy_columns_ * kBlock;
-      }
-      a.dx = dx + iy * x_.w * x_.c;
+    a.row_step = 1;
+    std::int64_t previous = 0;
+    for (std::int64_t u = 0; u < w_.kernel_h; ++u) {
+      const std::int64_t at = iy + w_.pad_top - u * w_.dilation_h;
+      if (at < 0 || at % w_.stride_h != 0 || at / w_.stride_h >= y_.h) continue;
+      if (a.rows == 0) a.first_row = u;
+      if (a.rows == 1) a.row_step = u - previous;  // and so for all that follow
+      previous = u;
+      row_at[a.rows++] = dy + (at / w_.stride_h - output.first) * dy_columns_ * kBlock;
+    }
+    for (std::int64_t c = 0; c < channels; c += kBlock) {
+      a.w = packed_weight + c * taps_;
+      a.dx = dx_row + c;
+      a.channels = std::min(kBlock, channels - c);
       if (tuned_.input != nullptr) {
         tuned_.input(a);
       } else {
         run_.kernels.depthwise_backward_input_any_f32(
             {a, w_.kernel_h, w_.kernel_w, w_.stride_w, w_.dilation_w, y_.w});
       }
-      ahead.step();
+      for (std::int64_t r = 0; r < a.rows; ++r) row_at[r] += dy_block;
+    }
+  }
+
+  void store_row(const float* dx_row, std::int64_t channels, float* dx) const {
+    const bool stream = x_.n * x_.h * x_.w * x_.c >= kStreamedElements;
+    if (channels == x_.c) {  // dense on both sides
+      const std::int64_t all = x_.w * x_.c;
+      run_.kernels.copy_f32({dx_row, all, dx, all, 1, all, stream});
+    } else {
+      run_.kernels.copy_f32({dx_row, channels, dx, x_.c, x_.w, channels, stream});
     }
   }
 

@@ -52,6 +52,10 @@ struct RunOf {
 };
 using Run = RunOf<float>;
 
+/// Results of at least so many elements, 16 MB, are not in a cache any more when somebody reads
+/// them.
+constexpr std::int64_t kStreamedElements = 1 << 22;
+
 /// run() with what is given.
 template <typename T>
 void run_with(const RunOf<T>& run, const std::string& op, const TensorViewOf<T>& x, Packed records,

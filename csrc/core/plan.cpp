@@ -45,7 +45,7 @@ void share_channels(const SeparableProblem& p, std::int64_t threads, SeparablePl
         p.has_expand ? std::min(input_rows(w, rows), p.h) * p.w * p.c_in : 0;
     for (std::int64_t share = 1; share <= kTasksPerThread; ++share) {
       const std::int64_t parts = std::min(ceil_div(share * threads, bands), blocks);
-      if (share > 1 && parts * bands > most) break;
+      if (share > 1 && (threads == 1 || parts * bands > most)) break;
       const std::int64_t channels = std::min(ceil_div(blocks, parts) * kBlock, p.c_mid);
       const std::int64_t work =
           ceil_div(parts * bands, threads) * channels * (expanded + rows * p.ow * taps);

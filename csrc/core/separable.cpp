@@ -198,20 +198,15 @@ void for_chunks(const Block<T>& b, std::int64_t first, std::int64_t last, Chunk&
   }
 }
 
+// Reads the rows of x that output row oy needs and the one before did not, a word of each line in
+// the order of memory. Kernels go through several rows and a tile of columns at once, which a
+// processor does not foresee; this it does. Prefetch instructions are no such stream to it: on a
+// Zen 3, where a core has 24 lines under way by itself and more by foresight, they were slower by
+// 10 to 25 %. Few channels are read in the order of memory as it is.
 template <typename T>
-void prefetch_pixels(const T* pixel, std::int64_t pixels, std::int64_t stride,
-                     std::int64_t channels) {
+void read_rows(const Block<T>& b, std::int64_t oy, std::int64_t channel, std::int64_t channels) {
   constexpr std::int64_t kLine = 64 / sizeof(T);
-  for (std::int64_t i = 0; i < pixels; ++i, pixel += stride) {
-    for (std::int64_t c = 0; c < channels; c += kLine) __builtin_prefetch(pixel + c, 0, 2);
-  }
-}
-
-// The rows of x that output row oy needs and the one before did not, and that row itself: a store
-// to a line that is not there waits for it, and the stores behind it too.
-template <typename T>
-void prefetch_rows(const Block<T>& b, std::int64_t oy, std::int64_t channel, std::int64_t channels,
-                   const T* y) {
+  if (channels < 2 * kBlock) return;
   const SeparableProblem& p = b.problem;
   const Window& w = b.window;
   const std::int64_t stride = b.input.pixel_stride;
@@ -219,9 +214,13 @@ void prefetch_rows(const Block<T>& b, std::int64_t oy, std::int64_t channel, std
       oy * w.stride_h - w.pad_top + std::int64_t{w.kernel_h - 1} * w.dilation_h + 1;
   for (std::int64_t iy = std::max<std::int64_t>(end - w.stride_h, 0); iy < std::min(end, p.h);
        ++iy) {
-    prefetch_pixels(b.input.x + iy * p.w * stride + channel, p.w, stride, channels);
+    const T* pixel = b.input.x + iy * p.w * stride + channel;
+    for (std::int64_t i = 0; i < p.w; ++i, pixel += stride) {
+      for (std::int64_t c = 0; c < channels; c += kLine) {
+        static_cast<void>(*reinterpret_cast<const volatile char*>(pixel + c));
+      }
+    }
   }
-  prefetch_pixels(y, p.ow, p.c_mid, channels);
 }
 
 // Goes through output rows [first, last) in strips, and in each strip through channels
@@ -269,7 +268,7 @@ void for_strips(const Block<T>& b, T* ring, std::int64_t first, std::int64_t las
         const std::int64_t row = oy - (middle_row < 0 ? begin : middle_row);
         T* y = middle + row * p.ow * middle_stride + channel;
         if (b.plan.from_memory && oy + 1 < p.oh) {
-          prefetch_rows(b, oy + 1, channel, channels, y + p.ow * middle_stride);
+          read_rows(b, oy + 1, channel, channels);
         }
         depthwise(oy, y, middle_stride,
                   sums == nullptr ? nullptr : sums + oy * sum_stride + channel);

@@ -188,6 +188,17 @@ struct ScaleArgsOf {
 };
 using ScaleArgs = ScaleArgsOf<float>;
 
+/// y[p, c] = x[p, c].
+struct CopyArgs {
+  const float* x;
+  std::int64_t x_stride;
+  float* y;
+  std::int64_t y_stride;
+  std::int64_t pixels;
+  std::int64_t channels;
+  bool stream;  ///< past the caches, if the addresses allow it
+};
+
 /// y[c / 16 * y_block_stride + p * 16 + c % 16] = x[p, c].
 struct BlockCopyArgs {
   const float* x;

@@ -18,21 +18,6 @@ inline void fetch_ahead(const float* x, int64_t stride, int64_t c) {
   for (int i = 0; i < kPixels; ++i) prefetch(x + i * stride + kAhead);
 }
 
-// Results that no cache would hold until they are read go past it.
-template <bool kStream, bool kTail>
-inline void put_channels(float* p, Vec v, int64_t lanes) {
-  if constexpr (kStream && !kTail) {
-    stream(p, v);
-  } else {
-    store_channels<kTail>(p, v, lanes);
-  }
-}
-
-inline bool can_stream(const float* p, int64_t stride) {
-  return kStreams && reinterpret_cast<uintptr_t>(p) % (kLanes * sizeof(float)) == 0 &&
-         stride % kLanes == 0;
-}
-
 template <int kPixels, typename Op>
 inline void over_channels(const Op& op, int64_t p, int64_t channels) {
   int64_t c = 0;

@@ -79,6 +79,25 @@ inline void input_grad_row(const DepthwiseInputGradArgs& a) {
     input_grad_columns<kKernel, kStride, kOdd, 8>(a, i);
     i += 8;
   }
+  if constexpr (kStride == 1) {  // any count will do
+    switch (a.columns - i) {
+#define WEEBILL_CASE(n)                                  \
+  case n:                                                \
+    input_grad_columns<kKernel, kStride, kOdd, n>(a, i); \
+    break;
+      WEEBILL_CASE(1)
+      WEEBILL_CASE(2)
+      WEEBILL_CASE(3)
+      WEEBILL_CASE(4)
+      WEEBILL_CASE(5)
+      WEEBILL_CASE(6)
+      WEEBILL_CASE(7)
+#undef WEEBILL_CASE
+      default:
+        break;
+    }
+    return;
+  }
   if (i + 4 <= a.columns) {
     input_grad_columns<kKernel, kStride, kOdd, 4>(a, i);
     i += 4;
@@ -224,6 +243,43 @@ void depthwise_backward_weight_any_f32(const DepthwiseWeightGradAnyArgs& any) {
       }
       store_n(dw, acc, lanes);
     }
+  }
+}
+
+// Results that no cache would hold until they are read go past it.
+template <bool kStream, bool kTail>
+inline void put_channels(float* p, Vec v, int64_t lanes) {
+  if constexpr (kStream && !kTail) {
+    stream(p, v);
+  } else {
+    store_channels<kTail>(p, v, lanes);
+  }
+}
+
+inline bool can_stream(const float* p, int64_t stride) {
+  return kStreams && reinterpret_cast<uintptr_t>(p) % (kLanes * sizeof(float)) == 0 &&
+         stride % kLanes == 0;
+}
+
+template <bool kStream>
+inline void copy(const CopyArgs& a) {
+  for (int64_t p = 0; p < a.pixels; ++p) {
+    const float* x = a.x + p * a.x_stride;
+    float* y = a.y + p * a.y_stride;
+    int64_t c = 0;
+    for (; c + kLanes <= a.channels; c += kLanes) {
+      put_channels<kStream, false>(y + c, load(x + c), kLanes);
+    }
+    if (c < a.channels) store_n(y + c, load_n(x + c, a.channels - c), a.channels - c);
+  }
+}
+
+void copy_f32(const CopyArgs& a) {
+  if (a.stream && can_stream(a.y, a.pixels > 1 ? a.y_stride : 0)) {
+    copy<true>(a);
+    stream_fence();
+  } else {
+    copy<false>(a);
   }
 }
 

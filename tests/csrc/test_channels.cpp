@@ -1,4 +1,4 @@
-// sum, scale, block_copy, interleave and activate: loops over pixels and channels.
+// sum, scale, copy, block_copy, interleave and activate: loops over pixels and channels.
 #include "kernel_cases.h"
 
 namespace weebill::testing {
@@ -104,6 +104,31 @@ void test_scale(void (*TableFor<T>::*entry)(const ScaleArgsOf<T>&)) {
 
 void test_cases_of_scale_f32() { test_scale<float>(&KernelTable::scale_f32); }
 void test_cases_of_scale_f16() { test_scale<Half>(&HalfKernelTable::scale_f16); }
+
+void test_cases_of_copy_f32() {
+  for (std::int64_t channels : selected(kChannels, 12)) {
+    for (std::int64_t pixels : selected(kPixels, 8)) {
+      const std::vector<float> values = draw(pixels * channels);
+      for (const auto& variant : variants(&KernelTable::copy_f32)) {
+        for (Flush flush : {Flush::kEnd, Flush::kStart}) {
+          for (const bool stream : {false, true}) {
+            const std::int64_t x_stride = any_stride(channels), y_stride = any_stride(channels);
+            describe(variant.isa, pixels, channels, x_stride, y_stride, flush);
+            const std::vector<float> image = spread(values.data(), pixels, channels, x_stride);
+            const Guarded<float> x("x", image, flush);
+            const std::int64_t y_size = pixels > 0 ? (pixels - 1) * y_stride + channels : 0;
+            const Guarded<float> y("y", static_cast<std::size_t>(y_size), flush);
+            variant.kernel({x.data(), x_stride, y.data(), y_stride, pixels, channels, stream});
+            WEEBILL_EXPECT(x.unchanged(image));
+            expect_same_bits(
+                gather(y, pixels, channels, [&](std::int64_t p) { return p * y_stride; }), values,
+                channels);
+          }
+        }
+      }
+    }
+  }
+}
 
 void test_cases_of_block_copy_f32() {
   for (std::int64_t channels : selected(kChannels, 12)) {
