@@ -136,30 +136,27 @@ inline Vec load_now(const float* p) {
 inline void accumulate_now(Vec& acc, Vec a, Vec b) {
   __asm__ volatile("vfmadd231ps %2, %1, %0" : "+x"(acc) : "x"(a), "x"(b));
 }
-// The same, `kOffset` floats behind p, by one operand. The second operand only says what is read.
+// The same, `kOffset` floats behind p, by one operand; the last one only says what is read.
 template <int kOffset>
 inline Vec load_now(const float* p) {
   Vec v;
-  __asm__ volatile("vmovups %c3(%1), %0"
+  __asm__ volatile("vmovups %c2(%1), %0"
                    : "=x"(v)
-                   : "r"(p), "m"(*reinterpret_cast<const float (*)[]>(p)),
-                     "i"(kOffset * static_cast<int>(sizeof(float))));
+                   : "r"(p), "i"(kOffset * static_cast<int>(sizeof(float))),
+                     "m"(*reinterpret_cast<const __m256_u*>(p + kOffset)));
   return v;
 }
 template <int kOffset>
 inline Vec broadcast_now(const float* p) {
   Vec v;
-  __asm__ volatile("vbroadcastss %c3(%1), %0"
+  __asm__ volatile("vbroadcastss %c2(%1), %0"
                    : "=x"(v)
-                   : "r"(p), "m"(*reinterpret_cast<const float (*)[]>(p)),
-                     "i"(kOffset * static_cast<int>(sizeof(float))));
+                   : "r"(p), "i"(kOffset * static_cast<int>(sizeof(float))), "m"(p[kOffset]));
   return v;
 }
 inline Vec broadcast_now(const float* p, int64_t index) {
   Vec v;
-  __asm__ volatile("vbroadcastss (%1,%2,4), %0"
-                   : "=x"(v)
-                   : "r"(p), "r"(index), "m"(*reinterpret_cast<const float (*)[]>(p)));
+  __asm__ volatile("vbroadcastss (%1,%2,4), %0" : "=x"(v) : "r"(p), "r"(index), "m"(p[index]));
   return v;
 }
 inline Vec set1_now(const float& x) {
