@@ -136,27 +136,32 @@ inline Vec load_now(const float* p) {
 inline void accumulate_now(Vec& acc, Vec a, Vec b) {
   __asm__ volatile("vfmadd231ps %2, %1, %0" : "+x"(acc) : "x"(a), "x"(b));
 }
-// The same, `kOffset` floats behind p, by one operand; the last one only says what is read.
+// The same, `kOffset` floats behind p, by one operand. The second one only says that memory from p
+// on is read, without an address of its own.
+using Readable = const float[1 << 20];
 template <int kOffset>
 inline Vec load_now(const float* p) {
   Vec v;
-  __asm__ volatile("vmovups %c2(%1), %0"
+  __asm__ volatile("vmovups %c3(%1), %0"
                    : "=x"(v)
-                   : "r"(p), "i"(kOffset * static_cast<int>(sizeof(float))),
-                     "m"(*reinterpret_cast<const __m256_u*>(p + kOffset)));
+                   : "r"(p), "m"(*reinterpret_cast<Readable*>(p)),
+                     "i"(kOffset * static_cast<int>(sizeof(float))));
   return v;
 }
 template <int kOffset>
 inline Vec broadcast_now(const float* p) {
   Vec v;
-  __asm__ volatile("vbroadcastss %c2(%1), %0"
+  __asm__ volatile("vbroadcastss %c3(%1), %0"
                    : "=x"(v)
-                   : "r"(p), "i"(kOffset * static_cast<int>(sizeof(float))), "m"(p[kOffset]));
+                   : "r"(p), "m"(*reinterpret_cast<Readable*>(p)),
+                     "i"(kOffset * static_cast<int>(sizeof(float))));
   return v;
 }
 inline Vec broadcast_now(const float* p, int64_t index) {
   Vec v;
-  __asm__ volatile("vbroadcastss (%1,%2,4), %0" : "=x"(v) : "r"(p), "r"(index), "m"(p[index]));
+  __asm__ volatile("vbroadcastss (%1,%2,4), %0"
+                   : "=x"(v)
+                   : "r"(p), "r"(index), "m"(*reinterpret_cast<Readable*>(p)));
   return v;
 }
 inline Vec set1_now(const float& x) {
