@@ -34,13 +34,13 @@ class Pieces {
   T* tensor(std::int64_t t) const { return memory_ + slot(t) * tensor_; }
   std::int64_t stride() const { return stride_; }
 
-  /// Where channel c of y_t is, as an offset from tensor(0).
-  std::int64_t offset(std::int64_t t, std::int64_t c) const {
-    while (t > 0 && c % 2 == 0) {
-      c /= 2;
-      --t;
+  /// `at` has where each channel of y_{t-1} is, as an offset from tensor(0), and gets that of y_t;
+  /// with t = 1 the first half of y_0 is b_0.
+  void next(std::int64_t t, std::int64_t half, std::int64_t* at) const {
+    for (std::int64_t i = half - 1; i >= 0; --i) {  // from the back: 2 i + 1 is not needed any more
+      at[2 * i + 1] = slot(t) * tensor_ + i;
+      at[2 * i] = t == 1 ? i : at[i];
     }
-    return slot(t) * tensor_ + (t > 0 ? c / 2 : c);
   }
 
  private:
@@ -61,7 +61,7 @@ void put_in_order(const RunOf<T>& run, std::int64_t t, Tensor b, std::int64_t st
   const std::int64_t tasks =
       std::min<std::int64_t>(plan_threads(pixels * half * 8, run.threads), blocks);
   Workspace::Scope scope(Workspace::of_this_thread());
-  const std::int64_t buffer = kPixels * half;
+  const std::int64_t buffer = kPixels * round_up(half, 2 * kHalfBlock);
   T* scratch = scope.take<T>(tasks * 2 * buffer);
   run.for_each(tasks, [&](std::int64_t task) {
     T* const mine = scratch + task * 2 * buffer;
@@ -71,9 +71,10 @@ void put_in_order(const RunOf<T>& run, std::int64_t t, Tensor b, std::int64_t st
       const T* value = b(0) + first * stride_0;
       std::int64_t value_stride = stride_0;
       for (std::int64_t s = 1; s <= t; ++s) {
-        // As many channels of y_s as y_t takes of it.
+        // As many channels of y_s as y_t takes of it, in whole vectors before the last step.
         std::int64_t channels = 2 * half;
         for (std::int64_t later = s; later < t; ++later) channels = (channels + 1) / 2;
+        if (s < t) channels = round_up(channels, 2 * kHalfBlock);
         T* to = s == t ? y + first * 2 * half : mine + s % 2 * buffer;
         const T* const from[2] = {value, b(s) + first * stride};
         const std::int64_t strides[2] = {value_stride, stride};
@@ -115,12 +116,12 @@ void run_shuffle_units(const RunOf<T>& run, const Record* units, std::size_t cou
     // The table wants all pixels equally far apart.
     block::channel_shuffle(run.kernels)({&x, &shape.c, pieces.tensor(0), stride, pixels, 1, half});
   }
-  std::int64_t* offsets = scope.take<std::int64_t>(half);
+  std::int64_t* offsets = scope.take<std::int64_t>(2 * half);
   const Shape inside = {1, half, out.h, out.w};
   for (std::int64_t t = 1; t < last; ++t) {
-    for (std::int64_t c = 0; c < half; ++c) offsets[c] = pieces.offset(t, half + c);
+    pieces.next(t, half, offsets);
     const Record& branch = units[t].parts[0];
-    run_separable(run, branch, {pieces.tensor(0), stride, offsets}, inside, pieces.tensor(t + 1),
+    run_separable(run, branch, {pieces.tensor(0), stride, offsets + half}, inside, pieces.tensor(t + 1),
                   stride);
   }
   put_in_order(

@@ -5,51 +5,55 @@
 // costs six loads instead of nine. A maximum does not depend on the order, except for which NaN and
 // which of two zeros.
 
-// kRows: of the window, where they are known to be three; else 0.
-template <bool kTail, int kRows>
+template <bool kTail>
 inline Vec max_of_column(const MaxPoolArgs& a, int64_t at, int64_t lanes) {
   Vec best = load_channels<kTail>(a.x_rows[0] + at, lanes);
-  if constexpr (kRows == 3) {
-    return max_nan(best, load_channels<kTail>(a.x_rows[1] + at, lanes),
-                   load_channels<kTail>(a.x_rows[2] + at, lanes));
-  }
   for (int64_t u = 1; u < a.rows; ++u) {
     best = max_nan(best, load_channels<kTail>(a.x_rows[u] + at, lanes));
   }
   return best;
 }
 
-// Output columns [first, last).
-template <bool kTail, int kRows>
+// Three columns and up to three rows: a row that is not there is one that is, once more.
+template <bool kTail>
 inline void max_pool_3s2(const MaxPoolArgs& a, int64_t first, int64_t last, int64_t c,
                          int64_t lanes) {
-  int64_t at = 2 * first * a.x_stride + c;
-  Vec shared = max_of_column<kTail, kRows>(a, at, lanes);
+  const int64_t x_stride = a.x_stride, y_stride = a.y_stride;
+  const int64_t at = 2 * first * x_stride + c;
+  const Element* top = a.x_rows[0] + at;
+  const Element* middle_row = a.x_rows[a.rows / 2] + at;
+  const Element* bottom = a.x_rows[a.rows - 1] + at;
+  Element* y = a.y + first * y_stride + c;
+  auto max_of_rows = [&](int64_t offset) {
+    return max_nan(load_channels<kTail>(top + offset, lanes),
+                   load_channels<kTail>(middle_row + offset, lanes),
+                   load_channels<kTail>(bottom + offset, lanes));
+  };
+  Vec shared = max_of_rows(0);
   for (int64_t j = first; j < last; ++j) {
-    const Vec middle = max_of_column<kTail, kRows>(a, at + a.x_stride, lanes);
-    at += 2 * a.x_stride;
-    const Vec right = max_of_column<kTail, kRows>(a, at, lanes);
-    store_channels<kTail>(a.y + j * a.y_stride + c, max_nan(shared, middle, right), lanes);
+    const Vec middle = max_of_rows(x_stride);
+    const Vec right = max_of_rows(2 * x_stride);
+    store_channels<kTail>(y, max_nan(shared, middle, right), lanes);
     shared = right;
+    top += 2 * x_stride;
+    middle_row += 2 * x_stride;
+    bottom += 2 * x_stride;
+    y += y_stride;
   }
 }
 
 template <bool kTail>
 inline void max_pool_channels(const MaxPoolArgs& a, int64_t first, int64_t last, int64_t c,
                               int64_t lanes) {
-  if (a.taps == 3 && a.stride == 2 && a.dilation == 1) {
-    if (a.rows == 3) {
-      max_pool_3s2<kTail, 3>(a, first, last, c, lanes);
-    } else {
-      max_pool_3s2<kTail, 0>(a, first, last, c, lanes);
-    }
+  if (a.taps == 3 && a.stride == 2 && a.dilation == 1 && a.rows <= 3) {
+    max_pool_3s2<kTail>(a, first, last, c, lanes);
     return;
   }
   for (int64_t j = first; j < last; ++j) {
     const int64_t at = j * a.stride * a.x_stride + c;
-    Vec best = max_of_column<kTail, 0>(a, at, lanes);
+    Vec best = max_of_column<kTail>(a, at, lanes);
     for (int64_t v = 1; v < a.taps; ++v) {
-      best = max_nan(best, max_of_column<kTail, 0>(a, at + v * a.dilation * a.x_stride, lanes));
+      best = max_nan(best, max_of_column<kTail>(a, at + v * a.dilation * a.x_stride, lanes));
     }
     store_channels<kTail>(a.y + j * a.y_stride + c, best, lanes);
   }
@@ -57,7 +61,7 @@ inline void max_pool_channels(const MaxPoolArgs& a, int64_t first, int64_t last,
 
 void WEEBILL_TYPED(max_pool)(const MaxPoolArgs& a) {
   // So few columns at a time that they stay in the first cache for all channels.
-  constexpr int64_t kColumns = 16;
+  constexpr int64_t kColumns = 28;
   for (int64_t first = 0; first < a.columns; first += kColumns) {
     const int64_t last = first + kColumns < a.columns ? first + kColumns : a.columns;
     int64_t c = 0;

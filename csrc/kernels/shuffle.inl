@@ -30,13 +30,20 @@ inline void shuffle_pixel(const ShuffleArgs& a, int64_t pixel, int64_t first) {
 }
 
 template <int kGroups>
-inline void shuffle_vectors(const ShuffleArgs& a) {
+inline void shuffle_vectors(const ShuffleArgs& args) {
+  const ShuffleArgs a = args;  // a copy that the stores to y can't change stays in registers
   const int64_t whole = a.channels / kGroups;  // of every group
-  for (int64_t p = 0; p < a.pixels; ++p) {
-    const Element* x[kGroups];
+  const int64_t last = whole - kLanes;
+  const bool rest = whole * kGroups < a.channels;
+  const Element* x[kGroups];
+  int64_t x_stride[kGroups];
 #pragma GCC unroll 8
-    for (int j = 0; j < kGroups; ++j) x[j] = a.x[j] + p * a.x_stride[j];
-    Element* y = a.y + p * a.y_stride;
+  for (int j = 0; j < kGroups; ++j) {
+    x[j] = a.x[j];
+    x_stride[j] = a.x_stride[j];
+  }
+  Element* y = a.y;
+  for (int64_t p = 0; p < a.pixels; ++p) {
     auto vectors_at = [&](int64_t i) {
       Vec v[kGroups];
 #pragma GCC unroll 8
@@ -49,10 +56,12 @@ inline void shuffle_vectors(const ShuffleArgs& a) {
         for (int j = 0; j < kGroups; ++j) store(y + i * kGroups + j * kLanes, v[j]);
       }
     };
-    int64_t i = 0;
-    for (; i + kLanes <= whole; i += kLanes) vectors_at(i);
-    if (i < whole) vectors_at(whole - kLanes);
-    if (whole * kGroups < a.channels) shuffle_pixel(a, p, whole);
+    for (int64_t i = 0; i < last; i += kLanes) vectors_at(i);
+    vectors_at(last);
+    if (rest) shuffle_pixel(a, p, whole);
+#pragma GCC unroll 8
+    for (int j = 0; j < kGroups; ++j) x[j] += x_stride[j];
+    y += a.y_stride;
   }
 }
 
