@@ -95,7 +95,7 @@ void Conv2dRows<T>::inside(std::int64_t image, std::int64_t group, std::int64_t 
   a.y = y + interior_.first * a.y_stride;
   a.m = interior_.last - interior_.first;
   a.y_width = a.m;
-  a.m_block = plan_m_block(a.m, a.k, a.n, run_.caches);
+  a.m_block = plan_m_block(a.m, a.k, run_.caches);
   // A half block is narrower: what is skipped has another size there.
   const std::int64_t whole = n_ / kBlock + (n_ % kBlock > kHalfBlock ? 1 : 0);
   const std::int64_t channels = std::min(n_, whole * kBlock);

@@ -124,12 +124,8 @@ CallPlan plan_call(std::int64_t work, std::int64_t images, int threads) {
   return plan;
 }
 
-std::int64_t plan_m_block(std::int64_t m, std::int64_t k, std::int64_t n, const Caches& caches) {
-  // Weights that stay in the first cache are cheap to go through again: then the pixels are what is
-  // read once. Otherwise each block of weights comes from further away, and is used for as many
-  // pixels as the second cache holds.
-  const bool light = k * n * kFloat <= caches.l1d_bytes / 2;
-  const std::int64_t budget = light ? caches.l1d_bytes / 4 : caches.l2_bytes / 3;
+std::int64_t plan_m_block(std::int64_t m, std::int64_t k, const Caches& caches) {
+  const std::int64_t budget = caches.l2_bytes / 3;
   const std::int64_t most =
       std::max<std::int64_t>(24, budget / std::max<std::int64_t>(1, k * kFloat));
   return std::max<std::int64_t>(1, ceil_div(m, ceil_div(std::max<std::int64_t>(m, 1), most)));
@@ -193,7 +189,7 @@ SeparablePlan plan_separable(const SeparableProblem& p, const Caches& caches, in
   } else {
     share_channels(p, threads, plan);
     ring_channels = p.has_expand ? plan.chunk : 0;
-    budget = caches.l2_bytes / 4;
+    budget = caches.l2_bytes / 3;
   }
   most = ceil_div(p.oh, plan.bands);
   auto bytes = [&](std::int64_t rows) {

@@ -89,9 +89,9 @@ WEEBILL_API PooledPlan plan_pooled(const Window& window, std::int64_t h, std::in
                                    std::int64_t oh, const Caches& caches, int threads,
                                    FusionPolicy policy);
 
-/// Pixels over which one block of weights is reused before the next block (PointwiseArgs::m_block).
-WEEBILL_API std::int64_t plan_m_block(std::int64_t m, std::int64_t k, std::int64_t n,
-                                      const Caches& caches);
+/// Pixels over which one block of weights is reused before the next block
+/// (PointwiseArgs::m_block): as many as stay in the second cache.
+WEEBILL_API std::int64_t plan_m_block(std::int64_t m, std::int64_t k, const Caches& caches);
 
 /// Threads that a piece of a call is worth: so many multiply-adds between two regions' ends.
 WEEBILL_API int plan_threads(std::int64_t multiply_adds, int threads);

@@ -167,7 +167,7 @@ void expand_rows(const Block<T>& b, T* ring, const Rows<T>& rows, std::int64_t f
     a.m = count * p.w;
     a.k = p.c_in;
     a.n = rows.pixel_stride;
-    a.m_block = plan_m_block(a.m, a.k, a.n, b.run.caches);
+    a.m_block = plan_m_block(a.m, a.k, b.run.caches);
     a.activation = static_cast<std::int32_t>(b.h.expand_activation);
     (a.offsets == nullptr ? block::pointwise(b.run.kernels) : block::conv2d(b.run.kernels))(a);
     first += count;
@@ -301,7 +301,7 @@ PointwiseArgsOf<T> projection(const Block<T>& b, const T* from, std::int64_t fir
     a.residual_stride = b.input.pixel_stride;
     a.n = p.c_out;  // there is no more of x to add
   }
-  a.m_block = plan_m_block(a.m, a.k, a.n, b.run.caches);
+  a.m_block = plan_m_block(a.m, a.k, b.run.caches);
   a.activation = static_cast<std::int32_t>(b.h.activation);
   return a;
 }

@@ -61,6 +61,12 @@ void put_in_order(const RunOf<T>& run, std::int64_t t, Tensor b, std::int64_t st
   const std::int64_t tasks =
       std::min<std::int64_t>(plan_threads(pixels * half * 8, run.threads), blocks);
   Workspace::Scope scope(Workspace::of_this_thread());
+  // As many channels of y_s as y_t takes of it, in whole vectors before the last step.
+  std::int64_t* channels = scope.take<std::int64_t>(t + 1);
+  channels[t] = 2 * half;
+  for (std::int64_t s = t - 1, taken = half; s > 0; --s, taken = (taken + 1) / 2) {
+    channels[s] = round_up(taken, 2 * kHalfBlock);
+  }
   const std::int64_t buffer = kPixels * round_up(half, 2 * kHalfBlock);
   T* scratch = scope.take<T>(tasks * 2 * buffer);
   run.for_each(tasks, [&](std::int64_t task) {
@@ -71,16 +77,13 @@ void put_in_order(const RunOf<T>& run, std::int64_t t, Tensor b, std::int64_t st
       const T* value = b(0) + first * stride_0;
       std::int64_t value_stride = stride_0;
       for (std::int64_t s = 1; s <= t; ++s) {
-        // As many channels of y_s as y_t takes of it, in whole vectors before the last step.
-        std::int64_t channels = 2 * half;
-        for (std::int64_t later = s; later < t; ++later) channels = (channels + 1) / 2;
-        if (s < t) channels = round_up(channels, 2 * kHalfBlock);
         T* to = s == t ? y + first * 2 * half : mine + s % 2 * buffer;
         const T* const from[2] = {value, b(s) + first * stride};
         const std::int64_t strides[2] = {value_stride, stride};
-        block::channel_shuffle(run.kernels)({from, strides, to, channels, count, 2, channels});
+        block::channel_shuffle(run.kernels)(
+            {from, strides, to, channels[s], count, 2, channels[s]});
         value = to;
-        value_stride = channels;
+        value_stride = channels[s];
       }
     }
   });

@@ -156,10 +156,8 @@ WEEBILL_TEST(plan_m_block_invariants) {
   for (int i = 0; i < 5000; ++i) {
     const Caches caches = any_caches();
     const std::int64_t m = rng().integer(0, 13000), k = rng().integer(1, 2000);
-    const std::int64_t n = rng().integer(1, 2000);
-    set_case("m %lld k %lld n %lld", static_cast<long long>(m), static_cast<long long>(k),
-             static_cast<long long>(n));
-    const std::int64_t block = plan_m_block(m, k, n, caches);
+    set_case("m %lld k %lld", static_cast<long long>(m), static_cast<long long>(k));
+    const std::int64_t block = plan_m_block(m, k, caches);
     WEEBILL_EXPECT(block >= 1 && block <= std::max<std::int64_t>(m, 1));
     // Blocks of equal size: the last is not a small rest.
     if (m > 0) {
