@@ -124,8 +124,8 @@ void run_shuffle_units(const RunOf<T>& run, const Record* units, std::size_t cou
   for (std::int64_t t = 1; t < last; ++t) {
     pieces.next(t, half, offsets);
     const Record& branch = units[t].parts[0];
-    run_separable(run, branch, {pieces.tensor(0), stride, offsets + half}, inside, pieces.tensor(t + 1),
-                  stride);
+    run_separable(run, branch, {pieces.tensor(0), stride, offsets + half}, inside,
+                  pieces.tensor(t + 1), stride);
   }
   put_in_order(
       run, last, [&](std::int64_t s) { return pieces.tensor(s); }, stride, stride, half, pixels, y);
