@@ -46,7 +46,8 @@ endfunction()
 
 function(weebill_add_all_isas)
   weebill_add_isa(scalar)
-  weebill_add_isa(scalar_fp16)
+  # Nobody runs it for speed, and inlined roundings took longer to compile than all other kernels.
+  weebill_add_isa(scalar_fp16 FLAGS -Os)
   if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|amd64|AMD64)$")
     weebill_add_isa(avx2 FLAGS -mavx2 -mfma -mf16c -mbmi -mbmi2)
     if(WEEBILL_EMULATE_AVX512)

@@ -55,7 +55,9 @@ def test_standard_ops_alone(make: Any) -> None:
 def test_every_op_but_run_is_decomposed() -> None:
     known = {op._schema.name for op in decompositions()}
     every = {name for name in torch._C._dispatch_get_all_op_names() if name.startswith("weebill::")}
-    assert {name.partition(".")[0] for name in every} - known == {"weebill::run"}
+    # of `run` a program has its own way; the others are in compiled code alone
+    others = {"weebill::run", "weebill::run_module", "weebill::run_differentiable"}
+    assert {name.partition(".")[0] for name in every} - known == others
 
 
 def test_bad_models() -> None:
