@@ -24,11 +24,6 @@
 namespace weebill {
 namespace {
 
-std::int64_t floor_div(std::int64_t a, std::int64_t b) {
-  return a >= 0 ? a / b : -((-a + b - 1) / b);
-}
-std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return -floor_div(-a, b); }
-
 struct Kernels {
   void (*input)(const DepthwiseInputGradArgs&) = nullptr;
   void (*weight)(const DepthwiseWeightGradArgs&) = nullptr;

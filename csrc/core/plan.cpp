@@ -15,8 +15,6 @@ constexpr std::int64_t kFloat = sizeof(float);
 
 std::atomic<FusionPolicy> policy_in_use{FusionPolicy::kAuto};
 
-std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
-
 // Input rows under `rows` output rows.
 std::int64_t input_rows(const Window& w, std::int64_t rows) {
   return (rows - 1) * w.stride_h + (w.kernel_h - 1) * w.dilation_h + 1;
@@ -27,6 +25,7 @@ constexpr std::int64_t kTask = 200'000;
 constexpr std::int64_t kTasksPerThread = 4;
 
 std::int64_t most_tasks(std::int64_t multiply_adds, std::int64_t threads) {
+  if (threads <= 1) return 1;  // nobody to hand one to
   return std::clamp(multiply_adds / kTask, threads, kTasksPerThread * threads);
 }
 
@@ -45,7 +44,7 @@ void share_channels(const SeparableProblem& p, std::int64_t threads, SeparablePl
         p.has_expand ? std::min(input_rows(w, rows), p.h) * p.w * p.c_in : 0;
     for (std::int64_t share = 1; share <= kTasksPerThread; ++share) {
       const std::int64_t parts = std::min(ceil_div(share * threads, bands), blocks);
-      if (share > 1 && (threads == 1 || parts * bands > most)) break;
+      if (share > 1 && parts * bands > most) break;
       const std::int64_t channels = std::min(ceil_div(blocks, parts) * kBlock, p.c_mid);
       const std::int64_t work =
           ceil_div(parts * bands, threads) * channels * (expanded + rows * p.ow * taps);
@@ -70,7 +69,6 @@ std::int64_t share_rows(const SeparableProblem& p, int threads) {
 }  // namespace
 
 std::int64_t plan_tasks(std::int64_t units, std::int64_t multiply_adds, int threads) {
-  if (threads <= 1) return 1;
   const std::int64_t most = std::min(most_tasks(multiply_adds, threads), units);
   std::int64_t best = 1, least = units;
   for (std::int64_t tasks = 2; tasks <= most; ++tasks) {

@@ -114,6 +114,13 @@ Window resolve(const Window& window, std::int64_t h, std::int64_t w);
 
 /// Elements of packed weights for a product of k inputs and n outputs, and between its blocks.
 std::int64_t product_elements(std::int64_t k, std::int64_t n);
+
+/// a / b for b > 0, rounded down and up.
+constexpr std::int64_t floor_div(std::int64_t a, std::int64_t b) {
+  return a >= 0 ? a / b : -((-a + b - 1) / b);
+}
+constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return -floor_div(-a, b); }
+
 constexpr std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }

@@ -11,8 +11,8 @@ void run_product(const RunOf<T>& run, PointwiseArgsOf<T> a) {
   if (a.m <= 0) return;
   const ProductPlan plan = plan_product(a.m, a.k, a.n, a.scale != nullptr, run.threads);
   const std::int64_t unit = plan.unit;
-  const std::int64_t units = ((plan.by_channels ? a.n : a.m) + unit - 1) / unit;
-  const std::int64_t part = plan.by_channels ? a.m : (units + plan.tasks - 1) / plan.tasks * unit;
+  const std::int64_t units = ceil_div(plan.by_channels ? a.n : a.m, unit);
+  const std::int64_t part = plan.by_channels ? a.m : ceil_div(units, plan.tasks) * unit;
   const std::int64_t m_block = plan_m_block(part, a.k, run.caches);
   run.for_each(plan.tasks, [&](std::int64_t task) {
     const std::int64_t first = task * units / plan.tasks * unit;
