@@ -88,12 +88,11 @@ bool is_float16(const std::string& op, Packed packed) {
 
 void to_float16(Packed packed, const Allocate& allocate) {
   const std::string op = "to_float16";
-  const bool copy = is_float16(op, packed);
   const std::vector<Record> records = parse(op, packed);
   std::uint64_t bytes = 0;
   for (const Record& record : records) bytes += half_header(record).bytes;
   std::byte* to = allocate(bytes);
-  if (copy) {
+  if (records.front().header->element == ElementType::kFloat16) {
     std::memcpy(to, packed.data, bytes);
     return;
   }
