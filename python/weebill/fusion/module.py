@@ -149,9 +149,7 @@ class Fusion:
             return None
         if type(x) is not Tensor and compiled.is_fake(x) and torch.compiler.is_exporting():
             return compiled.exported(owner, x)
-        packed, guard = self.packed, self.guard
-        if packed is None or guard is None or self._owner is not owner or guard.state() != FRESH:
-            packed = self._current(owner)
+        packed = self._current(owner)
         if packed is None or x.dim() != packed.input_rank:
             return None
         if torch.is_grad_enabled():
