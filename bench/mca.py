@@ -21,6 +21,19 @@ from bench import in_order
 CORES = {"A53": "cortex-a53", "A55": "cortex-a55", "A57/A72": "cortex-a57", "A76": "neoverse-n1"}
 NO_HALF = ("cortex-a53", "cortex-a57")  # cores without float16 arithmetic
 ITERATIONS = 100
+
+
+def _depthwise(isa: str, element: str) -> dict[str, tuple[str, int]]:
+    loops = {(3, 1): 63, (3, 2): 63, (5, 1): 175, (5, 2): 175}
+    return {
+        f"depthwise {k}x{k} s{s}": (
+            rf"{isa}::.*(depthwise_k{k}s{s}_{element}|depthwise_row<{k}, {s}>)",
+            fmas,
+        )
+        for (k, s), fmas in loops.items()
+    }
+
+
 # FMAs in the loop that a kernel spends its time in, of all the loops in its code
 KERNELS = {
     "pointwise 5x16": (r"neon::.*tiles_of<5, 1, 0, false>", 80),
@@ -31,10 +44,7 @@ KERNELS = {
     "in order 4x16": (r"neon_inorder::.*tiles_of<4, 1, 0, false>", 64),
     "in order 4x24": (r"neon_inorder::.*tiles_of<4, 1, 1, false>", 96),
     "in order 8x8": (r"neon_inorder::.*tiles_of<8, 0, 1, false>", 64),
-    "depthwise 3x3 s1": (r"neon::.*(depthwise_k3s1_f32|depthwise_row<3, 1>)", 63),
-    "depthwise 3x3 s2": (r"neon::.*(depthwise_k3s2_f32|depthwise_row<3, 2>)", 63),
-    "depthwise 5x5 s1": (r"neon::.*(depthwise_k5s1_f32|depthwise_row<5, 1>)", 175),
-    "depthwise 5x5 s2": (r"neon::.*(depthwise_k5s2_f32|depthwise_row<5, 2>)", 175),
+    **_depthwise("neon", "f32"),
 }
 # The same of csrc/isa/neon_fp16.cpp
 HALF_KERNELS = {
@@ -42,10 +52,7 @@ HALF_KERNELS = {
     "pointwise 7x16": (r"neon_fp16::.*tiles_of<7, 1, 0, false>", 112),
     "pointwise 7x24": (r"neon_fp16::.*tiles_of<7, 1, 1, false>", 168),
     "pointwise 8x8": (r"neon_fp16::.*tiles_of<8, 0, 1, false>", 64),
-    "depthwise 3x3 s1": (r"neon_fp16::.*(depthwise_k3s1_f16|depthwise_row<3, 1>)", 63),
-    "depthwise 3x3 s2": (r"neon_fp16::.*(depthwise_k3s2_f16|depthwise_row<3, 2>)", 63),
-    "depthwise 5x5 s1": (r"neon_fp16::.*(depthwise_k5s1_f16|depthwise_row<5, 1>)", 175),
-    "depthwise 5x5 s2": (r"neon_fp16::.*(depthwise_k5s2_f16|depthwise_row<5, 2>)", 175),
+    **_depthwise("neon_fp16", "f16"),
 }
 BRANCH = re.compile(r"(?:b|b\.\w+|cbn?z|tbn?z)\t(?:.*, )?([0-9a-f]+)$")
 
