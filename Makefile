@@ -35,7 +35,7 @@ test-tools: build-cpp $(VENV)/.package $(VENV)/.dev-tools  ## all that the tests
 
 build-cpp: $(VENV)/.build-tools
 	cmake --preset dev
-	cmake --build --preset dev
+	cmake --build --preset dev --target weebill_tests
 
 test-cpp: build-cpp  ## C++ tests: every kernel on every instruction set of this machine
 	ctest --preset dev

@@ -1,20 +1,37 @@
 # One function for everything that depends on an instruction set.
 #
-#   weebill_add_isa(<name> [SOURCE <stem>] [FLAGS <flag>...])
+#   weebill_add_isa(<name> [SOURCE <stem>] [OPTIMISE <flag>] [FLAGS <flag>...])
 #
-# compiles csrc/isa/<stem>.cpp (by default <name>.cpp) with FLAGS into an object library weebill_isa_<name>, and adds it to
-# the list WEEBILL_ISA_OBJECTS and the macro list WEEBILL_HAVE_<NAME> if the compiler accepts FLAGS.
+# compiles csrc/isa/<stem>.cpp (by default <name>.cpp) with FLAGS and, but for Debug, OPTIMISE (-O3)
+# into an object library weebill_isa_<name>, and adds it to the list WEEBILL_ISA_OBJECTS and the macro
+# list WEEBILL_HAVE_<NAME> if the compiler accepts FLAGS.
 # These are the only sources of the project that get -m flags: all other code is compiled for the
 # architecture's baseline, so that the library loads on every CPU of its architecture.
+#
+# Used by csrc/isa/CMakeLists.txt, a folder of its own because its objects are alike in all builds
+# that optimise: kernels have no assertions, so a compiler cache need not compile them twice.
 include(CheckCXXCompilerFlag)
+set(CMAKE_CXX_FLAGS_RELWITHDEBINFO "${CMAKE_CXX_FLAGS_RELEASE}")
+
+# Under sanitizers every access is a call: inlined checks made the kernels ten times as long, and
+# took minutes to compile. AddressSanitizer finds what the two left out would: uses of a null
+# pointer, and of bytes beyond an object.
+set(WEEBILL_ISA_SANITIZERS "")
+if(CMAKE_CXX_FLAGS MATCHES "-fsanitize=address" AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  set(WEEBILL_ISA_SANITIZERS -Og -fno-sanitize=null,object-size
+                             "SHELL:--param asan-instrumentation-with-call-threshold=0")
+endif()
 
 set(WEEBILL_ISA_OBJECTS "")
 set(WEEBILL_ISA_DEFINITIONS "")
 
 function(weebill_add_isa name)
-  cmake_parse_arguments(ARG "" "SOURCE" "FLAGS" ${ARGN})
+  cmake_parse_arguments(ARG "" "SOURCE;OPTIMISE" "FLAGS" ${ARGN})
   if(NOT ARG_SOURCE)
     set(ARG_SOURCE ${name})
+  endif()
+  if(NOT ARG_OPTIMISE)
+    set(ARG_OPTIMISE -O3)
   endif()
   string(TOUPPER ${name} upper)
   string(REPLACE ";" " " flags "${ARG_FLAGS}")
@@ -37,8 +54,8 @@ function(weebill_add_isa name)
   # its source says so. Of debug symbols line numbers: hardly a variable of a kernel outlives the
   # optimiser, and describing them all takes half of the compile time.
   target_compile_options(
-    ${target} PRIVATE $<$<NOT:$<CONFIG:Debug>>:-O3> $<$<CONFIG:RelWithDebInfo>:-g1>
-                      ${ARG_FLAGS} -fno-exceptions -fno-rtti -fno-threadsafe-statics
+    ${target} PRIVATE "$<$<NOT:$<CONFIG:Debug>>:${ARG_OPTIMISE};-g1>" ${ARG_FLAGS}
+                      ${WEEBILL_ISA_SANITIZERS} -fno-exceptions -fno-rtti -fno-threadsafe-statics
                       -fno-tree-vectorize -ffp-contract=off -fno-math-errno)
   set(WEEBILL_ISA_OBJECTS ${WEEBILL_ISA_OBJECTS} $<TARGET_OBJECTS:${target}> PARENT_SCOPE)
   set(WEEBILL_ISA_DEFINITIONS ${WEEBILL_ISA_DEFINITIONS} WEEBILL_HAVE_${upper} PARENT_SCOPE)
@@ -47,12 +64,12 @@ endfunction()
 function(weebill_add_all_isas)
   weebill_add_isa(scalar)
   # Nobody runs it for speed, and inlined roundings took longer to compile than all other kernels.
-  weebill_add_isa(scalar_fp16 FLAGS -Os)
+  weebill_add_isa(scalar_fp16 OPTIMISE -Os)
   if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|amd64|AMD64)$")
     weebill_add_isa(avx2 FLAGS -mavx2 -mfma -mf16c -mbmi -mbmi2)
     if(WEEBILL_EMULATE_AVX512)
       # SIMDe's headers are not ours to keep free of warnings, and inline better when asked less.
-      weebill_add_isa(avx512 SOURCE avx512_emulated FLAGS -mavx2 -mfma -w -O1 -g0)
+      weebill_add_isa(avx512 SOURCE avx512_emulated OPTIMISE -O1 FLAGS -mavx2 -mfma -w -g0)
     else()
       set(quiet "")
       if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")

@@ -18,7 +18,7 @@ source=$PWD/build/wheel-$arch/source
 version=cp$("$python" -c 'import sys; print("%d%d" % sys.version_info[:2])')
 settings=(
   -C "wheel.tags=$version-$version-manylinux_2_28_$arch"
-  -C "build-dir=$source/build/cmake"  # as deep as any other build: to a compiler cache they are alike
+  -C "build-dir=$source/build/cmake"  # as deep as any other build
   -C cmake.define.WEEBILL_OLD_LIBRARIES=ON
   -C "cmake.define.WEEBILL_TORCH=${WEEBILL_TORCH:-ON}"
 )
@@ -39,6 +39,9 @@ case $arch in
     exit 2
     ;;
 esac
+
+# To a compiler cache the copy's sources are those of any other build.
+[ -z "${CCACHE_BASEDIR:-}" ] || export CCACHE_BASEDIR=$source/csrc
 
 # From a copy of what git tracks, changes included: nothing that lies about gets into a wheel.
 changed=$(git stash create)
