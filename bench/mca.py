@@ -36,9 +36,11 @@ def _depthwise(isa: str, element: str) -> dict[str, tuple[str, int]]:
 
 # FMAs in the loop that a kernel spends its time in, of all the loops in its code
 KERNELS = {
-    "pointwise 5x16": (r"neon::.*tiles_of<5, 1, 0, false>", 80),
-    "pointwise 4x16": (r"neon::.*tiles_of<4, 1, 0, false>", 64),
-    "pointwise 4x24": (r"neon::.*tiles_of<4, 1, 1, false>", 96),
+    "pointwise 6x16": (r"neon::.*tiles_(of|in_registers)<6, 1, 0, false>", 96),
+    "pointwise 5x16": (r"neon::.*tiles_(of|in_registers)<5, 1, 0, false>", 80),
+    "pointwise 4x24": (r"neon::.*tiles_(of|in_registers)<4, 1, 1, false>", 96),
+    "offsets 6x16": (r"neon::.*tiles_(of|in_registers)<6, 1, 0, true>", 48),
+    "offsets 4x24": (r"neon::.*tiles_(of|in_registers)<4, 1, 1, true>", 48),
     "pointwise 8x8": (r"neon::.*tiles_of<8, 0, 1, false>", 64),
     "in order 5x16": (r"neon_inorder::.*tiles_of<5, 1, 0, false>", 80),
     "in order 4x16": (r"neon_inorder::.*tiles_of<4, 1, 0, false>", 64),

@@ -6,7 +6,8 @@
 //            FMAs, two of each a cycle: the FMAs bound it. 4 x 24 (16 + a half block) has 12
 //            accumulators too, so widths of 24, 40, 72, 88, 120, 184, 200 waste no lane.
 //   AVX-512  14 x 32: 28 + 2 + 1 = 31 of 32; 14 divides the widths 112, 56, 28, 14.
-//   NEON     5 x 16: 20 accumulators + 5 inputs + 2 weights = 27 of 32; scheduled.inl has the loop.
+//   NEON     6 x 16: 24 accumulators + 6 inputs + 2 weights = 32; aarch64_tiles.inl has the loop.
+//            In order 5 x 16 = 27 of 32, as other small tiles: scheduled.inl.
 // An FMA takes 4 cycles and two start in each: fewer than 8 accumulators wait for themselves. So
 // the pixels are dealt out evenly (14 = 5 + 5 + 4, never 6 + 6 + 2), and one or two pixels (a
 // linear layer) take more blocks at once. Every output is bias, then one FMA per input channel in
@@ -21,7 +22,9 @@ constexpr int64_t kHalfLanes = kLanes < kHalfBlock ? kLanes : kHalfBlock;
 // Most pixels in a tile of `vecs` vectors: accumulators + weights + a broadcast in the registers;
 // or, where loops are scheduled, accumulators + an input per pixel + two weights, and one to spare.
 constexpr int max_mr(int vecs) {
-#if defined(WEEBILL_SCHEDULED)
+#if defined(WEEBILL_TILES_IN_REGISTERS)
+  const int mr = static_cast<int>(kRegisters - 2) / (vecs + 1);
+#elif defined(WEEBILL_SCHEDULED)
   const int mr = static_cast<int>(kRegisters - 3) / (vecs + 1);
 #else
   const int mr = static_cast<int>(kRegisters - vecs - 1) / vecs;
@@ -202,6 +205,8 @@ struct Walk {
 
 #if defined(WEEBILL_STORE_APART)
 #include "kernels/whole_tiles.inl"
+#elif defined(WEEBILL_TILES_IN_REGISTERS)
+#include "kernels/aarch64_tiles.inl"
 #endif
 
 template <int kMr, int kFull, int kHalf, bool kOffsets>
@@ -209,6 +214,10 @@ __attribute__((noinline)) void tiles_of(const PointwiseArgs& a, Walk& walk, int6
 #if defined(WEEBILL_STORE_APART)
   if constexpr (kMr > 2 && kFull == 1 && kHalf == 0) {
     if (whole_tiles<kOffsets, kMr>(a, walk, count)) return;
+  }
+#elif defined(WEEBILL_TILES_IN_REGISTERS)
+  if constexpr (kInRegisters<kMr, kFull, kHalf>) {
+    return tiles_in_registers<kMr, kFull, kHalf, kOffsets>(a, walk, count);
   }
 #endif
   Walk at = walk;

@@ -13,6 +13,18 @@ inline Vec zero() { return vdupq_n_f32(0.0f); }
 inline Vec set1(float x) { return vdupq_n_f32(x); }
 inline Vec load(const float* p) { return vld1q_f32(p); }
 inline void store(float* p, Vec a) { vst1q_f32(p, a); }
+// Two vectors in a row by one instruction, from the one at `vectors`, a constant.
+inline __attribute__((always_inline)) void load_pair(const float* p, int vectors, Vec& a, Vec& b) {
+  __asm__("ldp %q0, %q1, [%2, %3]"
+          : "=w"(a), "=w"(b)
+          : "r"(p), "i"(vectors * 16),
+            "m"(*reinterpret_cast<const Vec(*)[2]>(p + vectors * kLanes)));
+}
+inline __attribute__((always_inline)) void store_pair(float* p, int vectors, Vec a, Vec b) {
+  __asm__("stp %q1, %q2, [%3, %4]"
+          : "=m"(*reinterpret_cast<Vec(*)[2]>(p + vectors * kLanes))
+          : "w"(a), "w"(b), "r"(p), "i"(vectors * 16));
+}
 inline Vec load_n(const float* p, int64_t n) {
   Vec a = vdupq_n_f32(0.0f);
   if (n >= 4) return vld1q_f32(p);
@@ -35,6 +47,11 @@ inline Vec fma(Vec a, Vec b, Vec c) { return vfmaq_f32(c, a, b); }
 inline void accumulate(Vec& acc, Vec a, Vec b) {
   __asm__("fmla %0.4s, %1.4s, %2.4s" : "+w"(acc) : "w"(a), "w"(b));
 }
+// v op b into v's register.
+inline void add_in_place(Vec& v, Vec b) { __asm__("fadd %0.4s, %0.4s, %1.4s" : "+w"(v) : "w"(b)); }
+inline void mul_in_place(Vec& v, Vec b) { __asm__("fmul %0.4s, %0.4s, %1.4s" : "+w"(v) : "w"(b)); }
+inline void max_in_place(Vec& v, Vec b) { __asm__("fmax %0.4s, %0.4s, %1.4s" : "+w"(v) : "w"(b)); }
+inline void min_in_place(Vec& v, Vec b) { __asm__("fmin %0.4s, %0.4s, %1.4s" : "+w"(v) : "w"(b)); }
 inline Vec add(Vec a, Vec b) { return vaddq_f32(a, b); }
 inline Vec sub(Vec a, Vec b) { return vsubq_f32(a, b); }
 inline Vec mul(Vec a, Vec b) { return vmulq_f32(a, b); }
