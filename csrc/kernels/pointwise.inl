@@ -5,7 +5,8 @@
 //   AVX2     6 x 16: 12 accumulators + 2 weights + 1 broadcast = 15 of 16 registers; 8 loads for 12
 //            FMAs, two of each a cycle: the FMAs bound it. 4 x 24 (16 + a half block) has 12
 //            accumulators too, so widths of 24, 40, 72, 88, 120, 184, 200 waste no lane.
-//   AVX-512  14 x 32: 28 + 2 + 1 = 31 of 32; 14 divides the widths 112, 56, 28, 14.
+//   AVX-512  14 x 32: 28 + 2 + 1 = 31 of 32; 14 divides the widths 112, 56, 28, 14. 14 x 24 with
+//            half vectors for the widths above. strided_tiles.inl has the loop.
 //   NEON     6 x 16: 24 accumulators + 6 inputs + 2 weights = 32; aarch64_tiles.inl has the loop.
 //            In order 5 x 16 = 27 of 32, as other small tiles: scheduled.inl.
 // An FMA takes 4 cycles and two start in each: fewer than 8 accumulators wait for themselves. So
@@ -39,6 +40,9 @@ constexpr int kMrTwo = max_mr(2 * kFullVecs);
 constexpr int kMrFour = max_mr(4 * kFullVecs);
 // Two blocks at once pay where one leaves half of the registers empty.
 constexpr bool kPairs = kFullVecs == 1;
+// For one pixel, enough accumulators for the rate at which weights come. Not more: a core reads two
+// streams from its last cache at 89 GB/s where it reads four at 67 (Zen 4).
+constexpr int kBlocksOfOne = kPairs ? 2 : 4;
 
 #if defined(WEEBILL_SCHEDULED)
 #include "kernels/scheduled.inl"
@@ -47,14 +51,9 @@ constexpr bool kPairs = kFullVecs == 1;
 #else
 #define WEEBILL_INLINE_TILE
 #endif
-
-inline Vec load_half(const Element* p) {
-  if constexpr (kLanes <= kHalfBlock) {
-    return load(p);
-  } else {
-    return load_n(p, kHalfBlock);
-  }
-}
+#if defined(WEEBILL_STRIDED_TILES)
+#include "kernels/strided_tiles.inl"
+#endif
 
 // Where the next pixel of a tile goes.
 struct Cursor {
@@ -81,7 +80,7 @@ inline void multiply_add(Vec (&acc)[kCount], const Element* x, int64_t x_stride,
   for (int j = 0; j < kVecs; ++j) {
     const int block = j / kFullVecs;
     wv[j] = block < kFull ? load(w + block * block_stride + (j % kFullVecs) * kLanes)
-                          : load_half(w_half + (j - kFull * kFullVecs) * kLanes);
+                          : load_low(w_half + (j - kFull * kFullVecs) * kLanes);
   }
 #pragma GCC unroll 16
   for (int i = 0; i < kMr; ++i) {
@@ -106,7 +105,7 @@ inline WEEBILL_INLINE_TILE void tile(const PointwiseArgs& a, const Element* x, i
 #pragma GCC unroll 16
   for (int j = 0; j < kVecs; ++j) {
     const bool half = j >= kFull * kFullVecs;
-    const Vec b = half ? load_half(bias + kFull * kBlock + (j - kFull * kFullVecs) * kLanes)
+    const Vec b = half ? load_low(bias + kFull * kBlock + (j - kFull * kFullVecs) * kLanes)
                        : load(bias + j * kLanes);
 #pragma GCC unroll 16
     for (int i = 0; i < kMr; ++i) acc[i * kVecs + j] = b;
@@ -123,6 +122,14 @@ inline WEEBILL_INLINE_TILE void tile(const PointwiseArgs& a, const Element* x, i
   if constexpr (!kOffsets) {
     k = multiply_add_vectors<kMr, kFull, kHalf>(acc, x, x_stride, wf, block_stride, wh, count,
                                                 next_w);
+    wf += k * kBlock;
+    wh += k * kHalfBlock;
+  }
+#elif defined(WEEBILL_STRIDED_TILES)
+  constexpr bool kStrided = kMr > 2;
+  constexpr int64_t kUnroll = kOffsets || kStrided ? 1 : 4;
+  if constexpr (kStrided) {
+    k = multiply_add_all<kMr, kFull, kHalf, kOffsets>(acc, a, x, x_stride, wf, next_w);
     wf += k * kBlock;
     wh += k * kHalfBlock;
   }
@@ -153,15 +160,21 @@ inline WEEBILL_INLINE_TILE void tile(const PointwiseArgs& a, const Element* x, i
 
   activate_all(acc, a.activation);
   // Every vector of the tile is wholly outputs.
-  constexpr bool kExact = kHalf == 0 || kLanes <= kHalfBlock;
   const bool whole = channels == kFull * kBlock + kHalf * kHalfBlock;
-  if (whole && residual == nullptr && kExact && out.column + kMr < a.y_width) {
+  if (whole && residual == nullptr && out.column + kMr < a.y_width) {
     // The common case, without a branch per pixel.
     Element* y = out.y + y_channel;
 #pragma GCC unroll 16
     for (int i = 0; i < kMr; ++i) {
 #pragma GCC unroll 16
-      for (int j = 0; j < kVecs; ++j) store(y + i * a.y_stride + j * kLanes, acc[i * kVecs + j]);
+      for (int j = 0; j < kVecs; ++j) {
+        Element* to = y + i * a.y_stride + j * kLanes;
+        if (j < kFull * kFullVecs) {
+          store(to, acc[i * kVecs + j]);
+        } else {
+          store_low(to, acc[i * kVecs + j]);
+        }
+      }
     }
     out.y += kMr * a.y_stride;
     out.column += kMr;
@@ -177,9 +190,13 @@ inline WEEBILL_INLINE_TILE void tile(const PointwiseArgs& a, const Element* x, i
       const int64_t at = half ? kFull * kBlock + (j - kFull * kFullVecs) * kHalfLanes : j * kLanes;
       const int64_t lanes = half ? kHalfLanes : kLanes;
       Vec v = acc[i * kVecs + j];
-      if (lanes == kLanes && (whole || at + lanes <= channels)) {
-        if (residual != nullptr) v = add(v, load(r + at));
-        store(y + at, v);
+      if (whole || at + lanes <= channels) {
+        if (residual != nullptr) v = add(v, half ? load_low(r + at) : load(r + at));
+        if (half) {
+          store_low(y + at, v);
+        } else {
+          store(y + at, v);
+        }
       } else {
         const int64_t left = channels - at;
         const int64_t n = left < 0 ? 0 : (left < lanes ? left : lanes);
@@ -311,13 +328,15 @@ inline void product(const PointwiseArgs& a) {
       const int64_t whole = whole_blocks - b;
       const int64_t left = a.n - b * kBlock;
       auto channels = [left](int64_t width) { return left < width ? left : width; };
-      if (!kOffsets && m == 1 && whole >= 4) {
-        column_of_tiles<1, 4, 0, kOffsets>(a, x, x_stride, m, p, b, channels(4 * kBlock));
-        b += 4;
+      if (!kOffsets && m == 1 && whole >= kBlocksOfOne) {
+        column_of_tiles<1, kBlocksOfOne, 0, kOffsets>(a, x, x_stride, m, p, b,
+                                                      channels(kBlocksOfOne * kBlock));
+        b += kBlocksOfOne;
       } else if (!kOffsets && kPairs && m <= kMrFour && whole >= 4) {
         column_of_tiles<kMrFour, 4, 0, kOffsets>(a, x, x_stride, m, p, b, channels(4 * kBlock));
         b += 4;
-      } else if ((kPairs || (!kOffsets && m <= kMrTwo)) && whole >= 2) {
+      } else if ((kPairs ? whole != 2 || blocks - b != 3 : !kOffsets && m <= kMrTwo) &&
+                 whole >= 2) {
         column_of_tiles<kMrTwo, 2, 0, kOffsets>(a, x, x_stride, m, p, b, channels(2 * kBlock));
         b += 2;
       } else if (whole == 1 && blocks - b == 2) {

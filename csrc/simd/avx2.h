@@ -4,6 +4,8 @@
 #include <immintrin.h>
 #include <stdint.h>
 
+#include "simd/strided.h"
+
 constexpr int64_t kLanes = 8;
 constexpr int64_t kRegisters = 16;
 
@@ -125,7 +127,8 @@ inline Vec pow2(Vec a) {
 constexpr bool kStreams = true;
 inline void stream(float* p, Vec a) { _mm256_stream_ps(p, a); }
 inline void stream_fence() { _mm_sfence(); }
-inline void prefetch(const float* p) {
+// always_inline: gcc 12 drops calls of a function that does nothing but prefetch.
+inline __attribute__((always_inline)) void prefetch(const float* p) {
   _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1);
 }
 inline Vec load_now(const float* p) {
@@ -181,55 +184,33 @@ inline void store_now(float* p, Vec v) {
 // of the next tile too, is held up by up to 24 cycles. A few at a time cost nothing.
 #define WEEBILL_STORE_APART
 
-// Up to 18 vectors a stride apart, each reached by one operand of an instruction: two pointers and
-// four multiples of the stride, times 1, 2, 4 or 8. Left to itself the compiler keeps an address
-// for each, and most of those on the stack. In the order written: kernels/scheduled_avx2.inl.
+// Operands of an instruction each. In the order written: kernels/strided.inl.
 #define WEEBILL_STRIDED
 // Keeps the compiler from working out ahead what is added to p.
 inline void hide(float*& p) { __asm__("" : "+r"(p)); }
-struct Strided {
-  const float *p, *p9;              // vector 0, vector 9
-  int64_t one, three, five, seven;  // multiples of the stride, in bytes
-
-  Strided(const float* first, int64_t stride)
-      : p(first),
-        p9(first + 9 * stride),
-        one(4 * stride),
-        three(12 * stride),
-        five(20 * stride),
-        seven(28 * stride) {}
-};
 
 template <int kIndex>
 inline Vec load_at(const Strided& x) {
-  static_assert(0 <= kIndex && kIndex < 18);
-  constexpr int kRest = kIndex % 9;
-  const float* p = kIndex < 9 ? x.p : x.p9;
+  using Index = StridedIndex<kIndex>;
   Vec v;
-  if constexpr (kRest == 0) {
-    __asm__ volatile("vmovups (%1), %0" : "=x"(v) : "r"(p));
+  if constexpr (Index::kIsBase) {
+    __asm__ volatile("vmovups (%1), %0" : "=x"(v) : "r"(Index::base(x)));
   } else {
-    constexpr int kOdd = kRest % 2 == 1 ? kRest : kRest == 6 ? 3 : 1;
-    const int64_t multiple = kOdd == 1 ? x.one : kOdd == 3 ? x.three : kOdd == 5 ? x.five : x.seven;
     __asm__ volatile("vmovups (%1,%2,%c3), %0"
                      : "=x"(v)
-                     : "r"(p), "r"(multiple), "i"(kRest / kOdd));
+                     : "r"(Index::base(x)), "r"(Index::multiple(x)), "i"(Index::kScale));
   }
   return v;
 }
 
 template <int kIndex>
 inline void accumulate_at(Vec& acc, const Strided& x, Vec b) {
-  static_assert(0 <= kIndex && kIndex < 18);
-  constexpr int kRest = kIndex % 9;
-  const float* p = kIndex < 9 ? x.p : x.p9;
-  if constexpr (kRest == 0) {
-    __asm__ volatile("vfmadd231ps (%1), %2, %0" : "+x"(acc) : "r"(p), "x"(b));
+  using Index = StridedIndex<kIndex>;
+  if constexpr (Index::kIsBase) {
+    __asm__ volatile("vfmadd231ps (%1), %2, %0" : "+x"(acc) : "r"(Index::base(x)), "x"(b));
   } else {
-    constexpr int kOdd = kRest % 2 == 1 ? kRest : kRest == 6 ? 3 : 1;
-    const int64_t multiple = kOdd == 1 ? x.one : kOdd == 3 ? x.three : kOdd == 5 ? x.five : x.seven;
     __asm__ volatile("vfmadd231ps (%1,%2,%c3), %4, %0"
                      : "+x"(acc)
-                     : "r"(p), "r"(multiple), "i"(kRest / kOdd), "x"(b));
+                     : "r"(Index::base(x)), "r"(Index::multiple(x)), "i"(Index::kScale), "x"(b));
   }
 }

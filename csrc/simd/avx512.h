@@ -4,6 +4,8 @@
 #include <immintrin.h>
 #include <stdint.h>
 
+#include "simd/strided.h"
+
 constexpr int64_t kLanes = 16;
 constexpr int64_t kRegisters = 32;
 
@@ -19,6 +21,9 @@ inline Vec load(const float* p) { return _mm512_loadu_ps(p); }
 inline void store(float* p, Vec a) { _mm512_storeu_ps(p, a); }
 inline Vec load_n(const float* p, int64_t n) { return _mm512_maskz_loadu_ps(mask_of(n), p); }
 inline void store_n(float* p, Vec a, int64_t n) { _mm512_mask_storeu_ps(p, mask_of(n), a); }
+#define WEEBILL_LOW_LANES
+inline Vec load_low(const float* p) { return _mm512_zextps256_ps512(_mm256_loadu_ps(p)); }
+inline void store_low(float* p, Vec a) { _mm256_storeu_ps(p, _mm512_castps512_ps256(a)); }
 inline Vec broadcast(const float* p) { return _mm512_set1_ps(*p); }
 inline Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
 #if defined(__AVX512F__)
@@ -78,6 +83,108 @@ inline Vec pow2(Vec a) {
 constexpr bool kStreams = true;
 inline void stream(float* p, Vec a) { _mm512_stream_ps(p, a); }
 inline void stream_fence() { _mm_sfence(); }
-inline void prefetch(const float* p) {
+// always_inline: gcc 12 drops calls of a function that does nothing but prefetch.
+inline __attribute__((always_inline)) void prefetch(const float* p) {
   _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1);
+}
+
+// What the loops of kernels/strided_tiles.inl are made of, in the order written. kOffset counts
+// floats behind what is named; "half" is lanes 0 to 7, what the others become is not said. A half
+// is an instruction on 256 bits: processors that cut those of 512 in two, Zen 4, do one half.
+#define WEEBILL_STRIDED_TILES
+#if defined(__AVX512F__)
+inline void accumulate_now(Vec& acc, Vec a, Vec b) {
+  __asm__ volatile("vfmadd231ps %2, %1, %0" : "+v"(acc) : "v"(a), "v"(b));
+}
+inline void accumulate_half_now(Vec& acc, Vec a, Vec b) {
+  __asm__ volatile("vfmadd231ps %t2, %t1, %t0" : "+v"(acc) : "v"(a), "v"(b));
+}
+template <int kOffset>
+inline Vec load_now(const float* p) {
+  Vec v;
+  __asm__ volatile("vmovups %c2(%1), %0" : "=v"(v) : "r"(p), "i"(4 * kOffset));
+  return v;
+}
+template <int kOffset>
+inline Vec load_half_now(const float* p) {
+  Vec v;
+  __asm__ volatile("vmovups %c2(%1), %t0" : "=v"(v) : "r"(p), "i"(4 * kOffset));
+  return v;
+}
+template <int kIndex, int kOffset>
+inline Vec broadcast_now(const Strided& x) {
+  using Index = StridedIndex<kIndex>;
+  Vec v;
+  if constexpr (Index::kIsBase) {
+    __asm__ volatile("vbroadcastss %c2(%1), %0" : "=v"(v) : "r"(Index::base(x)), "i"(4 * kOffset));
+  } else {
+    __asm__ volatile("vbroadcastss %c4(%1,%2,%c3), %0"
+                     : "=v"(v)
+                     : "r"(Index::base(x)), "r"(Index::multiple(x)), "i"(Index::kScale),
+                       "i"(4 * kOffset));
+  }
+  return v;
+}
+// acc += *pixel kIndex * b, the broadcast in the FMA.
+template <int kIndex, int kOffset>
+inline void accumulate_now(Vec& acc, const Strided& x, Vec b) {
+  using Index = StridedIndex<kIndex>;
+  if constexpr (Index::kIsBase) {
+    __asm__ volatile("vfmadd231ps %c2(%1)%{1to16%}, %3, %0"
+                     : "+v"(acc)
+                     : "r"(Index::base(x)), "i"(4 * kOffset), "v"(b));
+  } else {
+    __asm__ volatile("vfmadd231ps %c4(%1,%2,%c3)%{1to16%}, %5, %0"
+                     : "+v"(acc)
+                     : "r"(Index::base(x)), "r"(Index::multiple(x)), "i"(Index::kScale),
+                       "i"(4 * kOffset), "v"(b));
+  }
+}
+template <int kIndex, int kOffset>
+inline void accumulate_half_now(Vec& acc, const Strided& x, Vec b) {
+  using Index = StridedIndex<kIndex>;
+  if constexpr (Index::kIsBase) {
+    __asm__ volatile("vfmadd231ps %c2(%1)%{1to8%}, %t3, %t0"
+                     : "+v"(acc)
+                     : "r"(Index::base(x)), "i"(4 * kOffset), "v"(b));
+  } else {
+    __asm__ volatile("vfmadd231ps %c4(%1,%2,%c3)%{1to8%}, %t5, %t0"
+                     : "+v"(acc)
+                     : "r"(Index::base(x)), "r"(Index::multiple(x)), "i"(Index::kScale),
+                       "i"(4 * kOffset), "v"(b));
+  }
+}
+// Keeps an accumulator where it is.
+inline void settle(Vec& acc) { __asm__ volatile("" : "+v"(acc)); }
+#else
+inline void accumulate_now(Vec& acc, Vec a, Vec b) { acc = fma(a, b, acc); }
+inline void accumulate_half_now(Vec& acc, Vec a, Vec b) { acc = fma(a, b, acc); }
+template <int kOffset>
+inline Vec load_now(const float* p) {
+  return load(p + kOffset);
+}
+template <int kOffset>
+inline Vec load_half_now(const float* p) {
+  return load_low(p + kOffset);
+}
+template <int kIndex, int kOffset>
+inline Vec broadcast_now(const Strided& x) {
+  using Index = StridedIndex<kIndex>;
+  const int64_t floats = Index::kIsBase ? 0 : Index::multiple(x) / 4 * Index::kScale;
+  return broadcast(Index::base(x) + floats + kOffset);
+}
+template <int kIndex, int kOffset>
+inline void accumulate_now(Vec& acc, const Strided& x, Vec b) {
+  acc = fma(broadcast_now<kIndex, kOffset>(x), b, acc);
+}
+template <int kIndex, int kOffset>
+inline void accumulate_half_now(Vec& acc, const Strided& x, Vec b) {
+  accumulate_now<kIndex, kOffset>(acc, x, b);
+}
+inline void settle(Vec&) {}
+#endif
+// Keeps the compiler from working out p anew wherever it is used.
+inline const float* hidden(const float* p) {
+  __asm__("" : "+r"(p));
+  return p;
 }

@@ -7,6 +7,7 @@
 //   Vec                       a vector of kLanes elements; arithmetic on them rounds to Element
 //   zero() set1(x)            all lanes 0; all lanes x
 //   load(p) store(p, v)       kLanes elements, any alignment
+//   load_low(p) store_low(p, v)  the lower eight lanes of longer vectors; shorter ones whole
 //   load_n(p, n)              lanes [0, n) from p, the others 0; 0 <= n <= kLanes; reads n of them
 //   store_n(p, v, n)          writes lanes [0, n)
 //   broadcast(p)              all lanes *p
@@ -62,4 +63,9 @@ inline Sum load_sum_n(const float* p, int64_t n) { return load_n(p, n); }
 inline void store_sum(float* p, Sum s) { store(p, s); }
 inline void store_sum_n(float* p, Sum s, int64_t n) { store_n(p, s, n); }
 inline Sum add_to(Sum s, Vec v) { return add(s, v); }
+#endif
+
+#if !defined(WEEBILL_LOW_LANES)
+inline Vec load_low(const Element* p) { return load(p); }
+inline void store_low(Element* p, Vec v) { store(p, v); }
 #endif
