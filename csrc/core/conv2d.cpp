@@ -17,7 +17,8 @@ Conv2dRows<T>::Conv2dRows(const RunOf<T>& run, const Record& record, const Tenso
       interior_(interior_columns(window_, x.w, out_.w)),
       depth_(record.header->c_in / record.header->groups),
       k_(std::int64_t{window_.kernel_h} * window_.kernel_w * depth_),
-      n_(record.header->c_out / record.header->groups) {
+      n_(record.header->c_out / record.header->groups),
+      m_block_(plan_m_block(interior_.last - interior_.first, k_, run.caches)) {
   std::int64_t* offset = scope.take<std::int64_t>(k_);
   offsets_ = offset;
   for (std::int64_t u = 0; u < window_.kernel_h; ++u) {
@@ -95,7 +96,7 @@ void Conv2dRows<T>::inside(std::int64_t image, std::int64_t group, std::int64_t 
   a.y = y + interior_.first * a.y_stride;
   a.m = interior_.last - interior_.first;
   a.y_width = a.m;
-  a.m_block = plan_m_block(a.m, a.k, run_.caches);
+  a.m_block = m_block_;
   // A half block is narrower: what is skipped has another size there.
   const std::int64_t whole = n_ / kBlock + (n_ % kBlock > kHalfBlock ? 1 : 0);
   const std::int64_t channels = std::min(n_, whole * kBlock);

@@ -44,6 +44,7 @@ class Conv2dRows {
   const Shape out_;
   const Interior interior_;
   const std::int64_t depth_, k_, n_;  // per group: input channels, products, outputs
+  const std::int64_t m_block_;        // of an output row
   const std::int64_t* offsets_;
 };
 

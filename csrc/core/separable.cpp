@@ -39,7 +39,9 @@ struct Rows {
   std::int64_t slots;  // ring rows, or the image's
   bool padded;         // a row begins with pad_left pixels of zeros and covers every window
 
-  const T* row(std::int64_t y) const { return data + y % slots * row_stride; }
+  const T* row(std::int64_t y) const {
+    return data + (y < slots ? y : y % slots) * row_stride;  // a division takes its time
+  }
 };
 
 template <typename T>
@@ -65,7 +67,10 @@ class DepthwiseRow {
         rows_(rows),
         tuned_(tuned_kernel(block.run, block.window)),
         interior_(rows.padded ? Interior{0, block.problem.ow}
-                              : interior_columns(block.window, block.problem.w, block.problem.ow)) {
+                              : interior_columns(block.window, block.problem.w, block.problem.ow)),
+        scope_(Workspace::of_this_thread()),
+        row_at_(scope_.take<const T*>(2 * block.window.kernel_h)),
+        shifted_(row_at_ + block.window.kernel_h) {
     const Window& w = block.window;
     const std::int64_t taps = std::int64_t{w.kernel_h} * w.kernel_w;
     args_.x_stride = rows.pixel_stride;
@@ -78,12 +83,6 @@ class DepthwiseRow {
   void operator()(std::int64_t oy, T* y, std::int64_t y_stride, float* sum) {
     const Window& w = block_.window;
     const std::int64_t top = oy * w.stride_h - w.pad_top;
-    constexpr std::int64_t kStack = 16;
-    const T* on_stack[kStack];
-    Workspace::Scope scope(Workspace::of_this_thread());
-    const T** row_at = w.kernel_h <= kStack ? on_stack : scope.take<const T*>(2 * w.kernel_h);
-    const T* shifted_on_stack[kStack];
-    shifted_ = w.kernel_h <= kStack ? shifted_on_stack : row_at + w.kernel_h;
     args_.first_row = 0;
     args_.rows = 0;
     for (std::int64_t u = 0; u < w.kernel_h; ++u) {
@@ -91,26 +90,26 @@ class DepthwiseRow {
       if (iy < 0) {
         args_.first_row = u + 1;
       } else if (iy < block_.problem.h) {
-        row_at[args_.rows++] = rows_.row(iy);
+        row_at_[args_.rows++] = rows_.row(iy);
       }
     }
     if (args_.rows == 0) args_.first_row = 0;
     args_.sum = sum;
     args_.y_stride = y_stride;
     const std::int64_t ow = block_.problem.ow;
-    for (std::int64_t ox = 0; ox < interior_.first; ++ox) edge(row_at, ox, y);
+    for (std::int64_t ox = 0; ox < interior_.first; ++ox) edge(ox, y);
     if (interior_.first < interior_.last) {
       const std::int64_t ix = interior_.first * w.stride_w - (rows_.padded ? 0 : w.pad_left);
-      columns(row_at, ix, 0, w.kernel_w, interior_.last - interior_.first,
-              y + interior_.first * y_stride, tuned_);
+      columns(ix, 0, w.kernel_w, interior_.last - interior_.first, y + interior_.first * y_stride,
+              tuned_);
     }
     for (std::int64_t ox = std::max(interior_.first, interior_.last); ox < ow; ++ox) {
-      edge(row_at, ox, y);
+      edge(ox, y);
     }
   }
 
  private:
-  void edge(const T* const* row_at, std::int64_t ox, T* y) {
+  void edge(std::int64_t ox, T* y) {
     const Window& w = block_.window;
     const std::int64_t left = ox * w.stride_w - w.pad_left;
     std::int64_t first = 0;
@@ -119,12 +118,12 @@ class DepthwiseRow {
     while (last < w.kernel_w && left + last * w.dilation_w < block_.problem.w) ++last;
     // No tap inside: any pixel does as an address.
     const std::int64_t ix = first == last ? 0 : left + first * w.dilation_w;
-    columns(row_at, ix, first, last - first, 1, y + ox * args_.y_stride, nullptr);
+    columns(ix, first, last - first, 1, y + ox * args_.y_stride, nullptr);
   }
 
-  void columns(const T* const* row_at, std::int64_t ix, std::int64_t first_tap, std::int64_t taps,
-               std::int64_t count, T* y, RowKernel<T> tuned) {
-    for (std::int64_t u = 0; u < args_.rows; ++u) shifted_[u] = row_at[u] + ix * args_.x_stride;
+  void columns(std::int64_t ix, std::int64_t first_tap, std::int64_t taps, std::int64_t count, T* y,
+               RowKernel<T> tuned) {
+    for (std::int64_t u = 0; u < args_.rows; ++u) shifted_[u] = row_at_[u] + ix * args_.x_stride;
     args_.x_rows = shifted_;
     args_.columns = count;
     args_.y = y;
@@ -142,7 +141,9 @@ class DepthwiseRow {
   const RowKernel<T> tuned_;
   const Interior interior_;
   DepthwiseArgsOf<T> args_{};
-  const T** shifted_ = nullptr;
+  Workspace::Scope scope_;
+  const T** const row_at_;   // the rows under the window, inside the image
+  const T** const shifted_;  // where in them its columns begin
 };
 
 // The expansion of rows [first, last) of the image into the ring, for as many channels as it has.
@@ -179,10 +180,10 @@ template <typename T>
 void clear_padding(const Block<T>& b, T* ring, const Rows<T>& rows) {
   const std::int64_t left = b.window.pad_left * rows.pixel_stride;
   const std::int64_t right = left + b.problem.w * rows.pixel_stride;
-  for (std::int64_t slot = 0; slot < rows.slots; ++slot) {
-    T* row = ring + slot * rows.row_stride;
-    std::fill(row, row + left, T{});
-    std::fill(row + right, row + rows.row_stride, T{});
+  T* const end = ring + rows.slots * rows.row_stride;
+  std::fill(ring, ring + left, T{});
+  for (T* row = ring; row < end; row += rows.row_stride) {  // what is left of the next row, too
+    std::fill(row + right, std::min(row + rows.row_stride + left, end), T{});
   }
 }
 

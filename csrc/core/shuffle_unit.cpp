@@ -37,8 +37,9 @@ class Pieces {
   /// `at` has where each channel of y_{t-1} is, as an offset from tensor(0), and gets that of y_t;
   /// with t = 1 the first half of y_0 is b_0.
   void next(std::int64_t t, std::int64_t half, std::int64_t* at) const {
+    const std::int64_t branch = slot(t) * tensor_;
     for (std::int64_t i = half - 1; i >= 0; --i) {  // from the back: 2 i + 1 is not needed any more
-      at[2 * i + 1] = slot(t) * tensor_ + i;
+      at[2 * i + 1] = branch + i;
       at[2 * i] = t == 1 ? i : at[i];
     }
   }

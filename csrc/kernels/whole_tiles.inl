@@ -47,11 +47,14 @@ inline __attribute__((always_inline)) void multiply_add_now(Vec* acc, const floa
   }
 }
 
-template <int32_t kActivation, bool kResidual, bool kOffsets, int kMr>
+// kRound inputs at a time, and with more than one the weights of the next block and the pixels of
+// the next tile are fetched meanwhile.
+template <int32_t kActivation, bool kResidual, bool kOffsets, int kRound, int kMr>
 __attribute__((noinline)) void whole_tiles_of(const PointwiseArgs& a, Walk& walk, int64_t count) {
   constexpr int kGroup = finished_pixels(kActivation);
-  constexpr int kRound = kOffsets ? 1 : kTogether;
+  constexpr bool kFetch = kRound > 1;
   const int64_t rounds = (a.k - kTogether) / kRound;
+  const int64_t single = (a.k - kTogether) % kRound;
   const int64_t x_stride = walk.x_stride;
   const int64_t y_stride = a.y_stride, y_width = a.y_width, y_jump = a.y_jump;
   const float* next_w = walk.next_w;
@@ -75,22 +78,42 @@ __attribute__((noinline)) void whole_tiles_of(const PointwiseArgs& a, Walk& walk
       pixels[i] = hidden(x);
       x += x_stride;
     }
+    // Past some inputs.
+    const auto advance = [&](auto inputs) __attribute__((always_inline)) {
+      constexpr int kInputs = decltype(inputs)::value;
+      w = hidden(w + kInputs * kBlock);
+      if constexpr (kOffsets) {
+        offset += kInputs;
+      } else {
+#pragma GCC unroll 16
+        for (int i = 0; i < kMr; ++i) pixels[i] = hidden(pixels[i] + kInputs);
+      }
+    };
+    const float* ahead = x;  // the pixels of the next tile, one a round
+    const float* const ahead_end = x + kMr * x_stride;
     for (int64_t left = rounds; left > 0; --left) {
-      if constexpr (!kOffsets) {
+      if constexpr (kFetch) {
         prefetch(next_w);
         next_w += kBlock;
       }
-      const int64_t index = kOffsets ? *offset++ : 0;
-      unrolled<0, kRound>([&](auto u) __attribute__((always_inline)) {
-        multiply_add_now<decltype(u)::value, kMr, kOffsets>(acc, pixels, index, w);
-      });
-      w = hidden(w + kRound * kBlock);
-      if constexpr (!kOffsets) {
-#pragma GCC unroll 16
-        for (int i = 0; i < kMr; ++i) pixels[i] = hidden(pixels[i] + kRound);
+      if constexpr (kFetch && kOffsets) {  // whose lines nothing foresees
+        unrolled<0, kRound>([&](auto u) __attribute__((always_inline)) {
+          __builtin_prefetch(ahead + offset[decltype(u)::value]);
+        });
+        ahead += x_stride;
+        if (ahead == ahead_end) ahead = x;
       }
+      unrolled<0, kRound>([&](auto u) __attribute__((always_inline)) {
+        constexpr int kInput = decltype(u)::value;
+        multiply_add_now<kInput, kMr, kOffsets>(acc, pixels, kOffsets ? offset[kInput] : 0, w);
+      });
+      advance(Constant<kRound>{});
     }
-    if constexpr (!kOffsets) {
+    if constexpr (kFetch) {
+      for (int64_t left = single; left > 0; --left) {
+        multiply_add_now<0, kMr, kOffsets>(acc, pixels, kOffsets ? *offset : 0, w);
+        advance(Constant<1>{});
+      }
       prefetch(next_w);
       next_w += kBlock;
     }
@@ -126,22 +149,18 @@ __attribute__((noinline)) void whole_tiles_of(const PointwiseArgs& a, Walk& walk
   walk.out = {y - walk.y_channel, column};
 }
 
-// False, and nothing done, where an output is missing, the inputs make no whole rounds, or the
-// activation is another.
-template <bool kOffsets, int kMr>
-inline bool whole_tiles(const PointwiseArgs& a, Walk& walk, int64_t count) {
-  if (walk.channels != kBlock || a.k < kTogether || (!kOffsets && a.k % kTogether != 0)) {
-    return false;
-  }
+// False, and nothing done, where the activation is another.
+template <bool kOffsets, int kRound, int kMr>
+inline bool whole_tiles_in_rounds(const PointwiseArgs& a, Walk& walk, int64_t count) {
   if (walk.residual != nullptr) {
     if (kOffsets || a.activation != kActNone) return false;
-    whole_tiles_of<kActNone, !kOffsets, kOffsets, kMr>(a, walk, count);
+    whole_tiles_of<kActNone, !kOffsets, kOffsets, kRound, kMr>(a, walk, count);
     return true;
   }
   switch (a.activation) {
-#define WEEBILL_CASE(code)                                      \
-  case code:                                                    \
-    whole_tiles_of<code, false, kOffsets, kMr>(a, walk, count); \
+#define WEEBILL_CASE(code)                                              \
+  case code:                                                            \
+    whole_tiles_of<code, false, kOffsets, kRound, kMr>(a, walk, count); \
     return true;
     WEEBILL_CASE(kActNone)
     WEEBILL_CASE(kActRelu)
@@ -151,4 +170,14 @@ inline bool whole_tiles(const PointwiseArgs& a, Walk& walk, int64_t count) {
     default:
       return false;
   }
+}
+
+// False, and nothing done, where an output is missing, the inputs make no round, or the activation
+// is another.
+template <bool kOffsets, int kMr>
+inline bool whole_tiles(const PointwiseArgs& a, Walk& walk, int64_t count) {
+  if (walk.channels != kBlock || a.k < kTogether) return false;
+  // Few inputs through offsets are a stem's: near, and done before anything would have come.
+  if (kOffsets && a.k < 2 * kBlock) return whole_tiles_in_rounds<kOffsets, 1, kMr>(a, walk, count);
+  return whole_tiles_in_rounds<kOffsets, kTogether, kMr>(a, walk, count);
 }
