@@ -14,9 +14,9 @@ from weebill._C import __version__
 
 if TYPE_CHECKING:
     from weebill import config, data, export, models, nn, ops, runtime, train
-    from weebill.convert.convert import convert
-    from weebill.convert.report import Report, report
-    from weebill.convert.save import save
+    from weebill.convert._convert import convert
+    from weebill.convert._report import Report, report
+    from weebill.convert._save import save
 
 __all__ = [
     "Report",
@@ -38,23 +38,19 @@ _SUBMODULES = frozenset({"config", "data", "export", "models", "nn", "ops", "run
 _FROM_CONVERT = frozenset({"Report", "convert", "report", "save"})
 
 
-def _import(name: str) -> ModuleType:
+def __getattr__(name: str) -> Any:
     try:
-        return importlib.import_module(name)
+        if name in _SUBMODULES:
+            return importlib.import_module(f"weebill.{name}")
+        if name in _FROM_CONVERT:
+            return getattr(importlib.import_module("weebill.convert"), name)
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
         raise ImportError(
-            f"{name} must have torch, which is not installed; pip install 'weebill[torch]'",
+            f"weebill.{name} must have torch, which is not installed; pip install 'weebill[torch]'",
             name="torch",
         ) from None
-
-
-def __getattr__(name: str) -> Any:
-    if name in _SUBMODULES:
-        return _import(f"weebill.{name}")
-    if name in _FROM_CONVERT:
-        return getattr(_import("weebill.convert"), name)
     raise AttributeError(f"module 'weebill' has no attribute {name!r}")
 
 

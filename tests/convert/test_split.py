@@ -207,3 +207,29 @@ def test_nothing_to_gain_stays_as_it_is() -> None:
     x = torch.randn(1, 3, 9, 9)
     with torch.inference_mode():
         assert torch.equal(fast(x), model(x))
+
+
+class Viewing(nn.Module):
+    """Takes for granted that an image lies channel by channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(norm_act(3, 8), nn.Conv2d(8, 8, 3, padding=1, groups=8))
+        self.second = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, groups=8), norm_act(8, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        size = y.shape[0], y.shape[1], y.shape[2], y.shape[3]
+        z = y.view(size[0], -1).view(size)
+        return self.second(z)  # type: ignore[no-any-return]
+
+
+def test_views_that_channels_last_has_not() -> None:
+    model = settle(Viewing(), torch.randn(4, 3, 12, 10))
+    fused = weebill.convert(model)
+    assert isinstance(fused, FusedModule)
+    assert weebill.report(fused).calls == 2
+    x = torch.randn(2, 3, 9, 7)
+    with torch.inference_mode():
+        y = fused(x)
+    assert_near(y, model, x)

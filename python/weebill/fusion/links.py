@@ -30,7 +30,7 @@ from weebill.fusion.shuffles import (
     is_concat,
 )
 from weebill.fusion.spec import Layer, Window
-from weebill.fusion.trace import Graph, has_hooks, is_norm
+from weebill.fusion.trace import Graph, evaluate, has_hooks, is_norm
 
 #: Longest piece of elementwise graph that is tried as an activation.
 _MAX_ACTIVATION_NODES = 8
@@ -264,15 +264,7 @@ def _interpreted(graph: Graph, region: list[fx.Node]) -> Callable[[Tensor], Tens
     def run(x: Tensor) -> Tensor:
         values: dict[fx.Node, Any] = {region[0]: x}
         for node in region[1:]:
-            args: Any = fx.map_arg(node.args, values.__getitem__)
-            kwargs: Any = fx.map_arg(node.kwargs, values.__getitem__)
-            module = graph.module(node)
-            if module is not None:
-                values[node] = module(*args, **kwargs)
-            elif node.op == "call_method":
-                values[node] = getattr(args[0], str(node.target))(*args[1:], **kwargs)
-            else:
-                values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+            values[node] = evaluate(node, graph.module(node), values)
         result = values[region[-1]]
         assert isinstance(result, Tensor)
         return result

@@ -23,7 +23,8 @@ from torch import nn
 from weebill.fusion.layers import NotFusable
 from weebill.fusion.links import Link, follow
 from weebill.fusion.spec import BlockSpec, Layer, Squeeze, Sum, Window
-from weebill.fusion.trace import Graph, NotTraceable
+from weebill.fusion.symbols import NotTraceable
+from weebill.fusion.trace import Graph
 
 
 @dataclass(frozen=True)

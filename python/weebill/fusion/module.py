@@ -281,6 +281,10 @@ def check(packed: Runnable, owner: nn.Module, graph: Graph) -> None:
         fused = packed.run(graph.trial_input.clone())
     except (ValueError, NotImplementedError) as error:
         raise NotFusable(f"the fused call refuses it: {error}") from error
+    except RuntimeError as error:
+        if isinstance(packed, Packed):  # which has no steps of others
+            raise
+        raise NotFusable(f"in parts it fails: {error}".splitlines()[0]) from error
     if fused.shape != plain.shape:
         raise NotFusable(
             f"the fused result has shape {tuple(fused.shape)}, not {tuple(plain.shape)}"

@@ -255,6 +255,8 @@ def _plain_step(
     function: Any = module if module is not None else node.target
     if node.op == "call_method":
         name = str(node.target)
+        if name == "view" and not any(isinstance(value, torch.dtype) for value in node.args):
+            name = "reshape"  # parts give channels_last, of which not every view is one
 
         def function(x: Any, *args: Any, **kwargs: Any) -> Any:
             return getattr(x, name)(*args, **kwargs)

@@ -3,10 +3,6 @@
 `forward` runs on torch.fx's symbols: one that looks at values or sizes in Python, or does anything
 but compute on tensors, fails and is left alone. A run on a small input then gives every value a
 shape: that tells, for one, that a `view` only drops the two 1s that a global pooling left.
-
-torch.fx.Tracer is not used: while it traces, it replaces `nn.Module.__call__` for the whole
-process, and another thread that runs a model meanwhile would get symbols. Here the modules are
-shadowed instead: shallow copies whose class overrides `__call__`.
 """
 
 from __future__ import annotations
@@ -14,7 +10,7 @@ from __future__ import annotations
 import copy
 import inspect
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -22,13 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from weebill.fusion.symbols import NotTraceable, Shadows
+
 #: Height and width of the trial input, odd and even, and larger ones for networks that need it.
 TRIAL_SIZES = ((35, 42), (75, 90), (129, 136))
 TRIAL_BATCH = 2
-
-
-class NotTraceable(Exception):
-    """The module's forward has no graph; the text says why."""
 
 
 def has_hooks(module: nn.Module) -> bool:
@@ -119,16 +113,17 @@ class Graph:
             sizes.append((2 * channels, *TRIAL_SIZES[0]))
         for size in sizes:
             x = torch.randn((TRIAL_BATCH, *size), generator=generator)
-            interpreter = ShapeInterpreter(self.owner, self._graph)
-            try:
-                with torch.no_grad():
-                    y = interpreter.run(x.clone())
-            except Exception as error:  # the forward is foreign code
-                failure = failure or f"{type(error).__name__}: {error}".splitlines()[0]
-                continue
-            if not isinstance(y, Tensor):
-                raise NotTraceable("its forward does not return one tensor")
-            return x, y, interpreter.shapes
+            for layout in _layouts(x):
+                interpreter = ShapeInterpreter(self.owner, self._graph)
+                try:
+                    with torch.no_grad():
+                        y = interpreter.run(x.clone(memory_format=layout))
+                except Exception as error:  # the forward is foreign code
+                    failure = failure or f"{type(error).__name__}: {error}".splitlines()[0]
+                    continue
+                if not isinstance(y, Tensor):
+                    raise NotTraceable("its forward does not return one tensor")
+                return x, y, interpreter.shapes
         raise NotTraceable(f"it fails on a trial input ({failure})")
 
     def _input_channels(self) -> tuple[int, bool]:
@@ -145,6 +140,13 @@ class Graph:
             if is_norm(module):
                 return len(module.running_mean), True  # type: ignore[union-attr, arg-type]
         raise NotTraceable("it has no convolution or linear layer")
+
+
+def _layouts(x: Tensor) -> tuple[torch.memory_format, ...]:
+    """The layout in which torch is faster, and the one that every forward takes."""
+    if x.dim() != 4:
+        return (torch.contiguous_format,)
+    return torch.channels_last, torch.contiguous_format
 
 
 def trace(
@@ -171,79 +173,14 @@ def trace(
     ]
     if len(required) != 1 or required[0].kind is inspect.Parameter.KEYWORD_ONLY:
         raise NotTraceable(f"its forward takes {len(required)} arguments")
-    tracer = fx.proxy.GraphAppendingTracer(graph)
-    x = fx.Proxy(graph.placeholder("x"), tracer)
+    shadows = Shadows(graph, is_leaf or is_torch_module)
     try:
-        shadow = _shadow(owner, "", graph, tracer, {}, {}, is_leaf or is_torch_module)
-        result = _plain_forward(owner)(shadow, x)
+        result = shadows.run(owner)
     except Exception as error:  # foreign code on symbols: anything can be raised
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise NotTraceable(f"its forward cannot be traced ({reason})") from error
     graph.output(fx.node.map_aggregate(result, lambda v: v.node if isinstance(v, fx.Proxy) else v))
-    return x.node, result
-
-
-def _plain_forward(module: nn.Module) -> Callable[..., Any]:
-    """The unbound forward of the module's class."""
-    if "forward" in module.__dict__:
-        raise NotTraceable(f"{type(module).__name__} has a forward set on the object")
-    forward: Callable[..., Any] = type(module).forward
-    return forward
-
-
-def _shadow(
-    module: nn.Module,
-    path: str,
-    graph: fx.Graph,
-    tracer: fx.proxy.GraphAppendingTracer,
-    made: dict[nn.Module, nn.Module],
-    classes: dict[type[nn.Module], type[nn.Module]],
-    is_leaf: Callable[[nn.Module], bool],
-) -> nn.Module:
-    """A shallow copy that writes nodes when it is called, and whose tensors are symbols."""
-    if module in made:
-        return made[module]
-    forward = None if is_leaf(module) else _plain_forward(module)
-
-    def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        if forward is None:
-            return tracer.create_proxy("call_module", path, args, kwargs)
-        return forward(self, *args, **kwargs)
-
-    shadow: nn.Module = object.__new__(_shadow_class(type(module), classes))
-    made[module] = shadow
-    prefix = f"{path}." if path else ""
-    shadow.__dict__.update(module.__dict__, _shadow_call=call)
-    for table in ("_parameters", "_buffers"):
-        shadow.__dict__[table] = {
-            name: tensor if tensor is None else _attribute(tracer, prefix + name)
-            for name, tensor in module.__dict__[table].items()
-        }
-    shadow.__dict__["_modules"] = {
-        name: child
-        if child is None
-        else _shadow(child, prefix + name, graph, tracer, made, classes, is_leaf)
-        for name, child in module._modules.items()
-    }
-    return shadow
-
-
-def _shadow_class(
-    base: type[nn.Module], classes: dict[type[nn.Module], type[nn.Module]]
-) -> type[nn.Module]:
-    """`base`, but objects are called as their `_shadow_call` says. One for all: they cost time."""
-
-    def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        return self.__dict__["_shadow_call"](self, *args, **kwargs)
-
-    if base not in classes:
-        classes[base] = type(base.__name__, (base,), {"__call__": call})
-    return classes[base]
-
-
-def _attribute(tracer: fx.proxy.GraphAppendingTracer, path: str) -> fx.Proxy:
-    # created in the graph directly: the graph has no module yet that could be asked for the name
-    return fx.Proxy(tracer.graph.create_node("get_attr", path), tracer)
+    return shadows.argument, result
 
 
 def is_norm(module: nn.Module | None) -> bool:
@@ -340,17 +277,56 @@ def writes(node: fx.Node, module: nn.Module | None) -> bool:
     )
 
 
-class ShapeInterpreter(fx.Interpreter):
-    """Runs a graph and keeps the shape of every tensor."""
+def evaluate(node: fx.Node, module: nn.Module | None, values: Mapping[fx.Node, Any]) -> Any:
+    """What a node that calls something gives.
+
+    Args:
+        node: The node.
+        module: The one that it calls, if it calls a module.
+        values: Those of the nodes that it takes.
+    """
+    args: Any = fx.node.map_arg(node.args, values.__getitem__)
+    kwargs: Any = fx.node.map_arg(node.kwargs, values.__getitem__) if node.kwargs else {}
+    if module is not None:
+        return module(*args, **kwargs)
+    if node.op == "call_method":
+        return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+    return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+class ShapeInterpreter:
+    """Runs a graph and keeps the shape of every tensor.
+
+    fx.Interpreter does that too, in 30 us a node more than the node takes.
+    """
 
     def __init__(self, owner: nn.Module, graph: fx.Graph) -> None:
-        super().__init__(owner, graph=graph)
+        self.owner = owner
+        self.graph = graph
         self.shapes: dict[fx.Node, tuple[int, ...]] = {}
 
-    def run_node(self, n: fx.Node) -> Any:
-        if n.op == "get_attr" and not n.users:  # of a module that is one node: most of them
-            return None
-        result = super().run_node(n)
-        if isinstance(result, Tensor):
-            self.shapes[n] = tuple(result.shape)
+    def run(self, x: Tensor) -> Any:
+        """The graph's output for the input x."""
+        modules: dict[str, nn.Module] = dict(self.owner.named_modules(remove_duplicate=False))
+        nodes = list(self.graph.nodes)
+        last_use = {source: node for node in nodes for source in node.all_input_nodes}
+        values: dict[fx.Node, Any] = {}
+        result = None
+        for node in nodes:
+            if node.op == "placeholder":
+                value: Any = x
+            elif node.op == "output":
+                result = value = fx.node.map_arg(node.args[0], values.__getitem__)
+            elif node.op == "get_attr":
+                path, _, name = str(node.target).rpartition(".")
+                value = getattr(modules[path], name)
+            else:
+                module = modules[str(node.target)] if node.op == "call_module" else None
+                value = evaluate(node, module, values)
+            values[node] = value
+            if isinstance(value, Tensor):
+                self.shapes[node] = tuple(value.shape)
+            for source in node.all_input_nodes:
+                if last_use[source] is node:
+                    del values[source]
         return result

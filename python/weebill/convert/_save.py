@@ -13,15 +13,16 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
 from weebill import _C
+from weebill.convert._convert import convert
 from weebill.convert.builder import Builder, Network, NotSaved, program_of
-from weebill.convert.convert import convert
 from weebill.convert.steps import FUNCTIONS, MODULES
 from weebill.data import ImageClassification
 from weebill.fusion.fold import fold
 from weebill.fusion.layers import NotFusable
 from weebill.fusion.pack import Folded
 from weebill.fusion.spec import Layer
-from weebill.fusion.trace import NotTraceable, ShapeInterpreter, is_torch_module, trace
+from weebill.fusion.symbols import NotTraceable
+from weebill.fusion.trace import ShapeInterpreter, is_torch_module, trace
 from weebill.runtime import _model, nodes
 from weebill.runtime.description import FORMAT, Description, Output
 

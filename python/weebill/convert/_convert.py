@@ -7,11 +7,10 @@ a fused module is fused on demand, should it be called by itself. Everything els
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import nn
 
+from weebill.convert.copying import copied
 from weebill.fusion import cost
 from weebill.fusion.layers import NotFusable
 from weebill.fusion.match import graph_of
@@ -49,7 +48,7 @@ def convert(model: nn.Module, *, inplace: bool = False) -> nn.Module:
     # a copy that is made in inference mode would not count its changes
     with torch.inference_mode(False), torch.no_grad():
         if not inplace:
-            model = copy.deepcopy(model)
+            model = copied(model)
         model.eval()
         _convert(model)
     return model
