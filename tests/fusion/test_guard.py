@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from weebill import _C
+from weebill.fusion import memory
 from weebill.fusion.guard import FRESH, STALE, Guard
 
 CODE = 7
@@ -121,7 +123,7 @@ def test_attribute_of_a_plain_object_written_by_hot_code() -> None:
 def test_tables_come_before_tensors() -> None:
     tensor, table = torch.zeros(1), {"watched": 1}
     guard = _guard()
-    guard.watch(tensor, CODE)
+    guard.watch(tensor, tensor.detach(), CODE)
     guard.expect_entry(table, "watched", CODE + 1)
     tensor.add_(1)
     assert guard.state() == CODE
@@ -140,3 +142,118 @@ def test_parameter_replaced_by_an_equal_one() -> None:
     assert guard.state() == FRESH
     module[0].weight = nn.Parameter(module[0].weight.detach().clone())
     assert guard.state() == STALE
+
+
+def test_the_layout_of_this_torch_is_found() -> None:
+    # without it all works, slower: then memory.py has to learn what torch has changed
+    found = memory.layout()
+    assert found is not None
+    assert len(set(found)) > 3
+    assert found.geometry < found.geometry_end
+
+
+def _resize(tensor: Tensor) -> None:
+    tensor.untyped_storage().resize_(1 << 20)
+
+
+#: In place, other memory, other places in the same memory, other contents of the object.
+TENSOR_CHANGES: dict[str, Callable[[Tensor], Any]] = {
+    "add_": lambda t: t.add_(1),
+    "copy_ of the same": lambda t: t.copy_(t.clone()),
+    "through an alias": lambda t: t.detach().zero_(),
+    "through a view": lambda t: t[0].zero_(),
+    "data": lambda t: setattr(t, "data", torch.zeros(4, 4)),
+    "equal data": lambda t: setattr(t, "data", t.detach().clone()),
+    "set_": lambda t: t.set_(torch.ones(4, 4).untyped_storage(), 0, (4, 4), (4, 1)),
+    "moved memory": _resize,
+    "shared memory": lambda t: t.share_memory_(),
+    "data further on": lambda t: setattr(t, "data", torch.as_strided(t, (4, 3), (4, 1), 1)),
+    "swapped": lambda t: torch.utils.swap_tensors(t, torch.nn.Parameter(torch.zeros(4, 4))),
+    "out=": lambda t: torch.add(torch.ones(4, 4), 1, out=t),
+    "sgd": lambda t: torch._foreach_add_([t], 1),
+}
+#: Seen where torch's memory is known.
+GEOMETRY_CHANGES: dict[str, Callable[[Tensor], Any]] = {
+    "transposed data": lambda t: setattr(t, "data", t.detach().t()),
+    "less data": lambda t: setattr(t, "data", t.detach()[:2]),
+}
+READS: dict[str, Callable[[Tensor], Any]] = {
+    "sum": lambda t: t.sum(),
+    "alias": lambda t: [t.detach(), t.view(16), t.t()],
+    "gradient": lambda t: t.requires_grad_().sum().backward() or t.grad,
+    "frozen": lambda t: t.requires_grad_(False),
+    "numpy": lambda t: t.detach().numpy(),
+    "own data": lambda t: setattr(t, "data", t.data),
+    "saved": lambda t: copy.deepcopy(t),
+    "named": lambda t: setattr(t, "note", 1),
+    "storage": lambda t: t.untyped_storage().data_ptr(),
+}
+
+
+def _watching(tensor: Tensor, layout: memory.Layout | None) -> _C.Guard:
+    guard = _C.Guard(torch.Tensor._version, torch.Tensor.data_ptr, layout)
+    guard.watch(tensor, tensor.detach(), CODE)
+    return guard
+
+
+def _parameter(kind: str) -> Tensor:
+    tensor = torch.rand(4, 4)
+    return nn.Parameter(tensor, requires_grad=kind == "trained") if kind != "buffer" else tensor
+
+
+@pytest.mark.parametrize("kind", ["trained", "frozen", "buffer"])
+@pytest.mark.parametrize("change", TENSOR_CHANGES.values(), ids=TENSOR_CHANGES)
+def test_changes_of_a_tensor(kind: str, change: Callable[[Tensor], Any]) -> None:
+    for layout in (None, memory.layout()):
+        tensor = _parameter(kind)
+        guard, other = _watching(tensor, layout), _watching(torch.zeros(3), layout)
+        assert guard.state() == FRESH
+        with torch.no_grad():
+            change(tensor)
+        assert guard.state() == CODE
+        assert other.state() == FRESH
+
+
+@pytest.mark.parametrize("change", GEOMETRY_CHANGES.values(), ids=GEOMETRY_CHANGES)
+def test_changes_of_how_a_tensor_lies(change: Callable[[Tensor], Any]) -> None:
+    tensor = _parameter("trained")
+    guard = _watching(tensor, memory.layout())
+    change(tensor)
+    assert guard.state() == CODE
+
+
+@pytest.mark.parametrize("read", READS.values(), ids=READS)
+def test_what_is_no_change_of_a_tensor(read: Callable[[Tensor], Any]) -> None:
+    for layout in (None, memory.layout()):
+        tensor = _parameter("trained")
+        guard = _watching(tensor, layout)
+        read(tensor)
+        assert guard.state() == FRESH
+
+
+def test_a_layout_that_does_not_fit_is_not_used() -> None:
+    right = memory.layout()
+    assert right is not None
+    for wrong in (
+        right._replace(object_tensor=right.object_tensor + 8),
+        right._replace(counter=right.storage, version=right.data),
+    ):
+        tensor = torch.zeros(3)
+        tensor.add_(1)
+        guard = _watching(tensor, wrong)
+        assert guard.state() == FRESH
+        tensor.add_(1)
+        assert guard.state() == CODE
+
+
+def test_many_tensors_that_are_dropped_one_after_another() -> None:
+    # memory that is used again must not be taken for what it was
+    for _ in range(50):
+        tensors = [torch.rand(8) for _ in range(20)]
+        guard = _C.Guard(torch.Tensor._version, torch.Tensor.data_ptr, memory.layout())
+        for tensor in tensors:
+            guard.watch(tensor, tensor.detach(), CODE)
+        tensors[7].data = torch.rand(8)
+        assert guard.state() == CODE
+        del tensors, tensor
+        assert guard.state() == CODE
