@@ -16,6 +16,7 @@
 #include "bindings/backward_ops.h"
 #include "bindings/records.h"
 #include "bindings/shuffle_ops.h"
+#include "bindings/training_ops.h"
 #include "core/parallel.h"
 #include "core/weebill.h"
 
@@ -237,6 +238,7 @@ STABLE_TORCH_LIBRARY(weebill, m) {
       "str expand_activation, str depthwise_activation, str se_activation, str se_gate, "
       "str project_activation, bool residual) -> Tensor");
   weebill::bindings::define_backward_ops(m);
+  weebill::bindings::define_training_ops(m);
   weebill::bindings::define_shuffle_ops(m);
 }
 
@@ -251,5 +253,6 @@ STABLE_TORCH_LIBRARY_IMPL(weebill, CPU, m) {
   m.impl("depthwise_pointwise", &boxed<depthwise_pointwise_kernel>);
   m.impl("inverted_residual", &boxed<inverted_residual_kernel>);
   implement_backward_ops(m);
+  implement_training_ops(m);
   implement_shuffle_ops(m);
 }

@@ -32,13 +32,13 @@ class Pass {
 
   float* per_channel() { return scope_.take(round_up(channels_, kBlock)); }
 
-  /// body(first pixel, pixels), in the order of memory.
+  /// body(run, first pixel, pixels), in the order of memory.
   template <typename Body>
   void forward(Body&& body) const {
-    run_.for_each(groups_, [&](std::int64_t g) { body(begin(g), begin(g + 1) - begin(g)); });
+    run_.for_each(groups_, [&](std::int64_t g) { body(run_, begin(g), begin(g + 1) - begin(g)); });
   }
 
-  /// Two sums per channel over all pixels: body(first pixel, pixels, sum, sum) adds its own.
+  /// Two sums per channel over all pixels: body(run, first pixel, pixels, sum, sum) adds its own.
   template <typename Body>
   void sums(Body&& body, double* first, double* second) {
     const std::int64_t width = round_up(channels_, kBlock);
@@ -51,7 +51,7 @@ class Pass {
       std::fill_n(total, 2 * width, 0.0);
       for (std::int64_t p = begin(g); p < begin(g + 1); p += kPixelsInFloat) {
         std::fill_n(part, 2 * width, 0.0f);
-        body(p, std::min(kPixelsInFloat, begin(g + 1) - p), part, part + width);
+        body(run_, p, std::min(kPixelsInFloat, begin(g + 1) - p), part, part + width);
         for (std::int64_t i = 0; i < 2 * width; ++i) total[i] += static_cast<double>(part[i]);
       }
     });
@@ -111,20 +111,61 @@ struct Affine {
       shift[c] = spec.bias ? spec.bias.data[c] : 0.0f;
     }
   }
+
+  Normalization of(const float* mean, Activation activation) const {
+    return {mean, scale, shift, activation};
+  }
 };
 
-Run run_on(const TensorView& x) {
+Run run_on(std::int64_t elements) {
   const Run whole = {kernels(), machine_caches(), max_threads()};
-  return {whole.kernels, whole.caches, plan_threads(x.n * x.h * x.w * x.c * 4, whole.threads)};
+  return {whole.kernels, whole.caches, plan_threads(elements * 4, whole.threads)};
+}
+
+void write_normalized(Pass& pass, const float* x, std::int64_t channels, const Normalization& n,
+                      float* y) {
+  pass.forward([&](const Run& run, std::int64_t first, std::int64_t count) {
+    run.kernels.normalize_f32({x + first * channels, channels, n.mean, n.scale, n.shift,
+                               y + first * channels, channels, count, channels,
+                               static_cast<std::int32_t>(n.activation), pass.streams()});
+  });
+}
+
+void sum_gradients(Pass& pass, const float* dy, const float* x, std::int64_t channels,
+                   const Normalization& n, double* sum, double* dot) {
+  pass.sums(
+      [&](const Run& run, std::int64_t first, std::int64_t count, float* sums, float* dots) {
+        const std::int64_t at = first * channels;
+        run.kernels.normalize_sums_f32({dy + at, channels, x + at, channels, n.mean, n.scale,
+                                        n.shift, sums, dots, count, channels,
+                                        static_cast<std::int32_t>(n.activation)});
+      },
+      sum, dot);
 }
 
 }  // namespace
 
+void normalize(const float* z, std::int64_t pixels, std::int64_t channels,
+               const Normalization& normal, float* y) {
+  Workspace::Scope scope(Workspace::of_this_thread());
+  const Run run = run_on(pixels * channels);
+  Pass pass(run, pixels, channels, scope);
+  write_normalized(pass, z, channels, normal, y);
+}
+
+void normalize_sums(const float* dy, const float* z, std::int64_t pixels, std::int64_t channels,
+                    const Normalization& normal, double* sums) {
+  Workspace::Scope scope(Workspace::of_this_thread());
+  const Run run = run_on(pixels * channels);
+  Pass pass(run, pixels, channels, scope);
+  sum_gradients(pass, dy, z, channels, normal, sums, sums + channels);
+}
+
 void batch_norm_activation(const TensorView& x, const BatchNormSpec& spec, float* y, float* mean,
                            float* var) {
   check_input("batch_norm_activation", x, spec);
-  const Run run = run_on(x);
   const std::int64_t pixels = x.n * x.h * x.w, channels = x.c;
+  const Run run = run_on(pixels * channels);
   Workspace::Scope scope(Workspace::of_this_thread());
   const float* data = nhwc_data(run, x, scope);
   Pass pass(run, pixels, channels, scope);
@@ -132,7 +173,7 @@ void batch_norm_activation(const TensorView& x, const BatchNormSpec& spec, float
   rough_mean(data, pixels, channels, near);
   std::vector<double> sum(channels), square(channels);
   pass.sums(
-      [&](std::int64_t first, std::int64_t count, float* sums, float* squares) {
+      [&](const Run&, std::int64_t first, std::int64_t count, float* sums, float* squares) {
         run.kernels.moments_f32(
             {data + first * channels, channels, near, sums, squares, count, channels});
       },
@@ -144,11 +185,7 @@ void batch_norm_activation(const TensorView& x, const BatchNormSpec& spec, float
     var[c] = static_cast<float>(variance < 0 ? 0 : variance);  // NaN stays
   }
   const Affine affine(pass, spec, var, channels);
-  pass.forward([&](std::int64_t first, std::int64_t count) {
-    run.kernels.normalize_f32({data + first * channels, channels, mean, affine.scale, affine.shift,
-                               y + first * channels, channels, count, channels,
-                               static_cast<std::int32_t>(spec.activation), pass.streams()});
-  });
+  write_normalized(pass, data, channels, affine.of(mean, spec.activation), y);
 }
 
 void batch_norm_activation_backward(const TensorView& dy, const TensorView& x,
@@ -159,8 +196,8 @@ void batch_norm_activation_backward(const TensorView& dy, const TensorView& x,
   check(dy.n == x.n && dy.c == x.c && dy.h == x.h && dy.w == x.w, op,
         ": grad_output must have the shape of x, (", x.n, ", ", x.c, ", ", x.h, ", ", x.w,
         "), got (", dy.n, ", ", dy.c, ", ", dy.h, ", ", dy.w, ")");
-  const Run run = run_on(x);
   const std::int64_t pixels = x.n * x.h * x.w, channels = x.c;
+  const Run run = run_on(pixels * channels);
   Workspace::Scope scope(Workspace::of_this_thread());
   const float* data = nhwc_data(run, x, scope);
   const float* grad = nhwc_data(run, dy, scope);
@@ -168,14 +205,8 @@ void batch_norm_activation_backward(const TensorView& dy, const TensorView& x,
   const Affine affine(pass, spec, var, channels);
   const auto activation = static_cast<std::int32_t>(spec.activation);
   std::vector<double> sum(channels), dot(channels);
-  pass.sums(
-      [&](std::int64_t first, std::int64_t count, float* sums, float* dots) {
-        const std::int64_t at = first * channels;
-        run.kernels.normalize_sums_f32({grad + at, channels, data + at, channels, mean,
-                                        affine.scale, affine.shift, sums, dots, count, channels,
-                                        activation});
-      },
-      sum.data(), dot.data());
+  sum_gradients(pass, grad, data, channels, affine.of(mean, spec.activation), sum.data(),
+                dot.data());
   float* offset = pass.per_channel();
   float* slope = pass.per_channel();
   for (std::int64_t c = 0; c < channels; ++c) {
@@ -187,7 +218,7 @@ void batch_norm_activation_backward(const TensorView& dy, const TensorView& x,
     if (wanted.bias != nullptr) wanted.bias[c] = static_cast<float>(sum[c]);
   }
   if (wanted.input == nullptr) return;
-  pass.forward([&](std::int64_t first, std::int64_t count) {
+  pass.forward([&](const Run&, std::int64_t first, std::int64_t count) {
     const std::int64_t at = first * channels;
     run.kernels.normalize_backward_f32(
         {grad + at, channels, data + at, channels, mean, affine.scale, affine.shift, offset, slope,

@@ -3,23 +3,18 @@
 // The work is cut into groups of images and chunks of channels: all of them, if a few rows fit the
 // second cache, for memory is read and written fastest in its own order. A task goes through its
 // images in strips of output rows: it copies the strip's pixels of x and dy, for its channels, into
-// padded scratch that stays in the second cache, and from there computes the strip's part of all
-// that is asked for. So no kernel meets an edge of the image, and both are fetched from memory
-// once: rows that the next strip needs too are moved inside the scratch. In scratch a block of 16
-// channels is an image of its own, a cache line per pixel: the rows under a window then stay in the
-// first cache, which in the image's own layout they would share with channels that are not in turn.
-// Rows of dx are made in scratch as well and written at once; a dx that no cache would hold until
+// padded scratch (blocked_rows.h) that stays in the second cache, and from there computes the
+// strip's part of all that is asked for. So both are fetched from memory once: rows that the next
+// strip needs too are moved inside the scratch. Rows of dx are made in scratch as well and written at once; a dx that no cache would hold until
 // it is read goes past the caches. All that is read and written is so a stream, which the processor
 // foresees: prefetching the next strip during a strip's arithmetic was slower.
 //
 // Sums over images are made per group, then over the groups in order. Groups and chunks follow from
 // the shapes and the cache alone: the result is the same, bit for bit, for any number of threads.
 #include <algorithm>
-#include <cstring>
 
-#include "core/drivers.h"
+#include "core/blocked_rows.h"
 #include "core/status.h"
-#include "core/workspace.h"
 
 namespace weebill {
 namespace {
@@ -47,10 +42,6 @@ Kernels tuned_kernels(const KernelTable& k, const Window& w) {
   return {};
 }
 
-struct Rows {
-  std::int64_t first, last;
-};
-
 class DepthwiseBackward {
  public:
   DepthwiseBackward(const Run& run, const Window& window, const Shape& x, const Shape& y,
@@ -72,8 +63,10 @@ class DepthwiseBackward {
     plan();
   }
 
-  void operator()(const float* x, const float* dy, const float* weight) {
+  void operator()(const PixelSource& x, const PixelSource& dy, const float* weight,
+                  const InputNormalization& before) {
     Workspace::Scope scope(Workspace::of_this_thread());
+    const InputSums sums(before, groups_, x_.c, scope);
     const std::int64_t packed = blocks_ * taps_ * kBlock;
     float* packed_weight = scope.take(packed);
     if (wanted_.input != nullptr) pack_taps(weight, x_.c, taps_, packed_weight);
@@ -93,8 +86,11 @@ class DepthwiseBackward {
         db = bias_sums + group * x_.c + channel;
         std::fill(db, db + channels, 0.0f);
       }
-      part(x, dy, packed_weight, group, channel, channels, dw, db);
+      sums.begin(group, channel, channels);
+      part(x, dy, packed_weight, group, channel, channels, dw, db, sums);
+      sums.end(group, channel, channels);
     });
+    sums.finish();
     if (weight_sums != nullptr) {
       for (std::int64_t c = 0; c < x_.c; ++c) {
         for (std::int64_t t = 0; t < taps_; ++t) {
@@ -140,15 +136,15 @@ class DepthwiseBackward {
   }
 
   // Rows of dx that a strip of output rows takes care of.
-  Rows input_rows(const Rows& strip) const {
+  RowRange input_rows(const RowRange& strip) const {
     const std::int64_t first = strip.first * w_.stride_h;
     const std::int64_t last = strip.last == y_.h ? x_.h : strip.last * w_.stride_h;
     return {std::min(first, x_.h), std::min(last, x_.h)};
   }
 
   // Rows of dy that these and the strip itself need.
-  Rows output_rows(const Rows& strip, const Rows& input) const {
-    Rows rows = strip;
+  RowRange output_rows(const RowRange& strip, const RowRange& input) const {
+    RowRange rows = strip;
     if (wanted_.input == nullptr || input.first >= input.last) return rows;
     const std::int64_t reach = std::int64_t{w_.kernel_h - 1} * w_.dilation_h;
     rows.first = std::min(
@@ -159,99 +155,54 @@ class DepthwiseBackward {
     return rows;
   }
 
-  // Rows [first, last) of an image of `width` columns, with `left` columns of zeros before; rows
-  // and columns outside of the image are zeros too. Block b of the channels goes to
-  // to + b * block.
-  void copy_rows(const float* image, std::int64_t height, std::int64_t width, const Rows& rows,
-                 std::int64_t left, std::int64_t columns, std::int64_t channels, float* to,
-                 std::int64_t block) const {
-    const std::int64_t inside = std::clamp<std::int64_t>(columns - left, 0, width);
-    const std::int64_t before = std::min(left, columns);
-    auto clear = [&](float* pixels, std::int64_t count) {
-      for (std::int64_t c = 0; c < channels; c += kBlock) {
-        std::fill_n(pixels + c / kBlock * block, count * kBlock, 0.0f);
-      }
-    };
-    for (std::int64_t r = rows.first; r < rows.last; ++r, to += columns * kBlock) {
-      if (r < 0 || r >= height) {
-        clear(to, columns);
-        continue;
-      }
-      clear(to, before);
-      run_.kernels.block_copy_f32(
-          {image + r * width * x_.c, x_.c, to + before * kBlock, block, inside, channels});
-      clear(to + (before + inside) * kBlock, columns - before - inside);
-    }
-  }
-
-  // copy_rows(), but for the rows that the scratch holds already: those move to their new place.
-  void hold_rows(const float* image, std::int64_t height, std::int64_t width, const Rows& rows,
-                 Rows& held, std::int64_t left, std::int64_t columns, std::int64_t channels,
-                 float* to, std::int64_t block) const {
-    Rows missing = rows;
-    if (held.first <= rows.first && rows.first < held.last) {
-      const std::int64_t row = columns * kBlock;
-      missing.first = std::min(held.last, rows.last);
-      for (std::int64_t c = 0; c < channels; c += kBlock) {
-        float* first = to + c / kBlock * block;
-        std::memmove(first, first + (rows.first - held.first) * row,
-                     static_cast<std::size_t>((missing.first - rows.first) * row) * sizeof(float));
-      }
-    }
-    held = rows;
-    copy_rows(image, height, width, missing, left, columns, channels,
-              to + (missing.first - rows.first) * columns * kBlock, block);
-  }
-
-  void part(const float* x, const float* dy, const float* packed_weight, std::int64_t group,
-            std::int64_t channel, std::int64_t channels, float* dw, float* db) const {
+  void part(const PixelSource& x, const PixelSource& dy, const float* packed_weight,
+            std::int64_t group, std::int64_t channel, std::int64_t channels, float* dw, float* db,
+            const InputSums& sums) const {
     Workspace::Scope scope(Workspace::of_this_thread());
     const std::int64_t most_dy =
         std::min(y_.h, strip_ + 2 + std::int64_t{w_.kernel_h} * w_.dilation_h / w_.stride_h);
-    const std::int64_t blocks = ceil_div(channels, kBlock);
-    // An odd number of lines: blocks at a power of two of bytes would share few sets of the cache.
-    const std::int64_t x_block = (scratch_rows_x(strip_) * x_columns_ | 1) * kBlock;
-    const std::int64_t dy_block = (most_dy * dy_columns_ | 1) * kBlock;
-    float* x_scratch = dw == nullptr ? nullptr : scope.take(x_block * blocks);
-    float* dy_scratch = scope.take(dy_block * blocks);
+    const std::int64_t most_x = dw == nullptr ? 0 : scratch_rows_x(strip_);
+    BlockedRows x_rows(run_, x, {x_.h, x_.w, w_.pad_left, x_columns_, most_x, channels}, scope);
+    BlockedRows dy_rows(run_, dy, {y_.h, y_.w, left_, dy_columns_, most_dy, channels}, scope);
     float* dx_row = wanted_.input == nullptr ? nullptr : scope.take(x_.w * channels);
     const float** row_at = scope.take<const float*>(w_.kernel_h);
     const std::int64_t last_image = (group + 1) * x_.n / groups_;
     for (std::int64_t n = group * x_.n / groups_; n < last_image; ++n) {
-      const float* x_image = x + n * x_.h * x_.w * x_.c + channel;
-      const float* dy_image = dy + n * y_.h * y_.w * x_.c + channel;
-      if (db != nullptr) run_.kernels.sum_f32({dy_image, x_.c, db, y_.h * y_.w, channels});
+      if (db != nullptr) {
+        const PixelSource::View all = dy.fetch(run_, n * y_.h * y_.w, y_.h * y_.w, channel,
+                                                 channels, nullptr);
+        run_.kernels.sum_f32({all.data, all.stride, db, y_.h * y_.w, channels});
+      }
       if (dw == nullptr && wanted_.input == nullptr) continue;
-      Rows x_held = {0, 0}, dy_held = {0, 0};
+      x_rows.begin(n, channel);
+      dy_rows.begin(n, channel);
       for (std::int64_t first = 0; first < y_.h; first += strip_) {
-        const Rows strip = {first, std::min(first + strip_, y_.h)};
-        const Rows input = input_rows(strip);
-        const Rows output = output_rows(strip, input);
-        hold_rows(dy_image, y_.h, y_.w, output, dy_held, left_, dy_columns_, channels, dy_scratch,
-                  dy_block);
-        if (dw != nullptr) {
-          hold_rows(x_image, x_.h, x_.w, window_rows(strip), x_held, w_.pad_left, x_columns_,
-                    channels, x_scratch, x_block);
-        }
-        const float* dy_at = dy_scratch + left_ * kBlock;
+        const RowRange strip = {first, std::min(first + strip_, y_.h)};
+        const RowRange input = input_rows(strip);
+        const RowRange output = output_rows(strip, input);
+        dy_rows.hold(output);
+        if (dw != nullptr) x_rows.hold(window_rows(strip));
+        const float* dy_at = dy_rows.data() + left_ * kBlock;
         for (std::int64_t c = 0; c < channels && dw != nullptr; c += kBlock) {
           const std::int64_t block = c / kBlock;
-          weight_part(
-              x_scratch + block * x_block,
-              dy_at + block * dy_block + (strip.first - output.first) * dy_columns_ * kBlock,
-              strip.last - strip.first, std::min(kBlock, channels - c), dw + c * taps_);
+          weight_part(x_rows.data() + block * x_rows.block_stride(),
+                      dy_at + block * dy_rows.block_stride() +
+                          (strip.first - output.first) * dy_rows.row_stride(),
+                      strip.last - strip.first, std::min(kBlock, channels - c), dw + c * taps_);
         }
         for (std::int64_t iy = input.first; iy < input.last && wanted_.input != nullptr; ++iy) {
-          input_row(dy_at, dy_block, output, iy, packed_weight + channel * taps_, channels, row_at,
-                    dx_row);
-          store_row(dx_row, channels, wanted_.input + (n * x_.h + iy) * x_.w * x_.c + channel);
+          input_row(dy_at, dy_rows.block_stride(), output, iy, packed_weight + channel * taps_,
+                    channels, row_at, dx_row);
+          const std::int64_t pixel = (n * x_.h + iy) * x_.w;
+          store_row(dx_row, channels, wanted_.input + pixel * x_.c + channel);
+          sums.add(run_, group, channel, channels, pixel, x_.w, dx_row, channels);
         }
       }
     }
   }
 
   // Rows of x under the windows of a strip, with those outside of the image.
-  Rows window_rows(const Rows& strip) const {
+  RowRange window_rows(const RowRange& strip) const {
     const std::int64_t top = strip.first * w_.stride_h - w_.pad_top;
     return {top, top + scratch_rows_x(strip.last - strip.first)};
   }
@@ -280,7 +231,7 @@ class DepthwiseBackward {
   }
 
   // A row of dx to scratch; `dy` is its block 0.
-  void input_row(const float* dy, std::int64_t dy_block, const Rows& output, std::int64_t iy,
+  void input_row(const float* dy, std::int64_t dy_block, const RowRange& output, std::int64_t iy,
                  const float* packed_weight, std::int64_t channels, const float** row_at,
                  float* dx_row) const {
     DepthwiseInputGradArgs a{};
@@ -336,6 +287,12 @@ class DepthwiseBackward {
 
 }  // namespace
 
+void run_depthwise_backward(const Run& run, const Window& window, const Shape& x, const Shape& y,
+                            const PixelSource& from, const PixelSource& dy, const float* weight,
+                            const ConvolutionGradients& wanted, const InputNormalization& before) {
+  DepthwiseBackward(run, window, x, y, wanted)(from, dy, weight, before);
+}
+
 void depthwise_conv2d_backward(const TensorView& dy, const TensorView& x, const Weight& weight,
                                Window window, const ConvolutionGradients& wanted) {
   static const std::string op = "depthwise_conv2d_backward";
@@ -369,8 +326,8 @@ void depthwise_conv2d_backward(const TensorView& dy, const TensorView& x, const 
   const Run run = {whole.kernels, whole.caches, threads};
   Workspace::Scope scope(Workspace::of_this_thread());
   const float* dense_x = wanted.weight != nullptr ? nhwc_data(run, x, scope) : nullptr;
-  DepthwiseBackward(run, resolve(window, x.h, x.w), shape, out, wanted)(
-      dense_x, nhwc_data(run, dy, scope), weight.data);
+  run_depthwise_backward(run, resolve(window, x.h, x.w), shape, out, PixelSource(dense_x, x.c),
+                         PixelSource(nhwc_data(run, dy, scope), x.c), weight.data, wanted, {});
 }
 
 }  // namespace weebill

@@ -102,19 +102,6 @@ void pack_block(const float* w, std::int64_t outputs, std::int64_t depth, std::i
   }
 }
 
-// Weights (n, depth, taps) to [block][taps][depth][width]: the layout of PointwiseArgs::w. The taps
-// of an image row are contiguous, so a row outside the image is a contiguous part that is left out.
-void pack_product(const float* w, std::int64_t n, std::int64_t depth, std::int64_t taps,
-                  float* out) {
-  const std::int64_t k = depth * taps;
-  for (std::int64_t first = 0; first < n; first += kBlock) {
-    const std::int64_t outputs = std::min(n - first, kBlock);
-    const bool half = outputs <= kHalfBlock;
-    (half ? pack_block<kHalfBlock> : pack_block<kBlock>)(w + first * k, outputs, depth, taps, out);
-    out += k * (half ? kHalfBlock : kBlock);
-  }
-}
-
 // Writes a record: the header first, then its sections, up to the cache line that each ends in.
 class Writer {
  public:
@@ -289,6 +276,17 @@ void pack_conv2d(const Conv2dSpec& spec, bool depthwise_apart, const Allocate& a
 }
 
 }  // namespace
+
+void pack_product(const float* w, std::int64_t n, std::int64_t depth, std::int64_t taps,
+                  float* out) {
+  const std::int64_t k = depth * taps;
+  for (std::int64_t first = 0; first < n; first += kBlock) {
+    const std::int64_t outputs = std::min(n - first, kBlock);
+    const bool half = outputs <= kHalfBlock;
+    (half ? pack_block<kHalfBlock> : pack_block<kBlock>)(w + first * k, outputs, depth, taps, out);
+    out += k * (half ? kHalfBlock : kBlock);
+  }
+}
 
 void pack_taps(const float* w, std::int64_t channels, std::int64_t taps, float* out) {
   for (std::int64_t first = 0; first < channels; first += kBlock) {

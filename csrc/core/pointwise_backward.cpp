@@ -3,13 +3,12 @@
 //
 // The pixels are cut into groups whose sums are added in order; their number follows from the
 // shapes alone, so the result is the same, bit for bit, for any number of threads. With a group for
-// every thread, both gradients of a block of pixels are made while its dy is in the cache.
+// every thread, both gradients of a block of pixels are made while its dy is in the cache; what a
+// source has to make is then made there too.
 #include <algorithm>
-#include <cstring>
 
-#include "core/drivers.h"
 #include "core/status.h"
-#include "core/workspace.h"
+#include "core/training.h"
 
 namespace weebill {
 namespace {
@@ -17,12 +16,9 @@ namespace {
 // Pixels per call: what is read twice stays in the second cache.
 constexpr std::int64_t kPixels = 64;
 constexpr std::int64_t kMostGroups = 16;
-constexpr std::int64_t kPixelsPerGroup = 2048;
+constexpr std::int64_t kPixelsPerGroup = 512;
 
-struct Product {
-  const float *x, *dy;
-  std::int64_t m, k, n;  // pixels, channels of x, channels of dy
-};
+using View = PixelSource::View;
 
 // (n, k) as the weights of a product with n inputs and k outputs: the layout of PointwiseArgs::w.
 void pack_transposed(const float* w, std::int64_t n, std::int64_t k, float* out) {
@@ -36,40 +32,154 @@ void pack_transposed(const float* w, std::int64_t n, std::int64_t k, float* out)
   }
 }
 
-PointwiseArgs input_product(const Product& p, const float* packed, const float* zeros, float* dx) {
-  PointwiseArgs a{};
-  a.x = p.dy;
-  a.x_stride = p.n;
-  a.w = packed;
-  a.w_block_stride = p.n * kBlock;
-  a.bias = zeros;
-  a.y = dx;
-  a.y_stride = p.k;
-  a.y_width = p.m;
-  a.m = p.m;
-  a.k = p.n;
-  a.n = p.k;
-  return a;
-}
+// What stays the same from block to block of pixels.
+class PointwiseBackward {
+ public:
+  PointwiseBackward(const Run& run, const ProductShape& shape, const float* weight,
+                    const ConvolutionGradients& wanted, Workspace::Scope& scope)
+      : run_(run), s_(shape), wanted_(wanted) {
+    if (wanted.input == nullptr) return;
+    float* packed = scope.take(product_elements(s_.n, s_.k));
+    pack_transposed(weight, s_.n, s_.k, packed);
+    packed_ = packed;
+    float* zeros = scope.take(round_up(s_.k, kBlock));
+    std::fill_n(zeros, round_up(s_.k, kBlock), 0.0f);
+    zeros_ = zeros;
+  }
 
-// Pixels [first, last) into output channels [from, to) of dw.
-void add_outer_products(const Run& run, const Product& p, std::int64_t first, std::int64_t last,
-                        std::int64_t from, std::int64_t to, float* dw) {
-  PointwiseWeightGradArgs a{};
-  a.x = p.x + first * p.k;
-  a.x_stride = p.k;
-  a.dy = p.dy + first * p.n + from;
-  a.dy_stride = p.n;
-  a.dw = dw + from * p.k;
-  a.dw_stride = p.k;
-  a.m = last - first;
-  a.k = p.k;
-  a.n = to - from;
-  a.m_block = kPixels;
-  run.kernels.pointwise_backward_weight_f32(a);
+  std::int64_t input_stride() const {
+    return wanted_.input_stride != 0 ? wanted_.input_stride : s_.k;
+  }
+
+  // The gradient by `count` pixels from pixel `first` on.
+  PointwiseArgs input_product(const View& dy, std::int64_t first, std::int64_t count) const {
+    PointwiseArgs a{};
+    a.x = dy.data;
+    a.x_stride = dy.stride;
+    a.w = packed_;
+    a.w_block_stride = s_.n * kBlock;
+    a.bias = zeros_;
+    a.y = wanted_.input + first * input_stride();
+    a.y_stride = input_stride();
+    a.y_width = count;
+    a.m = count;
+    a.m_block = count;
+    a.k = s_.n;
+    a.n = s_.k;
+    return a;
+  }
+
+  // `count` pixels into output channels [from, to) of dw.
+  void add_outer_products(const View& x, const View& dy, std::int64_t count, std::int64_t from,
+                          std::int64_t to, float* dw) const {
+    PointwiseWeightGradArgs a{};
+    a.x = x.data;
+    a.x_stride = x.stride;
+    a.dy = dy.data + from;
+    a.dy_stride = dy.stride;
+    a.dw = dw + from * s_.k;
+    a.dw_stride = s_.k;
+    a.m = count;
+    a.k = s_.k;
+    a.n = to - from;
+    a.m_block = kPixels;
+    run_.kernels.pointwise_backward_weight_f32(a);
+  }
+
+  // Both, of pixels [first, last), block by block.
+  void together(const PixelSource& x_source, const PixelSource& dy_source, std::int64_t group,
+                std::int64_t first, std::int64_t last, float* dw, const InputSums& sums) const {
+    Workspace::Scope scope(Workspace::of_this_thread());
+    float* made_x = x_source.is_made() ? scope.take(kPixels * s_.k) : nullptr;
+    float* made_dy = dy_source.is_made() ? scope.take(kPixels * s_.n) : nullptr;
+    for (std::int64_t at = first; at < last; at += kPixels) {
+      const std::int64_t count = std::min(kPixels, last - at);
+      const View dy = dy_source.fetch(run_, at, count, 0, s_.n, made_dy);
+      if (wanted_.input != nullptr) {
+        const PointwiseArgs a = input_product(dy, at, count);
+        run_.kernels.pointwise_f32(a);
+        sums.add(run_, group, 0, s_.k, at, count, a.y, a.y_stride);
+      }
+      if (dw == nullptr) continue;
+      const View x = x_source.fetch(run_, at, count, 0, s_.k, made_x);
+      add_outer_products(x, dy, count, 0, s_.n, dw);
+    }
+  }
+
+ private:
+  const Run& run_;
+  const ProductShape s_;
+  const ConvolutionGradients wanted_;
+  const float* packed_ = nullptr;
+  const float* zeros_ = nullptr;
+};
+
+View from_pixel(const View& pixels, std::int64_t first) {
+  return {pixels.data + first * pixels.stride, pixels.stride};
 }
 
 }  // namespace
+
+void run_pointwise_backward(const Run& run, const ProductShape& s, const PixelSource& x,
+                            const PixelSource& dy, const float* weight,
+                            const ConvolutionGradients& wanted, const InputNormalization& before) {
+  Workspace::Scope scope(Workspace::of_this_thread());
+  const PointwiseBackward backward(run, s, weight, wanted, scope);
+  const std::int64_t groups = std::clamp<std::int64_t>(s.m / kPixelsPerGroup, 1, kMostGroups);
+  const InputSums input_sums(before, groups, s.k, scope);
+  const bool together = groups >= run.threads;
+  // Group 0 adds to the result itself, the others to sums of their own.
+  float* sums = nullptr;
+  float* bias_sums = nullptr;
+  if (wanted.weight != nullptr) sums = scope.take((groups - 1) * s.n * s.k);
+  if (wanted.bias != nullptr) bias_sums = scope.take((groups - 1) * s.n);
+  View all_x{}, all_dy{};
+  if (!together || wanted.bias != nullptr) all_dy = dy.all(run, s.m, s.n, scope);
+  if (!together && wanted.weight != nullptr) all_x = x.all(run, s.m, s.k, scope);
+  if (!together && wanted.input != nullptr) run_product(run, backward.input_product(all_dy, 0, s.m));
+  // Too few groups: threads share the output channels of each. That changes no sum.
+  const std::int64_t parts = together ? 1 : std::min((run.threads + groups - 1) / groups, s.n);
+  run.for_each(groups * parts, [&](std::int64_t task) {
+    const std::int64_t group = task / parts, part = task % parts;
+    const std::int64_t from = part * s.n / parts, to = (part + 1) * s.n / parts;
+    const std::int64_t first = group * s.m / groups, last = (group + 1) * s.m / groups;
+    if (wanted.bias != nullptr) {
+      float* db = (group == 0 ? wanted.bias : bias_sums + (group - 1) * s.n) + from;
+      std::fill_n(db, to - from, 0.0f);
+      const View mine = from_pixel(all_dy, first);
+      run.kernels.sum_f32({mine.data + from, mine.stride, db, last - first, to - from});
+    }
+    float* dw = nullptr;
+    if (wanted.weight != nullptr) {
+      dw = group == 0 ? wanted.weight : sums + (group - 1) * s.n * s.k;
+      std::fill_n(dw + from * s.k, (to - from) * s.k, 0.0f);
+    }
+    if (part == 0) input_sums.begin(group, 0, s.k);
+    if (together) {
+      backward.together(x, dy, group, first, last, dw, input_sums);
+    } else {
+      if (dw != nullptr) {
+        backward.add_outer_products(from_pixel(all_x, first), from_pixel(all_dy, first),
+                                    last - first, from, to, dw);
+      }
+      if (part == 0 && wanted.input != nullptr) {
+        const std::int64_t stride = backward.input_stride();
+        input_sums.add(run, group, 0, s.k, first, last - first, wanted.input + first * stride,
+                       stride);
+      }
+    }
+    if (part == 0) input_sums.end(group, 0, s.k);
+  });
+  input_sums.finish();
+  for (std::int64_t g = 0; g + 1 < groups; ++g) {
+    for (std::int64_t i = 0; sums != nullptr && i < s.n * s.k; ++i) {
+      wanted.weight[i] += sums[g * s.n * s.k + i];
+    }
+    for (std::int64_t o = 0; bias_sums != nullptr && o < s.n; ++o) {
+      wanted.bias[o] += bias_sums[g * s.n + o];
+    }
+  }
+}
 
 void pointwise_conv2d_backward(const TensorView& dy, const TensorView& x, const Weight& weight,
                                const ConvolutionGradients& wanted) {
@@ -80,69 +190,19 @@ void pointwise_conv2d_backward(const TensorView& dy, const TensorView& x, const 
   check(dy.n == x.n && dy.c == shape[0] && dy.h == x.h && dy.w == x.w, op,
         ": grad_output must be (", x.n, ", ", shape[0], ", ", x.h, ", ", x.w, "), got (", dy.n,
         ", ", dy.c, ", ", dy.h, ", ", dy.w, ")");
-  Product p{nullptr, nullptr, x.n * x.h * x.w, x.c, shape[0]};
-  if (wanted.weight != nullptr) std::fill_n(wanted.weight, p.n * p.k, 0.0f);
-  if (wanted.bias != nullptr) std::fill_n(wanted.bias, p.n, 0.0f);
-  if (p.m == 0) return;
+  const ProductShape product = {x.n * x.h * x.w, x.c, shape[0]};
+  if (product.m == 0) {
+    if (wanted.weight != nullptr) std::fill_n(wanted.weight, product.n * product.k, 0.0f);
+    if (wanted.bias != nullptr) std::fill_n(wanted.bias, product.n, 0.0f);
+    return;
+  }
   const Run whole = {kernels(), machine_caches(), max_threads()};
-  const Run run = {whole.kernels, whole.caches, plan_threads(p.m * p.k * p.n, whole.threads)};
+  const Run run = {whole.kernels, whole.caches,
+                   plan_threads(product.m * product.k * product.n, whole.threads)};
   Workspace::Scope scope(Workspace::of_this_thread());
-  p.dy = nhwc_data(run, dy, scope);
-  if (wanted.weight != nullptr) p.x = nhwc_data(run, x, scope);
-
-  float* packed = nullptr;
-  float* zeros = nullptr;
-  if (wanted.input != nullptr) {
-    packed = scope.take(product_elements(p.n, p.k));
-    pack_transposed(weight.data, p.n, p.k, packed);
-    zeros = scope.take(round_up(p.k, kBlock));
-    std::fill_n(zeros, round_up(p.k, kBlock), 0.0f);
-  }
-  const std::int64_t groups = std::clamp<std::int64_t>(p.m / kPixelsPerGroup, 1, kMostGroups);
-  const bool together = groups >= run.threads;
-  if (wanted.input != nullptr && !together) {
-    run_product(run, input_product(p, packed, zeros, wanted.input));
-  }
-  // Group 0 adds to the result itself, the others to sums of their own.
-  float* sums = nullptr;
-  float* bias_sums = nullptr;
-  if (wanted.weight != nullptr) sums = scope.take((groups - 1) * p.n * p.k);
-  if (wanted.bias != nullptr) bias_sums = scope.take((groups - 1) * p.n);
-  // Too few groups: threads share the output channels of each. That changes no sum.
-  const std::int64_t parts = together ? 1 : std::min((run.threads + groups - 1) / groups, p.n);
-  run.for_each(groups * parts, [&](std::int64_t task) {
-    const std::int64_t group = task / parts, part = task % parts;
-    const std::int64_t from = part * p.n / parts, to = (part + 1) * p.n / parts;
-    const std::int64_t first = group * p.m / groups, last = (group + 1) * p.m / groups;
-    if (wanted.bias != nullptr) {
-      float* db = (group == 0 ? wanted.bias : bias_sums + (group - 1) * p.n) + from;
-      if (group > 0) std::fill_n(db, to - from, 0.0f);
-      run.kernels.sum_f32({p.dy + first * p.n + from, p.n, db, last - first, to - from});
-    }
-    float* dw = group == 0 ? wanted.weight : sums + (group - 1) * p.n * p.k;
-    if (wanted.weight != nullptr && group > 0)
-      std::fill_n(dw + from * p.k, (to - from) * p.k, 0.0f);
-    if (!together || wanted.input == nullptr) {
-      if (wanted.weight != nullptr) add_outer_products(run, p, first, last, from, to, dw);
-      return;
-    }
-    for (std::int64_t at = first; at < last; at += kPixels) {
-      const std::int64_t end = std::min(at + kPixels, last);
-      PointwiseArgs a = input_product(p, packed, zeros, wanted.input + at * p.k);
-      a.x += at * p.n;
-      a.m = a.y_width = a.m_block = end - at;
-      run.kernels.pointwise_f32(a);
-      if (wanted.weight != nullptr) add_outer_products(run, p, at, end, from, to, dw);
-    }
-  });
-  for (std::int64_t g = 0; g + 1 < groups; ++g) {
-    for (std::int64_t i = 0; sums != nullptr && i < p.n * p.k; ++i) {
-      wanted.weight[i] += sums[g * p.n * p.k + i];
-    }
-    for (std::int64_t o = 0; bias_sums != nullptr && o < p.n; ++o) {
-      wanted.bias[o] += bias_sums[g * p.n + o];
-    }
-  }
+  const float* from = wanted.weight != nullptr ? nhwc_data(run, x, scope) : nullptr;
+  run_pointwise_backward(run, product, PixelSource(from, x.c),
+                         PixelSource(nhwc_data(run, dy, scope), dy.c), weight.data, wanted, {});
 }
 
 }  // namespace weebill

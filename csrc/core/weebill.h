@@ -243,6 +243,7 @@ struct ConvolutionGradients {
   float* input = nullptr;
   float* weight = nullptr;
   float* bias = nullptr;
+  std::int64_t input_stride = 0;  ///< from pixel to pixel, of a pointwise convolution; 0: dense
 };
 
 /// Gradients of a depthwise convolution (c_out == c_in) without activation, given dy, the gradient
@@ -277,6 +278,64 @@ WEEBILL_API void batch_norm_activation_backward(const TensorView& dy, const Tens
                                                 const BatchNormSpec& spec, const float* mean,
                                                 const float* var,
                                                 const ConvolutionGradients& wanted);
+
+/// Values that are normalised where they are read: activation((x - mean) * scale + shift), each of
+/// these an element per channel. Without mean x is taken as it is.
+struct Normalization {
+  const float *mean = nullptr, *scale = nullptr, *shift = nullptr;
+  Activation activation = Activation::kNone;
+};
+
+/// z = convolution(x), and what turns z into batch_norm_activation(z). The convolution is depthwise
+/// with one filter per channel, or 1 x 1 with stride 1, and has no bias. x is normalised first
+/// where `input` says so: a network's layers pass each other what they have computed and its
+/// statistics, and nothing is written twice.
+struct NormalizedConvolutionSpec {
+  std::string op = "normalized_convolution";
+  Weight weight;  ///< (c, 1, kh, kw), or (c_out, c_in, 1, 1)
+  Window window;  ///< kernel_h, kernel_w are taken from the weight
+  Normalization input;
+  BatchNormSpec norm;
+};
+
+/// Rows of `statistics`, each of c_out elements; scale = weight / sqrt(var + eps), shift = bias.
+enum StatisticsRow { kMeanRow, kVarRow, kScaleRow, kShiftRow, kStatisticsRows };
+
+WEEBILL_API Normalization normalization_of(const float* statistics, std::int64_t channels,
+                                           Activation activation);
+
+/// Checks the spec; the shape of z.
+WEEBILL_API Shape normalized_convolution_output(const NormalizedConvolutionSpec& spec,
+                                                const Shape& x);
+
+/// z is dense NHWC. Any strides of x are accepted; what has not its channels side by side costs one
+/// copy.
+WEEBILL_API void normalized_convolution(const TensorView& x, const NormalizedConvolutionSpec& spec,
+                                        float* z, float* statistics);
+
+/// What normalized_convolution_backward() computes; null pointers are not wanted.
+struct NormalizedGradients {
+  ConvolutionGradients convolution;  ///< by the normalised x, and by the weight
+  float *norm_weight = nullptr, *norm_bias = nullptr;
+  double* input_sums = nullptr;  ///< as normalize_sums() of x and its gradient; 2 * c_in
+};
+
+/// `dy` is the gradient of activation(norm(z)), dense NHWC as z; `sums` are normalize_sums() of
+/// both. An x with a normalisation is dense NHWC too.
+WEEBILL_API void normalized_convolution_backward(const float* dy, const float* z,
+                                                 const float* statistics, const double* sums,
+                                                 const TensorView& x,
+                                                 const NormalizedConvolutionSpec& spec,
+                                                 const NormalizedGradients& wanted);
+
+/// y = the normalised z, both dense: pixels of `channels`.
+WEEBILL_API void normalize(const float* z, std::int64_t pixels, std::int64_t channels,
+                           const Normalization& normal, float* y);
+
+/// Sums over all pixels that the backward of a normalisation begins with, for each channel:
+///   sums[c] = sum g,  sums[channels + c] = sum g * (z - mean),  g = activation'(...) * dy
+WEEBILL_API void normalize_sums(const float* dy, const float* z, std::int64_t pixels,
+                                std::int64_t channels, const Normalization& normal, double* sums);
 
 /// Everything about one block that `run` would decide for this input: text, one line per record.
 /// The reasons of the fusion rule are part of it.

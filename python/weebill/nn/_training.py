@@ -1,8 +1,8 @@
 """The training forward of the blocks: layers on kernels of ours where they pay.
 
 Depthwise and 1 x 1 convolutions, BatchNorm with batch statistics together with the activation after
-it, and squeeze-and-excitation run on our kernels, forward and backward. What runs otherwise is
-called as the module it is: any layer of another class (SyncBatchNorm, a subclass), with hooks, in
+it, and squeeze-and-excitation run on our kernels, forward and backward; convolutions that have such
+a BatchNorm after them together with it (see `_nodes`). What runs otherwise is called as the module it is: any layer of another class (SyncBatchNorm, a subclass), with hooks, in
 evaluation inside a module in training (frozen BatchNorm), or with tensors that are not float32 on
 the CPU. So do all layers under autocast, in torch.func transforms, while torch compiles, exports or
 traces, and inside `unfused()`.
@@ -20,6 +20,7 @@ from weebill import _ops
 from weebill.fusion import activations, compiled
 from weebill.fusion.module import is_unfused
 from weebill.fusion.trace import has_hooks
+from weebill.nn import _nodes
 
 
 def is_active(x: Tensor) -> bool:
@@ -41,19 +42,44 @@ def run(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
     """What calling the layers one after the other gives."""
     queue = list(layers)
     while queue:
-        layer = queue.pop(0)
-        if not is_active(x) or not is_plain(layer):
-            x = layer(x)
-        elif _is_convolution(layer):
+        if not is_active(x) or not is_plain(queue[0]):
+            x = queue.pop(0)(x)
+        elif nodes := _take_nodes(queue, x):
+            x = _nodes.run(nodes, x.contiguous(memory_format=torch.channels_last))
+        elif _is_convolution(layer := queue.pop(0)):
             x = _convolution(layer, x)
-        elif _has_batch_statistics(layer, x):
-            activation = _activation(queue[0]) if queue else None
-            if activation is not None:
-                queue.pop(0)
-            x = _batch_norm(layer, x, activation or "none")
+        elif _has_batch_statistics(layer, x.shape[1]) and _has_variance(x):
+            x = _batch_norm(layer, x, _take_activation(queue) or "none")
         else:
             x = layer(x)
     return x
+
+
+def _take_nodes(queue: list[nn.Module], x: Tensor) -> list[_nodes.Layer]:
+    """Takes the convolutions in front that one node will do, each with its normalisation."""
+    found: list[_nodes.Layer] = []
+    shape = x.shape
+    while len(queue) >= 2 and is_plain(*queue[:2]) and _is_convolution(queue[0]):
+        convolution, norm = queue[:2]
+        assert isinstance(convolution, nn.Conv2d)
+        if convolution.bias is not None or shape[1] != convolution.in_channels:
+            break
+        if not _has_batch_statistics(norm, convolution.out_channels):
+            break
+        shape = _nodes.output_shape(convolution, shape)
+        if min(shape) < 1 or shape[0] * shape[2] * shape[3] == 1:
+            break
+        del queue[:2]
+        assert isinstance(norm, nn.BatchNorm2d)
+        found.append(_nodes.Layer(convolution, norm, _take_activation(queue) or "none"))
+    return found
+
+
+def _take_activation(queue: list[nn.Module]) -> str | None:
+    activation = _activation(queue[0]) if queue else None
+    if activation is not None:
+        queue.pop(0)
+    return activation
 
 
 def is_plain(*layers: nn.Module) -> bool:
@@ -82,7 +108,7 @@ def _is_convolution(layer: nn.Module) -> bool:
         return False
     if not _fits(layer.weight) or not _fits(layer.bias):
         return False
-    return _is_depthwise(layer) or (
+    return _nodes.is_depthwise(layer) or (
         layer.groups == 1
         and layer.kernel_size == (1, 1)
         and layer.stride == (1, 1)
@@ -90,15 +116,11 @@ def _is_convolution(layer: nn.Module) -> bool:
     )
 
 
-def _is_depthwise(layer: nn.Conv2d) -> bool:
-    return layer.groups == layer.in_channels == layer.out_channels
-
-
 def _convolution(layer: nn.Module, x: Tensor) -> Tensor:
     assert isinstance(layer, nn.Conv2d)
     # The kernels would make a dense copy for themselves, forward and backward.
     x = x.contiguous(memory_format=torch.channels_last)
-    if not _is_depthwise(layer):
+    if not _nodes.is_depthwise(layer):
         return _ops.pointwise_conv2d(x, layer.weight, layer.bias, "none")
     padding = [-1] if hasattr(layer, "same_padding") else [*layer.padding, *layer.padding]
     return _ops.depthwise_conv2d(
@@ -106,32 +128,24 @@ def _convolution(layer: nn.Module, x: Tensor) -> Tensor:
     )
 
 
-def _has_batch_statistics(layer: nn.Module, x: Tensor) -> bool:
+def _has_batch_statistics(layer: nn.Module, channels: int) -> bool:
     return (
         type(layer) is nn.BatchNorm2d
         and layer.training
         and _fits(layer.weight)
         and _fits(layer.running_mean)
-        and layer.num_features == x.shape[1]
-        and x.numel() > x.shape[1]  # of one value there is no variance: torch says so
+        and layer.num_features == channels
     )
+
+
+def _has_variance(x: Tensor) -> bool:
+    return x.numel() > x.shape[1]  # of one value there is none: torch says so
 
 
 def _batch_norm(layer: nn.Module, x: Tensor, activation: str) -> Tensor:
     assert isinstance(layer, nn.BatchNorm2d)
     y, mean, var = _ops.batch_norm_activation(x, layer.weight, layer.bias, layer.eps, activation)
-    if layer.track_running_stats and layer.running_mean is not None:
-        assert layer.running_var is not None
-        momentum = layer.momentum
-        if layer.num_batches_tracked is not None:
-            layer.num_batches_tracked.add_(1)
-            if momentum is None:  # the plain average of all batches
-                momentum = 1.0 / float(layer.num_batches_tracked)
-        momentum = momentum or 0.0
-        count = x.numel() // x.shape[1]
-        with torch.no_grad():
-            layer.running_mean.lerp_(mean, momentum)
-            layer.running_var.lerp_(var * (count / (count - 1)), momentum)
+    _nodes.move_statistics(layer, mean, var, x.numel() // x.shape[1])
     return y
 
 

@@ -163,6 +163,15 @@ class Conv2dNormActivation(FusedModule, nn.Sequential):
         return y
 
 
+def _layers_of(*parts: nn.Module) -> list[nn.Module]:
+    """The parts, but for `Conv2dNormActivation` in training their layers."""
+    layers: list[nn.Module] = []
+    for part in parts:
+        opens = type(part) is Conv2dNormActivation and part.training and _training.is_plain(part)
+        layers += part if opens else [part]
+    return layers
+
+
 def _activation(layer: Layer, inplace: bool | None) -> nn.Module:
     if inplace is None:
         return layer()
@@ -284,7 +293,10 @@ class DepthwisePointwise(FusedModule):
         self.residual = residual
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.pointwise(self.depthwise(x))
+        if self.training:
+            y = _training.run(_layers_of(self.depthwise, self.pointwise), x)
+        else:
+            y = self.pointwise(self.depthwise(x))
         return y + x if self.residual else y
 
 
@@ -403,5 +415,8 @@ class InvertedResidual(FusedModule):
         self.out_channels = out_channels
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.block(x)
+        if self.training and _training.is_plain(self.block):
+            y = _training.run(_layers_of(*self.block), x)
+        else:
+            y = self.block(x)
         return y + x if self.residual else y

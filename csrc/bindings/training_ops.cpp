@@ -1,0 +1,232 @@
+// What the layers of a network in training run on (weebill.nn's `_nodes`): `torch.ops.weebill.
+// normalized_convolution` and its like. They have no gradients of their own, and no graph sees them.
+#include "bindings/training_ops.h"
+
+#include <array>
+
+#include "bindings/arguments.h"
+#include "core/weebill.h"
+
+namespace weebill::bindings {
+namespace {
+
+TensorHandle image_of(const Shape& s) {
+  return empty_tensor<4>({s.n, s.c, s.h, s.w}, {s.h * s.w * s.c, 1, s.w * s.c, s.c});
+}
+
+TensorHandle nothing() { return empty_tensor<1>({0}, {1}); }
+
+/// A dense NHWC image, which is read as it lies.
+TensorView dense_view(const std::string& op, const TensorHandle& x, const char* name) {
+  const TensorView v = input_view(op, x, name);
+  check(v.stride_c == 1 && v.stride_w == v.c && v.stride_h == v.w * v.c &&
+            v.stride_n == v.h * v.w * v.c,
+        op, ": ", name, " must be dense and channels_last");
+  check(v.n * v.c * v.h * v.w > 0, op, ": ", name, " must not be empty, got (", v.n, ", ", v.c,
+        ", ", v.h, ", ", v.w, ")");
+  return v;
+}
+
+/// Rows of StatisticsRow for so many channels; no data for None.
+const float* statistics_of(const std::string& op, const char* name, const Weight& rows,
+                           std::int64_t channels) {
+  check(!rows || (rows.shape.size() == 2 && rows.shape[0] == kStatisticsRows &&
+                  rows.shape[1] == channels),
+        op, ": ", name, " must be (", std::int64_t{kStatisticsRows}, ", ", channels, ") for ",
+        channels, " channels");
+  return rows.data;
+}
+
+const double* sums_of(const std::string& op, const TensorHandle& sums, std::int64_t channels) {
+  const TensorInfo info = tensor_info(op, "sums", sums);
+  check(info.dtype == aoti_torch_dtype_float64() && info.dim == 2 && info.sizes[0] == 2 &&
+            info.sizes[1] == channels && info.strides[1] == 1 && info.strides[0] == channels,
+        op, ": sums must be (2, ", channels, "), float64");
+  return static_cast<const double*>(info.data);
+}
+
+/// The arguments that say what a layer is; `settle` checks them, when all have been read.
+class Layer {
+ public:
+  Layer(std::string op, Arguments& a)
+      : x(a.tensor()),
+        op_(std::move(op)),
+        input_statistics_(a.optional_tensor()),
+        input_activation_(a.string()),
+        weight_(a.tensor()),
+        norm_weight_(a.optional_tensor()),
+        norm_bias_(a.optional_tensor()),
+        eps_(a.real()),
+        activation_(a.string()),
+        stride_(a.integers()),
+        padding_(a.integers()),
+        dilation_(a.integers()) {}
+
+  void settle() {
+    view = input_view(op_, x);
+    spec.op = op_;
+    spec.weight = weight_.view(op_, "weight");
+    spec.window = window_of(op_, stride_, padding_, dilation_);
+    spec.norm.weight = norm_weight_.view(op_, "norm_weight");
+    spec.norm.bias = norm_bias_.view(op_, "norm_bias");
+    spec.norm.eps = eps_;
+    spec.norm.activation = parse_activation(op_, "activation", activation_);
+    const Activation input = parse_activation(op_, "input_activation", input_activation_);
+    input_rows_ = input_statistics_.view(op_, "input_statistics");
+    const float* rows = statistics_of(op_, "input_statistics", input_rows_, view.c);
+    if (rows != nullptr) {
+      dense_view(op_, x, "x with input_statistics");
+      spec.input = normalization_of(rows, view.c, input);
+    }
+    out = normalized_convolution_output(spec, {view.n, view.c, view.h, view.w});
+  }
+
+  TensorHandle x;
+  TensorView view;
+  NormalizedConvolutionSpec spec;
+  Shape out;
+
+ private:
+  std::string op_;
+  WeightArgument input_statistics_;
+  std::string input_activation_;
+  WeightArgument weight_, norm_weight_, norm_bias_;
+  double eps_;
+  std::string activation_;
+  std::vector<std::int64_t> stride_, padding_, dilation_;
+  Weight input_rows_;
+};
+
+void normalized_convolution_kernel(StableIValue* stack) {
+  Arguments arguments(stack);
+  Layer layer("normalized_convolution", arguments);
+  layer.settle();
+  TensorHandle z = image_of(layer.out);
+  TensorHandle statistics =
+      empty_tensor<2>({kStatisticsRows, layer.out.c}, {layer.out.c, 1});
+  normalized_convolution(layer.view, layer.spec, float_data(z), float_data(statistics));
+  stack[0] = torch::stable::detail::from(z.release());
+  stack[1] = torch::stable::detail::from(statistics.release());
+}
+
+void normalized_convolution_backward_kernel(StableIValue* stack) {
+  static const std::string op = "normalized_convolution_backward";
+  Arguments arguments(stack);
+  const TensorHandle grad_output = arguments.tensor();
+  const TensorHandle output = arguments.tensor();
+  WeightArgument statistics(arguments.tensor());
+  const TensorHandle sums = arguments.tensor();
+  Layer layer(op, arguments);
+  const auto mask = arguments.booleans();
+  layer.settle();
+  const Shape& out = layer.out;
+  const TensorView dy = dense_view(op, grad_output, "grad_output");
+  const TensorView z = dense_view(op, output, "z");
+  for (const auto& [name, v] : {std::pair("grad_output", &dy), {"z", &z}}) {
+    check(v->n == out.n && v->c == out.c && v->h == out.h && v->w == out.w, op, ": ", name,
+          " must be (", out.n, ", ", out.c, ", ", out.h, ", ", out.w, "), got (", v->n, ", ", v->c,
+          ", ", v->h, ", ", v->w, ")");
+  }
+  check(mask.size() == 4, op, ": output_mask must have 4 entries, got ", mask.size());
+  const Weight rows = statistics.view(op, "statistics");
+  const auto& filter = layer.spec.weight.shape;
+  const std::int64_t taps = filter[2] * filter[3];
+  const bool wants_sums = mask[0] && layer.spec.input.mean != nullptr;
+  const TensorView& x = layer.view;
+  std::array<TensorHandle, 5> results = {
+      mask[0] ? image_of({x.n, x.c, x.h, x.w}) : nothing(),
+      mask[1] ? empty_tensor<4>({filter[0], filter[1], filter[2], filter[3]},
+                                {filter[1] * taps, taps, filter[3], 1})
+              : nothing(),
+      empty_tensor<1>({mask[2] ? out.c : 0}, {1}), empty_tensor<1>({mask[3] ? out.c : 0}, {1}),
+      wants_sums ? empty_tensor<2>({2, x.c}, {x.c, 1}, aoti_torch_dtype_float64()) : nothing()};
+  NormalizedGradients wanted;
+  wanted.convolution.input = mask[0] ? float_data(results[0]) : nullptr;
+  wanted.convolution.weight = mask[1] ? float_data(results[1]) : nullptr;
+  wanted.norm_weight = mask[2] ? float_data(results[2]) : nullptr;
+  wanted.norm_bias = mask[3] ? float_data(results[3]) : nullptr;
+  wanted.input_sums = wants_sums ? static_cast<double*>(data_of(results[4])) : nullptr;
+  normalized_convolution_backward(dy.data, z.data, statistics_of(op, "statistics", rows, out.c),
+                                  sums_of(op, sums, out.c), x, layer.spec, wanted);
+  for (std::size_t i = 0; i < results.size(); ++i) {
+    stack[i] = torch::stable::detail::from(results[i].release());
+  }
+}
+
+/// What a normalisation of z is called with.
+struct Normalized {
+  TensorHandle tensor;
+  WeightArgument statistics;
+  std::string activation;
+
+  explicit Normalized(Arguments& a)
+      : tensor(a.tensor()), statistics(a.tensor()), activation(a.string()) {}
+
+  Normalization settle(const std::string& op) {
+    z = dense_view(op, tensor, "z");
+    rows = statistics.view(op, "statistics");
+    return normalization_of(statistics_of(op, "statistics", rows, z.c), z.c,
+                            parse_activation(op, "activation", activation));
+  }
+
+  TensorView z;
+  Weight rows;
+};
+
+TensorHandle normalize_kernel(Arguments arguments) {
+  Normalized values(arguments);
+  const Normalization normal = values.settle("normalize");
+  const TensorView& z = values.z;
+  TensorHandle y = image_of({z.n, z.c, z.h, z.w});
+  normalize(z.data, z.n * z.h * z.w, z.c, normal, float_data(y));
+  return y;
+}
+
+TensorHandle normalize_sums_kernel(Arguments arguments) {
+  static const std::string op = "normalize_sums";
+  const TensorHandle grad_output = arguments.tensor();
+  Normalized values(arguments);
+  const TensorView dy = dense_view(op, grad_output, "grad_output");
+  const Normalization normal = values.settle(op);
+  const TensorView& z = values.z;
+  check(dy.n == z.n && dy.c == z.c && dy.h == z.h && dy.w == z.w, op,
+        ": grad_output must have the shape of z, (", z.n, ", ", z.c, ", ", z.h, ", ", z.w,
+        "), got (", dy.n, ", ", dy.c, ", ", dy.h, ", ", dy.w, ")");
+  TensorHandle sums = empty_tensor<2>({2, z.c}, {z.c, 1}, aoti_torch_dtype_float64());
+  normalize_sums(dy.data, z.data, z.n * z.h * z.w, z.c, normal,
+                 static_cast<double*>(data_of(sums)));
+  return sums;
+}
+
+template <void (*kernel)(StableIValue*)>
+void boxed_several(StableIValue* stack, std::uint64_t, std::uint64_t) {
+  translated([stack] { kernel(stack); });
+}
+
+}  // namespace
+
+void define_training_ops(torch::stable::detail::StableLibrary& m) {
+  m.def(
+      "normalized_convolution(Tensor x, Tensor? input_statistics, str input_activation, "
+      "Tensor weight, Tensor? norm_weight, Tensor? norm_bias, float eps, str activation, "
+      "int[] stride, int[] padding, int[] dilation) -> (Tensor, Tensor)");
+  m.def(
+      "normalized_convolution_backward(Tensor grad_output, Tensor z, Tensor statistics, "
+      "Tensor sums, Tensor x, Tensor? input_statistics, str input_activation, Tensor weight, "
+      "Tensor? norm_weight, Tensor? norm_bias, float eps, str activation, int[] stride, "
+      "int[] padding, int[] dilation, bool[] output_mask) "
+      "-> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def("normalize(Tensor z, Tensor statistics, str activation) -> Tensor");
+  m.def(
+      "normalize_sums(Tensor grad_output, Tensor z, Tensor statistics, str activation) -> Tensor");
+}
+
+void implement_training_ops(torch::stable::detail::StableLibrary& m) {
+  m.impl("normalized_convolution", &boxed_several<normalized_convolution_kernel>);
+  m.impl("normalized_convolution_backward",
+         &boxed_several<normalized_convolution_backward_kernel>);
+  m.impl("normalize", &boxed<normalize_kernel>);
+  m.impl("normalize_sums", &boxed<normalize_sums_kernel>);
+}
+
+}  // namespace weebill::bindings
