@@ -1,5 +1,6 @@
 // What the layers of a network in training run on (weebill.nn's `_nodes`): `torch.ops.weebill.
-// normalized_convolution` and its like. They have no gradients of their own, and no graph sees them.
+// normalized_convolution` and its like. They have no gradients of their own, and no graph sees
+// them.
 #include "bindings/training_ops.h"
 
 #include <array>
@@ -102,8 +103,7 @@ void normalized_convolution_kernel(StableIValue* stack) {
   Layer layer("normalized_convolution", arguments);
   layer.settle();
   TensorHandle z = image_of(layer.out);
-  TensorHandle statistics =
-      empty_tensor<2>({kStatisticsRows, layer.out.c}, {layer.out.c, 1});
+  TensorHandle statistics = empty_tensor<2>({kStatisticsRows, layer.out.c}, {layer.out.c, 1});
   normalized_convolution(layer.view, layer.spec, float_data(z), float_data(statistics));
   stack[0] = torch::stable::detail::from(z.release());
   stack[1] = torch::stable::detail::from(statistics.release());
@@ -223,8 +223,7 @@ void define_training_ops(torch::stable::detail::StableLibrary& m) {
 
 void implement_training_ops(torch::stable::detail::StableLibrary& m) {
   m.impl("normalized_convolution", &boxed_several<normalized_convolution_kernel>);
-  m.impl("normalized_convolution_backward",
-         &boxed_several<normalized_convolution_backward_kernel>);
+  m.impl("normalized_convolution_backward", &boxed_several<normalized_convolution_backward_kernel>);
   m.impl("normalize", &boxed<normalize_kernel>);
   m.impl("normalize_sums", &boxed<normalize_sums_kernel>);
 }

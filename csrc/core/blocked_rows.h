@@ -79,7 +79,7 @@ class BlockedRows {
     }
     clear(to, before);
     const PixelSource::View x = source_.fetch(run_, (image_ * g_.height + r) * g_.width, inside,
-                                                channel_, g_.channels, row_);
+                                              channel_, g_.channels, row_);
     run_.kernels.block_copy_f32(
         {x.data, x.stride, to + before * kBlock, block_, inside, g_.channels});
     clear(to + (before + inside) * kBlock, g_.columns - before - inside);

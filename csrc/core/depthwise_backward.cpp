@@ -5,9 +5,10 @@
 // images in strips of output rows: it copies the strip's pixels of x and dy, for its channels, into
 // padded scratch (blocked_rows.h) that stays in the second cache, and from there computes the
 // strip's part of all that is asked for. So both are fetched from memory once: rows that the next
-// strip needs too are moved inside the scratch. Rows of dx are made in scratch as well and written at once; a dx that no cache would hold until
-// it is read goes past the caches. All that is read and written is so a stream, which the processor
-// foresees: prefetching the next strip during a strip's arithmetic was slower.
+// strip needs too are moved inside the scratch. Rows of dx are made in scratch as well and written
+// at once; a dx that no cache would hold until it is read goes past the caches. All that is read
+// and written is so a stream, which the processor foresees: prefetching the next strip during a
+// strip's arithmetic was slower.
 //
 // Sums over images are made per group, then over the groups in order. Groups and chunks follow from
 // the shapes and the cache alone: the result is the same, bit for bit, for any number of threads.
@@ -169,8 +170,8 @@ class DepthwiseBackward {
     const std::int64_t last_image = (group + 1) * x_.n / groups_;
     for (std::int64_t n = group * x_.n / groups_; n < last_image; ++n) {
       if (db != nullptr) {
-        const PixelSource::View all = dy.fetch(run_, n * y_.h * y_.w, y_.h * y_.w, channel,
-                                                 channels, nullptr);
+        const PixelSource::View all =
+            dy.fetch(run_, n * y_.h * y_.w, y_.h * y_.w, channel, channels, nullptr);
         run_.kernels.sum_f32({all.data, all.stride, db, y_.h * y_.w, channels});
       }
       if (dw == nullptr && wanted_.input == nullptr) continue;

@@ -38,6 +38,8 @@ void pointwise_forward(const Run& run, const PixelSource& x, const ProductShape&
   pack_product(weight, s.n, s.k, 1, packed);
   float* zeros = scope.take(round_up(s.n, kBlock));
   std::fill_n(zeros, round_up(s.n, kBlock), 0.0f);
+  // A result that no cache holds until it is read goes past them.
+  const bool streams = s.m * s.n >= kStreamedElements;
   // Input and output of a block share the second cache with the weights.
   const std::int64_t budget = run.caches.l2_bytes / 4 / static_cast<std::int64_t>(sizeof(float));
   const std::int64_t block =
@@ -45,6 +47,7 @@ void pointwise_forward(const Run& run, const PixelSource& x, const ProductShape&
   run.for_each(groups, [&](std::int64_t group) {
     Workspace::Scope task_scope(Workspace::of_this_thread());
     float* made = x.is_made() ? task_scope.take(block * s.k) : nullptr;
+    float* product = streams ? task_scope.take(block * s.n) : nullptr;
     const std::int64_t first = group * s.m / groups, last = (group + 1) * s.m / groups;
     moments.begin(group, 0, s.n);
     for (std::int64_t at = first; at < last; at += block) {
@@ -56,7 +59,7 @@ void pointwise_forward(const Run& run, const PixelSource& x, const ProductShape&
       a.w = packed;
       a.w_block_stride = s.k * kBlock;
       a.bias = zeros;
-      a.y = z + at * s.n;
+      a.y = streams ? product : z + at * s.n;
       a.y_stride = s.n;
       a.y_width = count;
       a.m = count;
@@ -65,6 +68,10 @@ void pointwise_forward(const Run& run, const PixelSource& x, const ProductShape&
       a.n = s.n;
       run.kernels.pointwise_f32(a);
       moments.add(run, group, 0, s.n, a.y, s.n, count);
+      if (streams) {
+        const std::int64_t all = count * s.n;
+        run.kernels.copy_f32({product, all, z + at * s.n, all, 1, all, /*stream=*/true});
+      }
     }
     moments.end(group, 0, s.n);
   });
@@ -76,8 +83,7 @@ class DepthwiseForward {
   DepthwiseForward(const Run& run, const Window& window, const Shape& x, const Shape& y)
       : run_(run), w_(window), x_(x), y_(y) {
     columns_ = (y.w - 1) * w_.stride_w + std::int64_t{w_.kernel_w - 1} * w_.dilation_w + 1;
-    const std::int64_t budget =
-        run.caches.l2_bytes / 2 / static_cast<std::int64_t>(sizeof(float));
+    const std::int64_t budget = run.caches.l2_bytes / 2 / static_cast<std::int64_t>(sizeof(float));
     const std::int64_t halo = std::int64_t{w_.kernel_h - 1} * w_.dilation_h;
     const std::int64_t per_row = w_.stride_h * columns_ + y.w;
     const std::int64_t around = halo * columns_ + x.w;
@@ -94,15 +100,13 @@ class DepthwiseForward {
   std::int64_t chunks() const { return ceil_div(x_.c, chunk_); }
 
   // Output rows [first, last) of all images together, one chunk of channels.
-  void operator()(const PixelSource& x, const float* packed, std::int64_t chunk,
-                  std::int64_t group, std::int64_t first, std::int64_t last,
-                  const Moments& moments, float* z) const {
+  void operator()(const PixelSource& x, const float* packed, std::int64_t chunk, std::int64_t group,
+                  std::int64_t first, std::int64_t last, const Moments& moments, float* z) const {
     Workspace::Scope scope(Workspace::of_this_thread());
     const std::int64_t channel = chunk * chunk_;
     const std::int64_t channels = std::min(chunk_, x_.c - channel);
     BlockedRows rows(run_, x, {x_.h, x_.w, w_.pad_left, columns_, window_rows(strip_), channels},
                      scope);
-    // A result that no cache holds until it is read goes past them, a strip at a time.
     const bool streams = y_.n * y_.h * y_.w * y_.c >= kStreamedElements;
     float* strip_out = streams ? scope.take(strip_ * y_.w * channels) : nullptr;
     float* zeros = scope.take(kBlock);
@@ -245,7 +249,7 @@ void normalized_convolution(const TensorView& x, const NormalizedConvolutionSpec
   float* mean = statistics + kMeanRow * out.c;
   float* var = statistics + kVarRow * out.c;
   // Groups follow from shapes alone, and so do the sums.
-  constexpr std::int64_t kMostGroups = 64, kPixelsPerGroup = 128;
+  constexpr std::int64_t kMostGroups = 32, kPixelsPerGroup = 128;
   if (is_depthwise(spec, x.c)) {
     const DepthwiseForward depthwise(run, window_of(spec, x), shape, out);
     const std::int64_t taps = spec.weight.shape[2] * spec.weight.shape[3];
@@ -254,8 +258,8 @@ void normalized_convolution(const TensorView& x, const NormalizedConvolutionSpec
     const std::int64_t chunks = depthwise.chunks(), rows = out.n * out.h;
     // Whole images where there are enough of them: rows between bands are read twice.
     constexpr std::int64_t kEnoughImages = 8;
-    const std::int64_t groups = std::clamp<std::int64_t>(
-        kMostGroups / chunks, 1, out.n >= kEnoughImages ? out.n : rows);
+    const std::int64_t groups =
+        std::clamp<std::int64_t>(kMostGroups / chunks, 1, out.n >= kEnoughImages ? out.n : rows);
     const Moments moments(groups, out.c, scope);
     run.for_each(groups * chunks, [&](std::int64_t task) {
       const std::int64_t group = task / chunks;
@@ -271,8 +275,7 @@ void normalized_convolution(const TensorView& x, const NormalizedConvolutionSpec
     moments.finish(pixels, mean, var);
   }
   for (std::int64_t c = 0; c < out.c; ++c) {
-    const double weight =
-        spec.norm.weight ? static_cast<double>(spec.norm.weight.data[c]) : 1.0;
+    const double weight = spec.norm.weight ? static_cast<double>(spec.norm.weight.data[c]) : 1.0;
     statistics[kScaleRow * out.c + c] =
         static_cast<float>(weight / std::sqrt(static_cast<double>(var[c]) + spec.norm.eps));
     statistics[kShiftRow * out.c + c] = spec.norm.bias ? spec.norm.bias.data[c] : 0.0f;
@@ -309,8 +312,8 @@ void normalized_convolution_backward(const float* dy, const float* z, const floa
   const PixelSource gradient(dy, z, out.c, output, offset, slope);
   const InputNormalization before = {x.data, spec.input, wanted.input_sums};
   if (is_depthwise(spec, x.c)) {
-    run_depthwise_backward(run, window_of(spec, x), shape, out, source, gradient,
-                           spec.weight.data, wanted.convolution, before);
+    run_depthwise_backward(run, window_of(spec, x), shape, out, source, gradient, spec.weight.data,
+                           wanted.convolution, before);
   } else {
     run_pointwise_backward(run, {pixels, x.c, out.c}, source, gradient, spec.weight.data,
                            wanted.convolution, before);

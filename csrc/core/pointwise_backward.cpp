@@ -136,7 +136,8 @@ void run_pointwise_backward(const Run& run, const ProductShape& s, const PixelSo
   View all_x{}, all_dy{};
   if (!together || wanted.bias != nullptr) all_dy = dy.all(run, s.m, s.n, scope);
   if (!together && wanted.weight != nullptr) all_x = x.all(run, s.m, s.k, scope);
-  if (!together && wanted.input != nullptr) run_product(run, backward.input_product(all_dy, 0, s.m));
+  if (!together && wanted.input != nullptr)
+    run_product(run, backward.input_product(all_dy, 0, s.m));
   // Too few groups: threads share the output channels of each. That changes no sum.
   const std::int64_t parts = together ? 1 : std::min((run.threads + groups - 1) / groups, s.n);
   run.for_each(groups * parts, [&](std::int64_t task) {

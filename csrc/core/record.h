@@ -109,9 +109,9 @@ Shape conv2d_output(const Conv2dSpec& spec, const Shape& x);
 /// Weights (channels, taps) in the layout of DepthwiseArgs::w.
 void pack_taps(const float* w, std::int64_t channels, std::int64_t taps, float* out);
 
-/// Weights (n, depth, taps) to [block][taps][depth][width]: the layout of PointwiseArgs::w. The taps
-/// of an image row are contiguous, so a row outside the image is a contiguous part that is left
-/// out.
+/// Weights (n, depth, taps) to [block][taps][depth][width]: the layout of PointwiseArgs::w. The
+/// taps of an image row are contiguous, so a row outside the image is a contiguous part that is
+/// left out.
 void pack_product(const float* w, std::int64_t n, std::int64_t depth, std::int64_t taps,
                   float* out);
 

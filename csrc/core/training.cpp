@@ -2,12 +2,13 @@
 #include "core/training.h"
 
 #include <algorithm>
+#include <vector>
 
 namespace weebill {
 
 PixelSource::View PixelSource::fetch(const Run& run, std::int64_t first, std::int64_t count,
-                                       std::int64_t channel, std::int64_t channels,
-                                       float* scratch) const {
+                                     std::int64_t channel, std::int64_t channels,
+                                     float* scratch) const {
   const float* x = x_ + first * stride_ + channel;
   if (!is_made()) return {x, stride_};
   const Normalizer n(normal_);
@@ -25,7 +26,7 @@ PixelSource::View PixelSource::fetch(const Run& run, std::int64_t first, std::in
 }
 
 PixelSource::View PixelSource::all(const Run& run, std::int64_t pixels, std::int64_t channels,
-                                     Workspace::Scope& scope) const {
+                                   Workspace::Scope& scope) const {
   if (!is_made()) return {x_, stride_};
   float* made = scope.take(pixels * channels);
   const std::int64_t tasks = std::min<std::int64_t>(run.threads, pixels);
@@ -45,7 +46,8 @@ GroupSums::GroupSums(std::int64_t groups, std::int64_t channels, Workspace::Scop
       pending_(scope.take<std::int64_t>(width_ / kBlock * groups)) {}
 
 void GroupSums::begin(std::int64_t group, std::int64_t channel, std::int64_t channels) const {
-  for (const std::int64_t at : {2 * width_ * group + channel, 2 * width_ * group + width_ + channel}) {
+  for (const std::int64_t at :
+       {2 * width_ * group + channel, 2 * width_ * group + width_ + channel}) {
     std::fill_n(totals_ + at, channels, 0.0);
     std::fill_n(parts_ + at, channels, 0.0f);
   }
@@ -53,7 +55,8 @@ void GroupSums::begin(std::int64_t group, std::int64_t channel, std::int64_t cha
 }
 
 void GroupSums::flush(std::int64_t group, std::int64_t channel, std::int64_t channels) const {
-  for (const std::int64_t at : {2 * width_ * group + channel, 2 * width_ * group + width_ + channel}) {
+  for (const std::int64_t at :
+       {2 * width_ * group + channel, 2 * width_ * group + width_ + channel}) {
     for (std::int64_t c = at; c < at + channels; ++c) {
       totals_[c] += static_cast<double>(parts_[c]);
       parts_[c] = 0;
@@ -106,34 +109,42 @@ void Moments::add(const Run& run, std::int64_t group, std::int64_t channel, std:
 
 void Moments::end(std::int64_t group, std::int64_t channel, std::int64_t channels) const {
   sums_.flush(group, channel, channels);
+  for (std::int64_t c = kBlock; c < channels; c += kBlock) {
+    count(group, channel + c) = count(group, channel);
+  }
 }
 
 void Moments::finish(std::int64_t pixels, float* mean, float* var) const {
+  // sum (x - o) = sum (x - s) + n (s - o), around the first group's shift o, which is near all
+  // means; and with m the mean: sum (x - m)^2 = sum (x - s)^2 + 2 (s - m) sum (x - s) + n (s - m)^2
   const auto all = static_cast<double>(pixels);
+  std::vector<double> off(static_cast<std::size_t>(channels_)), square(off.size());
+  const auto for_all = [&](auto&& body) {
+    for (std::int64_t g = 0; g < sums_.groups(); ++g) {
+      for (std::int64_t c = 0; c < channels_; ++c) {
+        const auto shift = static_cast<double>(shifts_[width_ * g + c]);
+        body(g, c, static_cast<double>(count(g, c / kBlock * kBlock)),
+             shift - static_cast<double>(shifts_[c]));
+      }
+    }
+  };
+  for_all([&](std::int64_t g, std::int64_t c, double n, double away) {
+    off[c] += sums_.first(g, c) + n * away;
+  });
+  for (double& value : off) value /= all;
+  for_all([&](std::int64_t g, std::int64_t c, double n, double away) {
+    const double d = away - off[c];
+    square[c] += sums_.second(g, c) + 2 * d * sums_.first(g, c) + n * d * d;
+  });
   for (std::int64_t c = 0; c < channels_; ++c) {
-    // Around the first group's shift, which is near all means.
-    const double origin = static_cast<double>(shifts_[c]);
-    double sum = 0;
-    for (std::int64_t g = 0; g < sums_.groups(); ++g) {
-      const auto pixels_of = static_cast<double>(count(g, c / kBlock * kBlock));
-      sum += sums_.first(g, c) + pixels_of * (static_cast<double>(shifts_[width_ * g + c]) - origin);
-    }
-    const double off = sum / all;
-    double square = 0;
-    for (std::int64_t g = 0; g < sums_.groups(); ++g) {
-      const auto pixels_of = static_cast<double>(count(g, c / kBlock * kBlock));
-      // sum (x - m)^2 = sum (x - s)^2 + 2 (s - m) sum (x - s) + n (s - m)^2
-      const double away = static_cast<double>(shifts_[width_ * g + c]) - origin - off;
-      square += sums_.second(g, c) + 2 * away * sums_.first(g, c) + pixels_of * away * away;
-    }
-    const double variance = square / all;
-    mean[c] = static_cast<float>(origin + off);
+    mean[c] = static_cast<float>(static_cast<double>(shifts_[c]) + off[c]);
+    const double variance = square[c] / all;
     var[c] = static_cast<float>(variance < 0 ? 0 : variance);  // NaN stays
   }
 }
 
-void InputSums::add(const Run& run, std::int64_t group, std::int64_t channel,
-                    std::int64_t channels, std::int64_t first, std::int64_t count, const float* dx,
+void InputSums::add(const Run& run, std::int64_t group, std::int64_t channel, std::int64_t channels,
+                    std::int64_t first, std::int64_t count, const float* dx,
                     std::int64_t dx_stride) const {
   if (before_.sums == nullptr) return;
   const Normalizer n(before_.normal);

@@ -45,11 +45,11 @@ class PixelSource {
   /// Pixels [first, first + count), channels [channel, channel + channels): in memory, or made in
   /// `scratch` of count * channels elements.
   View fetch(const Run& run, std::int64_t first, std::int64_t count, std::int64_t channel,
-               std::int64_t channels, float* scratch) const;
+             std::int64_t channels, float* scratch) const;
 
   /// Dense pixels of all channels, made in parallel if they have to be.
   View all(const Run& run, std::int64_t pixels, std::int64_t channels,
-             Workspace::Scope& scope) const;
+           Workspace::Scope& scope) const;
 
  private:
   const float* x_;

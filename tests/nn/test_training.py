@@ -117,9 +117,10 @@ def train(model: nn.Module, steps: int) -> list[float]:
 
 @pytest.mark.parametrize("name", ["mobilenet_v3_small", "shufflenet_v2_x0_5"])
 def test_a_network_trains_as_in_torch(name: str) -> None:
-    """And evaluates, fused, with the weights of the last step."""
+    """And evaluates, fused, with the weights of the last step. Without the kink of ReLU, from whose
+    sides roundings part by a percent within three steps, in torch as here."""
     torch.manual_seed(0)
-    model = weebill.models.create_model(name, num_classes=5).train()
+    model = smooth(weebill.models.create_model(name, num_classes=5)).train()
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -142,8 +143,7 @@ def test_a_network_trains_as_in_torch(name: str) -> None:
 def test_where_kernels_run() -> None:
     block = InvertedResidual(8, 16, 8).train()
     x = torch.randn(2, 8, 6, 6)
-    kernels = {"pointwise_conv2d", "depthwise_conv2d", "batch_norm_activation"}
-    assert ops_of(block, x) == kernels
+    assert ops_of(block, x) == {"normalized_convolution", "normalize"}
     with unfused():
         assert ops_of(block, x) == set()
     with torch.autocast("cpu", torch.bfloat16):
@@ -153,10 +153,13 @@ def test_where_kernels_run() -> None:
     for module in frozen.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
-    assert ops_of(frozen, x) == kernels - {"batch_norm_activation"}
+    convolutions = {"pointwise_conv2d", "depthwise_conv2d"}
+    assert ops_of(frozen, x) == convolutions
     synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(block))
     assert not any(type(m) is nn.BatchNorm2d for m in synchronised.modules())
-    assert ops_of(synchronised, x) == kernels - {"batch_norm_activation"}
+    assert ops_of(synchronised, x) == convolutions
+    biased = Conv2dNormActivation(8, 8, 1, bias=True).train()
+    assert ops_of(biased, x) == {"pointwise_conv2d", "batch_norm_activation"}
 
 
 def test_hooks_of_layers_are_called() -> None:

@@ -72,7 +72,7 @@ def run(layers: Sequence[Layer], x: Tensor) -> Tensor:
 
 
 def move_statistics(norm: nn.BatchNorm2d, mean: Tensor, var: Tensor, count: int) -> None:
-    """The running statistics after a batch with these: `var` is the biased one of `count` values."""
+    """Moves the running statistics; `var` is the biased one of `count` values."""
     if not norm.track_running_stats or norm.running_mean is None:
         return
     assert norm.running_var is not None
@@ -148,18 +148,21 @@ def _plain_backward(
     # Views, so that each argument gets its own gradient, and a second derivative finds its way.
     inputs = [None if value is None else value.view_as(value) for value in (x, *parameters)]
     y = inputs[0]
+    assert y is not None
     with torch.enable_grad():
         for layer, at in zip(ctx.layers, range(1, len(inputs), 3), strict=True):
             weight, scale, shift = inputs[at : at + 3]
+            assert weight is not None
             if layer.is_depthwise:
-                z = _reference.depthwise_conv2d(y, weight, None, *layer.window, "none")
+                stride, pad, dilation = layer.window
+                z = _reference.depthwise_conv2d(y, weight, None, stride, pad, dilation, "none")
             else:
                 z = _reference.pointwise_conv2d(y, weight, None, "none")
             y, *_ = _reference.batch_norm_activation(
                 z, scale, shift, layer.norm.eps, layer.activation
             )
     needs = [ctx.needs_input_grad[0], *ctx.needs_input_grad[2:]]
-    wanted = [value for value, needed in zip(inputs, needs, strict=True) if needed]
+    wanted = [v for v, needed in zip(inputs, needs, strict=True) if needed and v is not None]
     found = iter(torch.autograd.grad(y, wanted, grad, create_graph=True))
     by_x, *others = (next(found) if needed else None for needed in needs)
     return (by_x, None, *others)

@@ -2,10 +2,11 @@
 
 Depthwise and 1 x 1 convolutions, BatchNorm with batch statistics together with the activation after
 it, and squeeze-and-excitation run on our kernels, forward and backward; convolutions that have such
-a BatchNorm after them together with it (see `_nodes`). What runs otherwise is called as the module it is: any layer of another class (SyncBatchNorm, a subclass), with hooks, in
-evaluation inside a module in training (frozen BatchNorm), or with tensors that are not float32 on
-the CPU. So do all layers under autocast, in torch.func transforms, while torch compiles, exports or
-traces, and inside `unfused()`.
+a BatchNorm after them together with it (see `_nodes`). What runs otherwise is called as the module
+it is: any layer of another class (SyncBatchNorm, a subclass), with hooks, in evaluation inside a
+module in training (frozen BatchNorm), or with tensors that are not float32 on the CPU. So do all
+layers under autocast, in torch.func transforms, while torch compiles, exports or traces, and inside
+`unfused()`.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def run(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
 def _take_nodes(queue: list[nn.Module], x: Tensor) -> list[_nodes.Layer]:
     """Takes the convolutions in front that one node will do, each with its normalisation."""
     found: list[_nodes.Layer] = []
-    shape = x.shape
+    shape: tuple[int, ...] = tuple(x.shape)
     while len(queue) >= 2 and is_plain(*queue[:2]) and _is_convolution(queue[0]):
         convolution, norm = queue[:2]
         assert isinstance(convolution, nn.Conv2d)

@@ -168,7 +168,7 @@ def _layers_of(*parts: nn.Module) -> list[nn.Module]:
     layers: list[nn.Module] = []
     for part in parts:
         opens = type(part) is Conv2dNormActivation and part.training and _training.is_plain(part)
-        layers += part if opens else [part]
+        layers += part.children() if opens else [part]
     return layers
 
 
