@@ -51,9 +51,6 @@ constexpr int kBlocksOfOne = kPairs ? 2 : 4;
 #else
 #define WEEBILL_INLINE_TILE
 #endif
-#if defined(WEEBILL_STRIDED_TILES)
-#include "kernels/strided_tiles.inl"
-#endif
 
 // Where the next pixel of a tile goes.
 struct Cursor {
@@ -67,6 +64,22 @@ struct Cursor {
     }
   }
 };
+
+// `count` tiles of kMr pixels, one after the other.
+struct Walk {
+  const Element* x;
+  int64_t x_stride;
+  const Element* w;
+  const Element* next_w;
+  const Element* bias;
+  const Element* residual;
+  int64_t y_channel, channels;
+  Cursor out;
+};
+
+#if defined(WEEBILL_STRIDED_TILES)
+#include "kernels/strided_tiles.inl"
+#endif
 
 // One input channel of a tile: weights at w (blocks `block_stride` apart) and, of the half block,
 // at w_half.
@@ -162,13 +175,15 @@ inline WEEBILL_INLINE_TILE void tile(const PointwiseArgs& a, const Element* x, i
   // Every vector of the tile is wholly outputs.
   const bool whole = channels == kFull * kBlock + kHalf * kHalfBlock;
   if (whole && residual == nullptr && out.column + kMr < a.y_width) {
-    // The common case, without a branch per pixel.
+    // The common case, without a branch per pixel. Of its own: the compiler would read what a.
+    // refers to again after every store.
+    const int64_t y_stride = a.y_stride;
     Element* y = out.y + y_channel;
 #pragma GCC unroll 16
     for (int i = 0; i < kMr; ++i) {
 #pragma GCC unroll 16
       for (int j = 0; j < kVecs; ++j) {
-        Element* to = y + i * a.y_stride + j * kLanes;
+        Element* to = y + i * y_stride + j * kLanes;
         if (j < kFull * kFullVecs) {
           store(to, acc[i * kVecs + j]);
         } else {
@@ -176,7 +191,7 @@ inline WEEBILL_INLINE_TILE void tile(const PointwiseArgs& a, const Element* x, i
         }
       }
     }
-    out.y += kMr * a.y_stride;
+    out.y += kMr * y_stride;
     out.column += kMr;
     return;
   }
@@ -208,18 +223,6 @@ inline WEEBILL_INLINE_TILE void tile(const PointwiseArgs& a, const Element* x, i
   }
 }
 
-// `count` tiles of kMr pixels, one after the other.
-struct Walk {
-  const Element* x;
-  int64_t x_stride;
-  const Element* w;
-  const Element* next_w;
-  const Element* bias;
-  const Element* residual;
-  int64_t y_channel, channels;
-  Cursor out;
-};
-
 #if defined(WEEBILL_STORE_APART)
 #include "kernels/whole_tiles.inl"
 #elif defined(WEEBILL_TILES_IN_REGISTERS)
@@ -232,6 +235,8 @@ __attribute__((noinline)) void tiles_of(const PointwiseArgs& a, Walk& walk, int6
   if constexpr (kMr > 2 && kFull == 1 && kHalf == 0) {
     if (whole_tiles<kOffsets, kMr>(a, walk, count)) return;
   }
+#elif defined(WEEBILL_STRIDED_TILES)
+  if (whole_strided<kOffsets, kMr, kFull, kHalf>(a, walk, count)) return;
 #elif defined(WEEBILL_TILES_IN_REGISTERS)
   if constexpr (kInRegisters<kMr, kFull, kHalf>) {
     return tiles_in_registers<kMr, kFull, kHalf, kOffsets>(a, walk, count);

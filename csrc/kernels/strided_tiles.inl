@@ -4,84 +4,218 @@
 // eight accumulators and most addresses on the stack: 14 x 24 ran at 66 % of a Zen 4's peak instead
 // of 94.
 
-// kInputs inputs. w are the weights of each whole block, w_half those of the half block behind
-// them.
-template <int kMr, int kFull, int kHalf, int kInputs, int kCount>
-inline __attribute__((always_inline)) void multiply_add_strided(Vec (&acc)[kCount],
-                                                                const Strided& x,
-                                                                const float* const* w,
-                                                                const float* w_half) {
+static_assert(kFullVecs == 1 && kHalfVecs == 1);
+
+// Input kInput, where x is behind its offset if there are any, of the pixels [kFirst, kFirst +
+// kPixels). w are the weights of each whole block, and
+// behind them those of the half block.
+template <int kFirst, int kPixels, int kFull, int kHalf, int kInput, bool kOffsets>
+inline __attribute__((always_inline)) void multiply_add_strided(Vec* acc, const Strided& x,
+                                                                const float* const* w) {
+  constexpr int kAt = kOffsets ? 0 : kInput;  // behind x
   constexpr int kVecs = kFull + kHalf;
-  static_assert(kFullVecs == 1 && kCount == kMr * kVecs);
-  unrolled<0, kInputs>([&](auto u) __attribute__((always_inline)) {
-    constexpr int kInput = decltype(u)::value;
-    Vec wv[kVecs];
+  Vec wv[kVecs];
+  unrolled<0, kFull>([&](auto j) __attribute__((always_inline)) {
+    constexpr int kVec = decltype(j)::value;
+    wv[kVec] = load_now<kInput * kBlock>(w[kVec]);
+  });
+  if constexpr (kHalf > 0) wv[kFull] = load_half_now<kInput * kHalfBlock>(w[kFull]);
+  // A broadcast of its own pays where two whole vectors take it. Behind one, FMAs of 512 and 256
+  // bits in turn ran at 90 % of Zen 4's peak; each with its own, at 100 %.
+  constexpr bool kShared = kFull > 1;
+  unrolled<kFirst, kFirst + kPixels>([&](auto i) __attribute__((always_inline)) {
+    constexpr int kPixel = decltype(i)::value;
+    Vec input;
+    if constexpr (kShared) input = broadcast_now<kPixel, kAt>(x);
     unrolled<0, kFull>([&](auto j) __attribute__((always_inline)) {
-      constexpr int kBlockOf = decltype(j)::value;
-      wv[kBlockOf] = load_now<kInput * kBlock>(w[kBlockOf]);
-    });
-    if constexpr (kHalf > 0) wv[kFull] = load_half_now<kInput * kHalfBlock>(w_half);
-    // A broadcast of its own pays where two whole vectors take it. Behind one, FMAs of 512 and 256
-    // bits in turn ran at 90 % of Zen 4's peak; each with its own, at 100 %.
-    constexpr bool kShared = kFull > 1;
-    unrolled<0, kMr>([&](auto i) __attribute__((always_inline)) {
-      constexpr int kPixel = decltype(i)::value;
-      Vec input;
-      if constexpr (kShared) input = broadcast_now<kPixel, kInput>(x);
-      unrolled<0, kFull>([&](auto j) __attribute__((always_inline)) {
-        constexpr int kVec = decltype(j)::value;
-        if constexpr (kShared) {
-          accumulate_now(acc[kPixel * kVecs + kVec], input, wv[kVec]);
-        } else {
-          accumulate_now<kPixel, kInput>(acc[kPixel * kVecs + kVec], x, wv[kVec]);
-        }
-      });
-      if constexpr (kHalf > 0) {
-        accumulate_half_now<kPixel, kInput>(acc[kPixel * kVecs + kFull], x, wv[kFull]);
+      constexpr int kVec = decltype(j)::value;
+      if constexpr (kShared) {
+        accumulate_now(acc[kPixel * kVecs + kVec], input, wv[kVec]);
+      } else {
+        accumulate_now<kPixel, kAt>(acc[kPixel * kVecs + kVec], x, wv[kVec]);
       }
     });
+    if constexpr (kHalf > 0) {
+      accumulate_half_now<kPixel, kAt>(acc[kPixel * kVecs + kFull], x, wv[kFull]);
+    }
   });
 }
 
-// The inputs that come by kInputs (behind an offset each, where there are offsets), counted in the
-// result.
+// What a tile's loop goes on with: pixels, weights, offsets, and the weights to be fetched.
+template <int kMr, int kFull, int kHalf, bool kOffsets>
+struct StridedLoop {
+  static constexpr int kInputs = kOffsets ? 1 : 4;  // of a round
+  static constexpr int kVecs = kFull + kHalf;
+  // The images of 7 x 7 are four tiles, which is how often the next weights can be asked for.
+  static constexpr int kLines = kFull > 1 ? 2 : 1;
+
+  Strided x;
+  const float* w[kFull + 1];
+  const int64_t* offset;
+  const float* next;
+
+  StridedLoop(const PointwiseArgs& a, const float* first, int64_t x_stride, const float* weights,
+              const float* next_w)
+      : x(first, x_stride), offset(a.offsets), next(next_w) {
+#pragma GCC unroll 4
+    for (int j = 0; j <= kFull; ++j) w[j] = weights + j * a.w_block_stride;
+  }
+
+  Strided pixels(int64_t input) const {
+    Strided at = x;
+    if constexpr (kOffsets) {
+      at.p += offset[input];
+      at.p9 += offset[input];
+    }
+    return at;
+  }
+
+  __attribute__((always_inline)) void round(Vec* acc) {
+    const Strided at = pixels(0);
+    unrolled<0, kInputs>([&](auto u) __attribute__((always_inline)) {
+      multiply_add_strided<0, kMr, kFull, kHalf, decltype(u)::value, kOffsets>(acc, at, w);
+    });
+#pragma GCC unroll 4
+    for (int j = 0; j < kFull; ++j) w[j] = hidden(w[j] + kInputs * kBlock);
+    if constexpr (kHalf > 0) w[kFull] = hidden(w[kFull] + kInputs * kHalfBlock);
+    if constexpr (kOffsets) {
+      ++offset;
+    } else {
+      x.p += kInputs;
+      x.p9 += kInputs;
+      fetch();
+    }
+  }
+
+  __attribute__((always_inline)) void fetch() {
+#pragma GCC unroll 2
+    for (int i = 0; i < kLines; ++i) prefetch(next + i * kLine);
+    next += kLines * kLine;
+  }
+};
+
+// As many inputs as make whole rounds, which are counted in the result.
 template <int kMr, int kFull, int kHalf, bool kOffsets, int kCount>
 inline __attribute__((always_inline)) int64_t multiply_add_all(Vec (&acc)[kCount],
                                                                const PointwiseArgs& a,
                                                                const float* first, int64_t x_stride,
                                                                const float* w,
                                                                const float*& next_w) {
-  constexpr int kInputs = kOffsets ? 1 : 4;
-  Strided x(first, x_stride);
-  const float* blocks[kFull + 1];
-#pragma GCC unroll 16
-  for (int j = 0; j <= kFull; ++j) blocks[j] = w + j * a.w_block_stride;
-  const float* next = next_w;
-  const int64_t* offset = a.offsets;
+  using Loop = StridedLoop<kMr, kFull, kHalf, kOffsets>;
+  static_assert(kCount == kMr * Loop::kVecs);
+  Loop loop(a, first, x_stride, w, next_w);
 #pragma GCC unroll 32
   for (int i = 0; i < kCount; ++i) settle(acc[i]);
-  const int64_t count = a.k;
-  int64_t k = 0;
-  for (; k + kInputs <= count; k += kInputs) {
-    Strided at = x;
-    if constexpr (kOffsets) {
-      at.p = x.p + *offset;
-      at.p9 = x.p9 + *offset++;
-    }
-    multiply_add_strided<kMr, kFull, kHalf, kInputs>(acc, at, blocks, blocks[kFull]);
-#pragma GCC unroll 16
-    for (int j = 0; j < kFull; ++j) blocks[j] = hidden(blocks[j] + kInputs * kBlock);
-    if constexpr (kHalf > 0) blocks[kFull] = hidden(blocks[kFull] + kInputs * kHalfBlock);
-    if constexpr (!kOffsets) {
-      x.p += kInputs;
-      x.p9 += kInputs;
-      // The images of 7 x 7 are four tiles, which is how often the next weights can be asked for.
-      constexpr int kLines = kFull > 1 ? 2 : 1;
-#pragma GCC unroll 2
-      for (int i = 0; i < kLines; ++i) prefetch(next + i * kLine);
-      next += kLines * kLine;
-    }
+  const int64_t rounds = a.k / Loop::kInputs;
+  for (int64_t left = rounds; left > 0; --left) loop.round(acc);
+  next_w = loop.next;
+  return rounds * Loop::kInputs;
+}
+
+// Tiles all of whose outputs exist. The last kTogether inputs are taken a few pixels at a time:
+// those are stored while the FMAs of the next ones run.
+constexpr int kTogether = 4;
+
+// hardswish(), or every activation that is nothing but bounds: none, ReLU, ReLU6.
+template <bool kHardswish, int kCount>
+inline __attribute__((always_inline)) void activate_now(Vec* v, const float (&bounds)[2]) {
+  static constexpr float kConstants[] = {3.0f, 6.0f, 1.0f / 6.0f};
+  if constexpr (kHardswish) {
+    const Vec three = set1_now(kConstants[0]), six = set1_now(kConstants[1]);
+    const Vec sixth = set1_now(kConstants[2]);
+#pragma GCC unroll 8
+    for (int i = 0; i < kCount; ++i) v[i] = hardswish(v[i], three, six, sixth);
+  } else {
+    const Vec low = set1_now(bounds[0]), high = set1_now(bounds[1]);
+#pragma GCC unroll 8
+    for (int i = 0; i < kCount; ++i) v[i] = min_of(max_of(v[i], low), high);
   }
-  next_w = next;
-  return k;
+}
+
+template <bool kHardswish, bool kOffsets, int kMr, int kFull, int kHalf>
+__attribute__((noinline)) void whole_strided_tiles(const PointwiseArgs& a, Walk& walk,
+                                                   int64_t count) {
+  using Loop = StridedLoop<kMr, kFull, kHalf, kOffsets>;
+  constexpr int kVecs = Loop::kVecs;
+  constexpr int kGroup = kVecs == 1 ? 4 : 2;  // pixels that are finished and stored at once
+  const float infinity = __builtin_inff();
+  const float bounds[2] = {a.activation == kActNone ? -infinity : 0.0f,
+                           a.activation == kActRelu6 ? 6.0f : infinity};
+  const int64_t rounds = (a.k - kTogether) / Loop::kInputs;
+  const int64_t y_stride = a.y_stride, y_width = a.y_width, y_jump = a.y_jump;
+  const int64_t residual_stride = a.residual_stride;
+  const float* x = walk.x;
+  const float* residual = walk.residual;
+  float* y = walk.out.y + walk.y_channel;
+  int64_t column = walk.out.column;
+  for (; count > 0; --count) {
+    Vec acc[kMr * kVecs];
+    Loop loop(a, x, walk.x_stride, walk.w, walk.next_w);
+#pragma GCC unroll 4
+    for (int j = 0; j < kVecs; ++j) {
+      const Vec b = j < kFull ? load(walk.bias + j * kLanes) : load_low(walk.bias + j * kLanes);
+#pragma GCC unroll 16
+      for (int i = 0; i < kMr; ++i) acc[i * kVecs + j] = b;
+    }
+#pragma GCC unroll 32
+    for (int i = 0; i < kMr * kVecs; ++i) settle(acc[i]);
+    for (int64_t left = rounds; left > 0; --left) loop.round(acc);
+    if constexpr (!kOffsets) loop.fetch();
+    unrolled<0, (kMr + kGroup - 1) / kGroup>([&](auto group) __attribute__((always_inline)) {
+      constexpr int kFirst = decltype(group)::value * kGroup;
+      constexpr int kPixels = kGroup < kMr - kFirst ? kGroup : kMr - kFirst;
+      unrolled<0, kTogether>([&](auto u) __attribute__((always_inline)) {
+        constexpr int kInput = decltype(u)::value;
+        multiply_add_strided<kFirst, kPixels, kFull, kHalf, kInput, kOffsets>(
+            acc, loop.pixels(kInput), loop.w);
+      });
+      activate_now<kHardswish, kPixels * kVecs>(acc + kFirst * kVecs, bounds);
+#pragma GCC unroll 4
+      for (int i = kFirst; i < kFirst + kPixels; ++i) {
+#pragma GCC unroll 4
+        for (int j = 0; j < kVecs; ++j) {
+          Vec v = acc[i * kVecs + j];
+          if (residual != nullptr) {
+            v = add(v, j < kFull ? load(residual + j * kLanes) : load_low(residual + j * kLanes));
+          }
+          if (j < kFull) {
+            store_now(y + j * kLanes, v);
+          } else {
+            store_low_now(y + j * kLanes, v);
+          }
+        }
+        if (residual != nullptr) residual += residual_stride;
+        y += y_stride;
+        if (++column == y_width) {
+          column = 0;
+          y += y_jump;
+        }
+      }
+    });
+    x += kMr * walk.x_stride;
+    walk.next_w = loop.next;
+  }
+  walk.x = x;
+  walk.residual = residual;
+  walk.out = {y - walk.y_channel, column};
+}
+
+// False, and nothing done, where an output is missing, the inputs make no whole rounds, or the
+// activation is another. Of the tiles only those that most pixels are dealt out to.
+template <bool kOffsets, int kMr, int kFull, int kHalf>
+inline bool whole_strided(const PointwiseArgs& a, Walk& walk, int64_t count) {
+  if constexpr (kMr < 12 || kFull == 0) return false;
+  if (walk.channels != kFull * kBlock + kHalf * kHalfBlock || a.k < kTogether ||
+      (!kOffsets && a.k % kTogether != 0)) {
+    return false;
+  }
+  if (a.activation == kActHardswish) {
+    whole_strided_tiles<true, kOffsets, kMr, kFull, kHalf>(a, walk, count);
+    return true;
+  }
+  if (a.activation != kActNone && a.activation != kActRelu && a.activation != kActRelu6) {
+    return false;
+  }
+  whole_strided_tiles<false, kOffsets, kMr, kFull, kHalf>(a, walk, count);
+  return true;
 }

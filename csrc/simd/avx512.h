@@ -154,9 +154,23 @@ inline void accumulate_half_now(Vec& acc, const Strided& x, Vec b) {
                        "i"(4 * kOffset), "v"(b));
   }
 }
+inline void store_now(float* p, Vec v) {
+  __asm__ volatile("vmovups %1, %0" : "=m"(*reinterpret_cast<__m512_u*>(p)) : "v"(v));
+}
+inline void store_low_now(float* p, Vec v) {
+  __asm__ volatile("vmovups %t1, %0" : "=m"(*reinterpret_cast<__m256_u*>(p)) : "v"(v));
+}
+inline Vec set1_now(const float& x) {
+  Vec v;
+  __asm__ volatile("vbroadcastss %1, %0" : "=v"(v) : "m"(x));
+  return v;
+}
 // Keeps an accumulator where it is.
 inline void settle(Vec& acc) { __asm__ volatile("" : "+v"(acc)); }
 #else
+inline void store_now(float* p, Vec v) { store(p, v); }
+inline void store_low_now(float* p, Vec v) { store_low(p, v); }
+inline Vec set1_now(const float& x) { return set1(x); }
 inline void accumulate_now(Vec& acc, Vec a, Vec b) { acc = fma(a, b, acc); }
 inline void accumulate_half_now(Vec& acc, Vec a, Vec b) { acc = fma(a, b, acc); }
 template <int kOffset>
