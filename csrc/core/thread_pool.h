@@ -14,7 +14,7 @@
 namespace weebill {
 
 /// ParallelHook::with_team of the pool.
-void pool_with_team(int threads, LentTeam::Leader leader, void* context);
+WEEBILL_API void pool_with_team(int threads, LentTeam::Leader leader, void* context);
 
 /// Threads that the pool uses: those of set_pool_threads(), otherwise the environment variable
 /// WEEBILL_NUM_THREADS, otherwise usable_cores(). Throws ValueError for a bad variable.

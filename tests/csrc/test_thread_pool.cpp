@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "core/cpu.h"
+#include "core/late_threads.h"
 #include "core/parallel.h"
 #include "core/status.h"
 #include "core/thread_pool.h"
@@ -39,6 +40,45 @@ WEEBILL_TEST(pool_covers_every_task_once) {
       for (int again = 0; again < 20; ++again) WEEBILL_EXPECT(covers(tasks));
     }
   }
+}
+
+// Calls in a row that do without the late threads, and one that takes them.
+int avoided(LateThreads& threads) {
+  int calls = 0;
+  while (threads.avoid()) ++calls;
+  return calls;
+}
+
+WEEBILL_TEST(late_threads_are_avoided_for_longer_and_longer) {
+  using std::chrono::microseconds;
+  LateThreads threads;
+  WEEBILL_EXPECT(avoided(threads) == 0);
+  threads.ended(microseconds(5000), microseconds(20));
+  WEEBILL_EXPECT(avoided(threads) == 0);
+  for (int calls : {16, 32, 64, 128, 256, 512, 512, 512}) {
+    threads.ended(microseconds(5000), microseconds(4000));
+    WEEBILL_EXPECT(avoided(threads) == calls);
+  }
+  // back in time once: forgiven
+  threads.ended(microseconds(5000), microseconds(20));
+  WEEBILL_EXPECT(avoided(threads) == 0);
+  threads.ended(microseconds(5000), microseconds(4000));
+  WEEBILL_EXPECT(avoided(threads) == 16);
+  // a wait that is short, or short beside the work
+  threads.ended(microseconds(100), LateThreads::kWorthIt - microseconds(1));
+  WEEBILL_EXPECT(avoided(threads) == 0);
+  threads.ended(microseconds(100000), microseconds(4000));
+  WEEBILL_EXPECT(avoided(threads) == 0);
+}
+
+WEEBILL_TEST(late_threads_are_avoided_by_all_callers_together) {
+  LateThreads threads;
+  threads.ended(std::chrono::milliseconds(5), std::chrono::milliseconds(4));
+  std::atomic<int> calls{0};
+  std::vector<std::thread> callers;
+  for (int i = 0; i < 4; ++i) callers.emplace_back([&] { calls += avoided(threads); });
+  for (std::thread& caller : callers) caller.join();
+  WEEBILL_EXPECT(calls == LateThreads::kFirst);
 }
 
 WEEBILL_TEST(pool_keeps_its_threads_for_a_call) {
