@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,13 +96,20 @@ class Case:
         return self.folder / f"{engine.name}-{engine.version()}"
 
     def exported(self, engine: Engine) -> Path:
-        """Folder with the engine's file, made on first use and complete when it exists."""
-        final = self.export_folder(engine)
+        """Folder with the engine's file."""
+        return self.made(self.export_folder(engine).name, engine.export)
+
+    def made(self, name: str, make: Callable[[Case, Path], None]) -> Path:
+        """Folder of this name, filled by `make` on first use and complete when it exists."""
+        final = self.folder / name
         if not final.exists():
             partial = Path(tempfile.mkdtemp(prefix="partial-", dir=self.folder))
             try:
-                engine.export(self, partial)
+                make(self, partial)
                 os.rename(partial, final)
+            except OSError:
+                if not final.exists():  # another process was faster
+                    raise
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
         return final

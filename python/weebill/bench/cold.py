@@ -21,8 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from weebill.bench.case import Case
-from weebill.bench.options import Options, worker_environment
-from weebill.bench.run import Progress
+from weebill.bench.options import Options, Progress, worker_environment
 from weebill.bench.worker import Worker, python_of
 
 __all__ = ["measure_cold"]
@@ -72,13 +71,14 @@ def run_child(name: str, folder: Path, x_path: Path, threads: int) -> dict[str, 
     with_library = memory_mib("VmRSS")
     session = engine.load(folder, x, threads)
     loaded = clock()
-    session.run()
-    first = clock()
-    steady = float("inf")
-    for _ in range(CALLS):
-        before = clock()
+    with session.active():
         session.run()
-        steady = min(steady, clock() - before)
+        first = clock()
+        steady = float("inf")
+        for _ in range(CALLS):
+            before = clock()
+            session.run()
+            steady = min(steady, clock() - before)
     peak = memory_mib("VmHWM")
     return {
         "import_ms": (imported - start) * 1e3,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,12 +14,16 @@ from weebill.bench.engines import ENGINES
 __all__ = [
     "ISA_ENVIRONMENT",
     "Options",
+    "Progress",
     "parse_cpus",
     "parse_names",
     "parse_positives",
     "parse_size",
     "worker_environment",
 ]
+
+# Called with what is being done, and the share of the run that is done.
+Progress = Callable[[str, float], None]
 
 # For each tier: what the engines that can be limited read.
 ISA_ENVIRONMENT = {

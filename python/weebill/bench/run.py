@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
-import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +13,9 @@ from typing import Any
 import numpy.typing as npt
 
 from weebill.bench.case import Case, make_case
+from weebill.bench.conversion import convert
 from weebill.bench.engines import make_engine
-from weebill.bench.options import Options, worker_environment
+from weebill.bench.options import Options, Progress, worker_environment
 from weebill.bench.reference import relative_error
 from weebill.bench.results import FAILED, OK, SKIPPED, WRONG, Row, ours
 from weebill.bench.roofline import Peaks, set_shares
@@ -26,19 +24,16 @@ from weebill.bench.suites import Block, load_suite, operators, resize, unrolled
 from weebill.bench.timing import Plan, Record, clean_rounds, measure, single_stream
 from weebill.bench.worker import Worker
 
-__all__ = ["DEFAULT_NETWORKS", "Progress", "Runner", "case_blocks", "make_cases"]
+__all__ = ["DEFAULT_NETWORKS", "Runner", "case_blocks", "make_cases"]
 
 DEFAULT_NETWORKS = (
     "mobilenet_v3_large",
     "mobilenet_v3_small",
-    "mobilenet_v2",
-    "efficientnet_lite0",
+    "shufflenet_v2_x0_5",
+    "shufflenet_v2_x1_0",
 )
 # Threads that spin keep doing so for a few milliseconds after a call.
 THREADS_PAUSE_S = 0.02
-
-# Called with what is being done, and the share of the run that is done.
-Progress = Callable[[str, float], None]
 
 
 def case_blocks(options: Options) -> list[tuple[str, str, tuple[Block, ...]]]:
@@ -166,7 +161,7 @@ class Runner:
         self._save = save
         self._deadline = deadline
         self._facts: dict[str, dict[str, str | None]] = {}
-        self._failed: dict[tuple[str, Path], str] = {}  # exports
+        self._failed: dict[tuple[str, Path], str] = {}  # conversions
 
     def run(self) -> None:
         """Convert, then measure every case with every instruction set and thread count.
@@ -175,7 +170,12 @@ class Runner:
         """
         options = self._options
         self._describe()
-        self._export()
+        versions = {
+            name: facts["version"] or ""
+            for name, facts in self._facts.items()
+            if not facts["missing"]
+        }
+        self._failed = convert(self._cases, versions, options, self._progress)
         units = [(isa, n) for isa in options.isas for n in options.threads]
         for index, (isa, threads) in enumerate(units):
             environment = worker_environment(isa, threads, options.wait_policy)
@@ -225,37 +225,6 @@ class Runner:
         finally:
             for worker in workers.values():
                 worker.close()
-
-    def _export(self) -> None:
-        """Convert every case for every engine where that has not been done, on all cores."""
-        jobs: dict[str, list[Case]] = {}
-        for name in self._options.backends:
-            engine = make_engine(name)
-            if self._facts[name]["missing"]:
-                continue
-            version = self._facts[name]["version"]
-            for case in self._cases:
-                refused = all(engine.refuses(case, n) for n in self._options.threads)
-                if not refused and not (case.folder / f"{name}-{version}").exists():
-                    jobs.setdefault(name, []).append(case)
-        total = sum(map(len, jobs.values()))
-        if not jobs:
-            return
-        done = itertools.count(1)
-
-        def export(name: str) -> None:
-            for case, problem in _export_all(name, jobs[name]):
-                if problem is not None:
-                    self._failed[name, case.folder] = problem
-                self._progress(f"converted {next(done)} of {total}: {name}, {case.name}", 0.0)
-
-        self._progress(f"converting for {', '.join(jobs)}", 0.0)
-        pool = ThreadPoolExecutor(max_workers=os.cpu_count() or 1)
-        try:
-            for future in as_completed([pool.submit(export, name) for name in jobs]):
-                future.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
 
     def _measure(
         self,
@@ -339,23 +308,6 @@ class Runner:
                 row.status, row.reason = FAILED, str(error)
             else:
                 check_output(row, output, case, self._options.tolerance)
-
-
-def _export_all(name: str, cases: Sequence[Case]) -> Iterator[tuple[Case, str | None]]:
-    """Convert in a process of the engine's own; each case with what went wrong, or None."""
-    worker = Worker(name, {"OMP_NUM_THREADS": "1"})
-    try:
-        for case in cases:
-            try:
-                worker.call("export", name, str(case.folder))
-            except RuntimeError as error:
-                worker.close()
-                worker = Worker(name, {"OMP_NUM_THREADS": "1"})
-                yield case, str(error)
-            else:
-                yield case, None
-    finally:
-        worker.close()
 
 
 def check_output(row: Row, output: npt.NDArray[Any], case: Case, tolerance: float) -> None:

@@ -16,6 +16,7 @@ from weebill.bench.engines import ENGINES, make_engine
 from weebill.bench.environment import describe_end, describe_environment
 from weebill.bench.options import (
     Options,
+    Progress,
     known_isas,
     parse_cpus,
     parse_names,
@@ -24,7 +25,7 @@ from weebill.bench.options import (
 )
 from weebill.bench.results import Result, Row, write_result
 from weebill.bench.roofline import machine_peaks
-from weebill.bench.run import DEFAULT_NETWORKS, Progress, Runner, case_blocks, make_cases
+from weebill.bench.run import DEFAULT_NETWORKS, Runner, case_blocks, make_cases
 from weebill.bench.suites import NETWORKS, load_suite, suite_names
 
 __all__ = ["list_choices", "make_options", "measure", "show_progress"]

@@ -16,10 +16,9 @@ import numpy as np
 
 from weebill import _C
 from weebill.bench.case import Case, read_case
-from weebill.bench.options import Options, worker_environment
+from weebill.bench.options import Options, Progress, worker_environment
 from weebill.bench.records import pack_blocks
 from weebill.bench.roofline import Peaks
-from weebill.bench.run import Progress
 from weebill.bench.suites import Block
 from weebill.bench.weights import make_weights
 from weebill.bench.worker import Worker

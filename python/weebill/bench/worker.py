@@ -9,6 +9,7 @@ turns. Run as a program this module is that process: ``python -m weebill.bench.w
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -162,6 +163,7 @@ class _Server:
         from weebill.bench.case import read_case
         from weebill.bench.engines import make_engine
 
+        gc.set_threshold(100_000, 20, 20)  # compilers' graphs are made of millions of objects
         return str(read_case(Path(case_folder)).exported(make_engine(engine)))
 
     def load(self, engine: str, folder: str, x_path: str, threads: int) -> FloatArray:
@@ -171,13 +173,15 @@ class _Server:
         self._session = None  # the one before goes first
         x = np.load(x_path)
         self._session = make_engine(engine).load(Path(folder), x, threads)
-        self._session.run()
+        with self._session.active():
+            self._session.run()
         return self.output()
 
     def turn(self, refill: int, calls: int) -> Turn:
         """A turn of the loaded session."""
         assert self._session is not None
-        return take_turn(self._session.run, self._cpus, refill, calls)
+        with self._session.active():
+            return take_turn(self._session.run, self._cpus, refill, calls)
 
     def output(self) -> FloatArray:
         """The loaded session's last output."""

@@ -10,6 +10,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -25,6 +26,10 @@ FloatArray = npt.NDArray[np.float32]
 
 class Session(ABC):
     """A loaded model with its input bound and its output owned by the engine."""
+
+    def active(self) -> AbstractContextManager[None]:
+        """What an application would enter once and call `run` in many times; around all calls."""
+        return nullcontext()
 
     @abstractmethod
     def run(self) -> None:
@@ -54,6 +59,7 @@ class Engine(ABC):
     library: ClassVar[str] = ""  # what `load` imports, where it is not modules[0]
     settings: ClassVar[Settings] = Settings()
     slow: ClassVar[str] = ""  # why the engine runs only if it is asked for
+    heavy: ClassVar[bool] = False  # converting a network takes many seconds
 
     def missing(self) -> str | None:
         """Why the engine cannot be used here, or None."""

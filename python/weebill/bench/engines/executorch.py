@@ -41,6 +41,7 @@ class ExecuTorch(Engine):
     modules: ClassVar[tuple[str, ...]] = ("executorch",)
     library: ClassVar[str] = "executorch.extension.pybindings.portable_lib"
     settings: ClassVar[Settings] = Settings(note="XnnpackPartitioner")
+    heavy: ClassVar[bool] = True
 
     def export(self, case: Case, folder: Path) -> None:
         """Export, lower and write ``model.pte``."""

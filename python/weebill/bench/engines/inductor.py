@@ -42,6 +42,7 @@ class Inductor(TorchFolded):
         inductor_config.cpp_wrapper = True
         compiled = torch.compile(load_module(folder), dynamic=False, fullgraph=True)
         session = TorchSession(compiled, channels_last(x))
-        session.run()
-        session.run()
+        with session.active():
+            session.run()
+            session.run()
         return session

@@ -7,6 +7,7 @@ went wrong. SPATIAL is 1 when the output is an image (then it is NHWC too) and 0
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -26,6 +27,7 @@ def convert(source: str, target: str, spatial: str) -> None:
 
 def main() -> None:
     """Until the input ends."""
+    gc.set_threshold(100_000, 20, 20)  # graphs are made of millions of objects that stay
     with os.fdopen(os.dup(1), "w") as answers:
         os.dup2(2, 1)  # the converter prints what it does
         for line in sys.stdin:

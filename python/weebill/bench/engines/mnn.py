@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from weebill.bench.engines.base import Engine, FloatArray, Session, Settings
-from weebill.bench.engines.onnx_export import export_onnx
+from weebill.bench.engines.onnx_export import exported_onnx
 
 if TYPE_CHECKING:
     from weebill.bench.case import Case
@@ -60,13 +59,10 @@ class Mnn(Engine):
         Its library is called directly: the ``mnnconvert`` script around it also reports usage to
         its makers, and pip-installs a package for that at every start.
         """
-        with tempfile.TemporaryDirectory() as scratch:
-            onnx_path = Path(scratch) / "model.onnx"
-            export_onnx(case, onnx_path)
-            command = [sys.executable, "-c", "import sys, _tools; _tools.mnnconvert(sys.argv)"]
-            command += ["-f", "ONNX", "--modelFile", str(onnx_path)]
-            command += ["--MNNModel", str(folder / "model.mnn"), "--bizCode", "bench"]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        command = [sys.executable, "-c", "import sys, _tools; _tools.mnnconvert(sys.argv)"]
+        command += ["-f", "ONNX", "--modelFile", str(exported_onnx(case))]
+        command += ["--MNNModel", str(folder / "model.mnn"), "--bizCode", "bench"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         if not (folder / "model.mnn").exists():
             said = (done.stderr or done.stdout).strip()[-400:]
             raise RuntimeError(f"MNN's converter failed: {said}")

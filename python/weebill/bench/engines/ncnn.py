@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
+import importlib.util
 import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -39,6 +38,19 @@ class NcnnSession(Session):
         return y
 
 
+def pnnx_program() -> Path:
+    """The converter itself; the script of that name imports torch to do no more than start it.
+
+    Raises:
+        RuntimeError: The package is not what it was.
+    """
+    found = importlib.util.find_spec("pnnx")
+    for folder in (found and found.submodule_search_locations) or ():
+        if (program := Path(folder) / "pnnx").is_file():
+            return program
+    raise RuntimeError("pnnx: the package has no program of that name")
+
+
 class Ncnn(Engine):
     """float32 throughout: half-precision packing, storage and arithmetic are turned off."""
 
@@ -58,9 +70,8 @@ class Ncnn(Engine):
 
         traced = torch.jit.trace(case.module(), torch.from_numpy(case.input()))
         traced.save(str(folder / "model.pt"))
-        pnnx = shutil.which("pnnx", path=str(Path(sys.executable).parent)) or "pnnx"
         shape = ",".join(str(n) for n in case.shape)
-        command = [pnnx, "model.pt", f"inputshape=[{shape}]", "fp16=0"]
+        command = [str(pnnx_program()), "model.pt", f"inputshape=[{shape}]", "fp16=0"]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         if done.returncode != 0 or not (folder / "model.ncnn.param").exists():
             raise RuntimeError(f"pnnx failed: {(done.stderr or done.stdout).strip()[-400:]}")

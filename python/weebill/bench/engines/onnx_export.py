@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,8 +16,14 @@ OUTPUT = "y"
 OPSET = 17  # the newest that every consumer below reads
 
 
-def export_onnx(case: Case, path: Path) -> None:
-    """Write the case's module as ONNX with a static shape; BatchNorm is folded by torch."""
+def exported_onnx(case: Case) -> Path:
+    """The case as ONNX, made for the first engine that asks."""
+    version = importlib.metadata.version("torch")
+    return case.made(f"onnx-{OPSET}-torch-{version}", _export) / "model.onnx"
+
+
+def _export(case: Case, folder: Path) -> None:
+    """Write the case's module with a static shape; BatchNorm is folded by torch."""
     import torch
 
     with warnings.catch_warnings():
@@ -24,7 +31,7 @@ def export_onnx(case: Case, path: Path) -> None:
         torch.onnx.export(
             case.module(),
             (torch.from_numpy(case.input()),),
-            str(path),
+            str(folder / "model.onnx"),
             dynamo=False,
             opset_version=OPSET,
             input_names=[INPUT],

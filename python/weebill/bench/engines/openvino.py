@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from weebill.bench.engines.base import Engine, FloatArray, Session, Settings
-from weebill.bench.engines.onnx_export import export_onnx
+from weebill.bench.engines.onnx_export import exported_onnx
 
 if TYPE_CHECKING:
     from weebill.bench.case import Case
@@ -49,11 +48,8 @@ class OpenVino(Engine):
         """Write ``model.xml`` and ``model.bin``, weights left in float32."""
         import openvino as ov
 
-        with tempfile.TemporaryDirectory() as scratch:
-            onnx_path = Path(scratch) / "model.onnx"
-            export_onnx(case, onnx_path)
-            model = ov.convert_model(str(onnx_path))
-            ov.save_model(model, str(folder / "model.xml"), compress_to_fp16=False)
+        model = ov.convert_model(str(exported_onnx(case)))
+        ov.save_model(model, str(folder / "model.xml"), compress_to_fp16=False)
 
     def load(self, folder: Path, x: FloatArray, threads: int) -> Session:
         """Compile for the CPU; bfloat16, its default on new CPUs, is turned off."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -17,20 +18,22 @@ if TYPE_CHECKING:
 
 
 class TorchSession(Session):
-    """Calls a module (or a compiled one) on a bound tensor under inference mode."""
+    """Calls a module (or a compiled one) on a bound tensor, in an inference mode that stays on."""
 
     def __init__(self, call: Callable[[Tensor], Tensor], x: Tensor) -> None:
-        import torch
-
-        self._inference_mode = torch.inference_mode
         self._call = call
         self._x = x
-        self._y = torch.empty(0)
+        self._y: Tensor
+
+    def active(self) -> AbstractContextManager[None]:
+        """`torch.inference_mode`."""
+        import torch
+
+        return torch.inference_mode()
 
     def run(self) -> None:
         """One inference."""
-        with self._inference_mode():
-            self._y = self._call(self._x)
+        self._y = self._call(self._x)
 
     def output(self) -> FloatArray:
         """The last output as logical NCHW."""
