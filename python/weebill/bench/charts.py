@@ -194,13 +194,13 @@ def _series(
             '<circle cx="{:.1f}" cy="{:.1f}" r="4.5" class="{}"><title>{}</title></circle>'
         ).format(x(a), y(b), one.mark, hint)
         if one.show_names:
-            # Names must not lie on each other: one that would is left to its tooltip.
-            at = (x(a), y(b))
-            if all(abs(at[0] - u) > 130 or abs(at[1] - v) > 13 for u, v in placed):
-                placed.append(at)
-                anchor = "end" if at[0] > WIDTH * 0.7 else "start"
-                shift = -8 if anchor == "end" else 8
-                yield _text(at[0] + shift, at[1] - 5, name, "label", anchor)
+            # Over the point, else under it. Names must not lie on each other: one that would on
+            # both sides is left to its tooltip.
+            for at in ((x(a), y(b) - 9), (x(a), y(b) + 18)):
+                if all(abs(at[0] - u) > 130 or abs(at[1] - v) > 13 for u, v in placed):
+                    placed.append(at)
+                    yield _text(*at, name, "label", "end" if at[0] > WIDTH * 0.7 else "middle")
+                    break
 
 
 def _line_label(one: Series, x: _Scale, y: _Scale, placed: list[tuple[float, float]]) -> Markup:

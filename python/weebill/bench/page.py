@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from weebill.bench import charts
 from weebill.bench.charts import Axis, Bar, Series
-from weebill.bench.results import OURS, Result, Row, grouped, ours
+from weebill.bench.results import OURS, SKIPPED, Result, Row, grouped, ours
 from weebill.bench.suites import NETWORKS, load_suite
 from weebill.bench.tables import Table, cold_table, format_ratio, remarks
 
@@ -73,7 +73,11 @@ def _marks(rows: Sequence[Row]) -> dict[str, str]:
     """Every engine's colour class."""
     engines = list(dict.fromkeys(row.engine for row in rows if row.wall_ms is not None))
     peers = [engine for engine in engines if engine not in OURS]
-    marks = {engine: "s0" for engine in engines if engine in OURS}
+    # ours in shades of one colour: the base of ratios, and what is measured beside it
+    marks = {
+        engine: "s0 second" if i else "s0"
+        for i, engine in enumerate(engine for engine in engines if engine in OURS)
+    }
     return marks | {peer: f"s{1 + i % (MARKS - 1)}" for i, peer in enumerate(peers)}
 
 
@@ -182,12 +186,16 @@ def _accuracy(rows: Sequence[Row], marks: dict[str, str]) -> Section | None:
                 for row in own
                 if row.wall_ms and (top1 := load_suite(row.suite).top1)
             ]
-            points.sort()
-            if points:
-                places = tuple((x, y) for x, y, _ in points)
-                names = tuple(name for _, _, name in points)
-                first = engine in OURS
-                series.append(Series(engine, places, mark, names, line=first, show_names=first))
+            first = engine == next((name for name in OURS if name in marks), None)
+            front = [p for p in points if first and not any(_better(q, p) for q in points)]
+            for own_points, line in (
+                (sorted(front), True),
+                ([p for p in points if p not in front], False),
+            ):
+                if own_points:
+                    places = tuple((x, y) for x, y, _ in own_points)
+                    names = tuple(name for _, _, name in own_points)
+                    series.append(Series(engine, places, mark, names, line=line, show_names=first))
         if len({name for one in series for name in one.names}) > 1:
             caption = f"ImageNet top-1 and latency, {_plural(threads, 'thread')}"
             x_axis, y_axis = Axis("median latency, ms", log=True), Axis("top-1, %")
@@ -200,7 +208,13 @@ def _accuracy(rows: Sequence[Row], marks: dict[str, str]) -> Section | None:
         if (suite := load_suite(name)).top1
     )
     text = "Published accuracies of trained weights: " + "; ".join(sources) + "."
+    text += " The line leaves out what another network is both faster and better than."
     return Section("Accuracy and latency", text, figures)
+
+
+def _better(one: tuple[float, float, str], other: tuple[float, float, str]) -> bool:
+    """Whether a point (latency, accuracy, name) is ahead in one thing and behind in none."""
+    return one[:2] != other[:2] and one[0] <= other[0] and one[1] >= other[1]
 
 
 def _against(rows: Sequence[Row], marks: dict[str, str], what: str, title: str) -> Section | None:
@@ -248,6 +262,8 @@ def _all_rows(rows: Sequence[Row]) -> Table:
     columns = ("case", "engine", "status", "version", "isa", *right, "settings")
     lines = []
     for row in rows:
+        if row.status == SKIPPED:
+            continue  # the remarks under the table say why
         time = row.wall_ms
         times = (time.median, time.p90, time.minimum) if time else ()
         shares = [f"{s:.0%}" if s else "" for s in (row.peak_share, row.roof_share)]
