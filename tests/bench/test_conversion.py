@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,25 @@ def test_a_folder_is_made_once_and_whole(tmp_path: Path) -> None:
         case.made("never", fail)
     assert not (case.folder / "never").exists()
     assert not list(case.folder.glob("partial-*"))
+
+
+def test_converters_that_leave_files_do_so_in_folders_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = small_case(tmp_path)
+    places: list[Path] = []
+
+    def run(command: list[str], cwd: Path, **_rest: Any) -> subprocess.CompletedProcess[str]:
+        places.append(cwd)
+        (cwd / "model.mnn").write_text("")
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr("subprocess.run", run)
+    monkeypatch.setattr("weebill.bench.engines.mnn.exported_onnx", lambda case: case.folder)
+    for name in ("one", "two"):
+        case.made(name, make_engine("mnn").export)
+    assert len(set(places)) == 2
+    assert all(place.parent == case.folder for place in places)
 
 
 @pytest.mark.parametrize("name", ["weebill", "torch", "torch_nhwc", "torch_folded"])

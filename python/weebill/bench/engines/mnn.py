@@ -57,12 +57,13 @@ class Mnn(Engine):
         """Run MNN's converter on the ONNX file.
 
         Its library is called directly: the ``mnnconvert`` script around it also reports usage to
-        its makers, and pip-installs a package for that at every start.
+        its makers, and pip-installs a package for that at every start. Weights pass through a
+        file in the working directory, so two conversions must not share one.
         """
         command = [sys.executable, "-c", "import sys, _tools; _tools.mnnconvert(sys.argv)"]
         command += ["-f", "ONNX", "--modelFile", str(exported_onnx(case))]
         command += ["--MNNModel", str(folder / "model.mnn"), "--bizCode", "bench"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         if not (folder / "model.mnn").exists():
             said = (done.stderr or done.stdout).strip()[-400:]
             raise RuntimeError(f"MNN's converter failed: {said}")
