@@ -28,6 +28,25 @@ TensorView dense_view(const std::string& op, const TensorHandle& x, const char* 
   return v;
 }
 
+/// From one pixel to the next, where they follow one another.
+std::int64_t pixel_stride(const TensorView& v) {
+  if (v.w > 1) return v.stride_w;
+  if (v.h > 1) return v.stride_h;
+  return v.n > 1 ? v.stride_n : v.c;
+}
+
+/// An image whose channels lie side by side and whose pixels follow one another: a whole one, or a
+/// part of the channels of one.
+TensorView pixels_view(const std::string& op, const TensorHandle& x, const char* name) {
+  const TensorView v = input_view(op, x, name);
+  check(v.n * v.c * v.h * v.w > 0, op, ": ", name, " must not be empty, got (", v.n, ", ", v.c,
+        ", ", v.h, ", ", v.w, ")");
+  check(v.stride_c == 1 && (v.h == 1 || v.stride_h == v.w * pixel_stride(v)) &&
+            (v.n == 1 || v.stride_n == v.h * v.w * pixel_stride(v)),
+        op, ": ", name, " must be channels of a dense channels_last tensor");
+  return v;
+}
+
 /// Rows of StatisticsRow for so many channels; no data for None.
 const float* statistics_of(const std::string& op, const char* name, const Weight& rows,
                            std::int64_t channels) {
@@ -118,6 +137,7 @@ void normalized_convolution_backward_kernel(StableIValue* stack) {
   const TensorHandle sums = arguments.tensor();
   Layer layer(op, arguments);
   const auto mask = arguments.booleans();
+  const TensorHandle into = arguments.optional_tensor();
   layer.settle();
   const Shape& out = layer.out;
   const TensorView dy = dense_view(op, grad_output, "grad_output");
@@ -133,15 +153,25 @@ void normalized_convolution_backward_kernel(StableIValue* stack) {
   const std::int64_t taps = filter[2] * filter[3];
   const bool wants_sums = mask[0] && layer.spec.input.mean != nullptr;
   const TensorView& x = layer.view;
+  MutablePixels input;
+  if (into) {
+    const TensorView place = pixels_view(op, into, "grad_input");
+    check(mask[0] && place.n == x.n && place.c == x.c && place.h == x.h && place.w == x.w, op,
+          ": grad_input must have the shape of x, and be wanted");
+    check(filter[2] * filter[3] == 1, op, ": grad_input must not be given but for 1 x 1");
+    input = {static_cast<float*>(data_of(into)), pixel_stride(place)};
+  }
   std::array<TensorHandle, 5> results = {
-      mask[0] ? image_of({x.n, x.c, x.h, x.w}) : nothing(),
+      mask[0] && !into ? image_of({x.n, x.c, x.h, x.w}) : nothing(),
       mask[1] ? empty_tensor<4>({filter[0], filter[1], filter[2], filter[3]},
                                 {filter[1] * taps, taps, filter[3], 1})
               : nothing(),
       empty_tensor<1>({mask[2] ? out.c : 0}, {1}), empty_tensor<1>({mask[3] ? out.c : 0}, {1}),
       wants_sums ? empty_tensor<2>({2, x.c}, {x.c, 1}, aoti_torch_dtype_float64()) : nothing()};
   NormalizedGradients wanted;
-  wanted.convolution.input = mask[0] ? float_data(results[0]) : nullptr;
+  wanted.convolution.input = input.data;
+  wanted.convolution.input_stride = input.stride;
+  if (mask[0] && !into) wanted.convolution.input = float_data(results[0]);
   wanted.convolution.weight = mask[1] ? float_data(results[1]) : nullptr;
   wanted.norm_weight = mask[2] ? float_data(results[2]) : nullptr;
   wanted.norm_bias = mask[3] ? float_data(results[3]) : nullptr;
@@ -198,6 +228,38 @@ TensorHandle normalize_sums_kernel(Arguments arguments) {
   return sums;
 }
 
+TensorHandle normalize_shuffle_kernel(Arguments arguments) {
+  static const std::string op = "normalize_shuffle";
+  const TensorHandle first = arguments.tensor();
+  Normalized values(arguments);
+  const TensorView view = pixels_view(op, first, "first");
+  const Normalization normal = values.settle(op);
+  const TensorView& z = values.z;
+  check(view.n == z.n && view.c == z.c && view.h == z.h && view.w == z.w, op,
+        ": first must have the shape of z, (", z.n, ", ", z.c, ", ", z.h, ", ", z.w, "), got (",
+        view.n, ", ", view.c, ", ", view.h, ", ", view.w, ")");
+  TensorHandle y = image_of({z.n, 2 * z.c, z.h, z.w});
+  normalize_shuffle({view.data, pixel_stride(view), z.n * z.h * z.w, z.c}, z.data, normal,
+                    float_data(y));
+  return y;
+}
+
+TensorHandle unshuffle_kernel(Arguments arguments) {
+  static const std::string op = "unshuffle";
+  const TensorHandle shuffled = arguments.tensor();
+  const TensorHandle first = arguments.tensor();
+  const TensorView y = dense_view(op, shuffled, "y");
+  const TensorView view = pixels_view(op, first, "first");
+  check(view.n == y.n && 2 * view.c == y.c && view.h == y.h && view.w == y.w, op,
+        ": first must have half of the channels of y, (", y.n, ", ", y.c, ", ", y.h, ", ", y.w,
+        "), got (", view.n, ", ", view.c, ", ", view.h, ", ", view.w, ")");
+  TensorHandle second = image_of({y.n, view.c, y.h, y.w});
+  unshuffle(y.data,
+            {static_cast<float*>(data_of(first)), pixel_stride(view), y.n * y.h * y.w, view.c},
+            float_data(second));
+  return second;
+}
+
 template <void (*kernel)(StableIValue*)>
 void boxed_several(StableIValue* stack, std::uint64_t, std::uint64_t) {
   translated([stack] { kernel(stack); });
@@ -214,8 +276,11 @@ void define_training_ops(torch::stable::detail::StableLibrary& m) {
       "normalized_convolution_backward(Tensor grad_output, Tensor z, Tensor statistics, "
       "Tensor sums, Tensor x, Tensor? input_statistics, str input_activation, Tensor weight, "
       "Tensor? norm_weight, Tensor? norm_bias, float eps, str activation, int[] stride, "
-      "int[] padding, int[] dilation, bool[] output_mask) "
+      "int[] padding, int[] dilation, bool[] output_mask, Tensor(a!)? grad_input=None) "
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "normalize_shuffle(Tensor first, Tensor z, Tensor statistics, str activation) -> Tensor");
+  m.def("unshuffle(Tensor y, Tensor(a!) first) -> Tensor");
   m.def("normalize(Tensor z, Tensor statistics, str activation) -> Tensor");
   m.def(
       "normalize_sums(Tensor grad_output, Tensor z, Tensor statistics, str activation) -> Tensor");
@@ -224,6 +289,8 @@ void define_training_ops(torch::stable::detail::StableLibrary& m) {
 void implement_training_ops(torch::stable::detail::StableLibrary& m) {
   m.impl("normalized_convolution", &boxed_several<normalized_convolution_kernel>);
   m.impl("normalized_convolution_backward", &boxed_several<normalized_convolution_backward_kernel>);
+  m.impl("normalize_shuffle", &boxed<normalize_shuffle_kernel>);
+  m.impl("unshuffle", &boxed<unshuffle_kernel>);
   m.impl("normalize", &boxed<normalize_kernel>);
   m.impl("normalize_sums", &boxed<normalize_sums_kernel>);
 }

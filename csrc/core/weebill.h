@@ -337,6 +337,22 @@ WEEBILL_API void normalize(const float* z, std::int64_t pixels, std::int64_t cha
 WEEBILL_API void normalize_sums(const float* dy, const float* z, std::int64_t pixels,
                                 std::int64_t channels, const Normalization& normal, double* sums);
 
+/// Pixels that follow one another at `stride` elements, the channels of each side by side.
+template <typename T>
+struct PixelsOf {
+  T* data = nullptr;
+  std::int64_t stride = 0, pixels = 0, channels = 0;
+};
+using StridedPixels = PixelsOf<const float>;
+using MutablePixels = PixelsOf<float>;
+
+/// y[p, 2 i] = first[p, i],  y[p, 2 i + 1] = the normalised z[p, i]; z and y are dense.
+WEEBILL_API void normalize_shuffle(const StridedPixels& first, const float* z,
+                                   const Normalization& normal, float* y);
+
+/// first[p, i] = y[p, 2 i],  second[p, i] = y[p, 2 i + 1]; y and second are dense.
+WEEBILL_API void unshuffle(const float* y, const MutablePixels& first, float* second);
+
 /// Everything about one block that `run` would decide for this input: text, one line per record.
 /// The reasons of the fusion rule are part of it.
 WEEBILL_API std::string explain(const Shape& x, Packed records, int threads);

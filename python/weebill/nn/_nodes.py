@@ -8,7 +8,7 @@ for the backward are the input and one tensor per layer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -71,6 +71,14 @@ def run(layers: Sequence[Layer], x: Tensor) -> Tensor:
     return y
 
 
+def shuffled(first: Sequence[Layer], second: Sequence[Layer], x: Tensor) -> Tensor:
+    """channel_shuffle(concat(first(x), second(x)), 2), or without first layers and x1 and x2 being
+    the halves of x, channel_shuffle(concat(x1, second(x2)), 2)."""
+    parameters = [p for layer in (*first, *second) for p in layer.parameters]
+    y: Tensor = _ShuffledRuns.apply(x, first, second, *parameters)  # type: ignore[no-untyped-call]
+    return y
+
+
 def move_statistics(norm: nn.BatchNorm2d, mean: Tensor, var: Tensor, count: int) -> None:
     """Moves the running statistics; `var` is the biased one of `count` values."""
     if not norm.track_running_stats or norm.running_mean is None:
@@ -90,19 +98,10 @@ def move_statistics(norm: nn.BatchNorm2d, mean: Tensor, var: Tensor, count: int)
 class _Run(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, layers: Sequence[Layer], *parameters: Tensor | None) -> Tensor:
-        outputs: list[Tensor] = []
-        z, statistics, activation = x, None, "none"
-        for layer in layers:
-            z, statistics = _ops.normalized_convolution.default(
-                z, statistics, activation, *_settings(layer)
-            )
-            activation = layer.activation
-            outputs += z, statistics
-            move_statistics(layer.norm, statistics[0], statistics[1], z.numel() // z.shape[1])
+        outputs = _forward(layers, x)
         ctx.layers = layers
         ctx.save_for_backward(x, *parameters, *outputs)
-        assert statistics is not None
-        y: Tensor = _ops.normalize.default(z, statistics, activation)
+        y: Tensor = _ops.normalize.default(*outputs[-2:], layers[-1].activation)
         return y
 
     @staticmethod
@@ -111,29 +110,129 @@ class _Run(torch.autograd.Function):
         x, *rest = ctx.saved_tensors
         parameters, outputs = rest[:count], rest[count:]
         if torch.is_grad_enabled():
-            return _plain_backward(ctx, x, parameters, grad)
-        needs = ctx.needs_input_grad
-        found: list[Tensor | None] = [None] * count
-        grad = grad.contiguous(memory_format=torch.channels_last)
-        sums = _ops.normalize_sums.default(grad, *outputs[-2:], ctx.layers[-1].activation)
-        for i in reversed(range(len(ctx.layers))):
-            before = (outputs[2 * i - 2], outputs[2 * i - 1]) if i else (x, None)
-            # A layer that another one comes before has its gradient asked for, wanted or not.
-            mask = [i > 0 or needs[0], *needs[2 + 3 * i : 5 + 3 * i]]
-            grad, *gradients, sums = _ops.normalized_convolution_backward.default(
-                grad,
-                *outputs[2 * i : 2 * i + 2],
-                sums,
-                *before,
-                ctx.layers[i - 1].activation if i else "none",
-                *_settings(ctx.layers[i], parameters[3 * i : 3 * i + 3]),
-                mask,
+            by_x, *others = _differentiated(
+                lambda x, *values: _plain(ctx.layers, x, values), (x, *parameters), ctx, grad
             )
-            found[3 * i : 3 * i + 3] = [
-                gradient if wanted else None
-                for gradient, wanted in zip(gradients, mask[1:], strict=True)
-            ]
-        return (grad if needs[0] else None, None, *found)
+            return (by_x, None, *others)
+        grad = grad.contiguous(memory_format=torch.channels_last)
+        needs = ctx.needs_input_grad
+        by_x, found = _backward(ctx.layers, x, parameters, outputs, grad, [needs[0], *needs[2:]])
+        return (by_x, None, *found)
+
+
+class _ShuffledRuns(torch.autograd.Function):
+    """`shuffled`; `first` are the layers of the first half, none for the channels as they come."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        first: Sequence[Layer],
+        second: Sequence[Layer],
+        *parameters: Tensor | None,
+    ) -> Tensor:
+        half = x.shape[1] // 2
+        if first:
+            before = _forward(first, x)
+            beside = _ops.normalize.default(*before[-2:], first[-1].activation)
+        else:
+            before, beside = [], x[:, :half]
+        outputs = _forward(second, x if first else x[:, half:])
+        ctx.runs = first, second
+        ctx.save_for_backward(x, *parameters, *before, *outputs)
+        y: Tensor = _ops.normalize_shuffle.default(beside, *outputs[-2:], second[-1].activation)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        first, second = ctx.runs
+        x, *rest = ctx.saved_tensors
+        count = 3 * (len(first) + len(second))
+        parameters, outputs = rest[:count], rest[count:]
+        if torch.is_grad_enabled():
+            by_x, *others = _differentiated(
+                lambda x, *values: _plain_shuffled(first, second, x, values),
+                (x, *parameters),
+                ctx,
+                grad,
+            )
+            return (by_x, None, None, *others)
+        grad = grad.contiguous(memory_format=torch.channels_last)
+        needs = list(ctx.needs_input_grad[3:])
+        wants_x = ctx.needs_input_grad[0]
+        if not first:
+            half = x.shape[1] // 2
+            by_x = torch.empty_like(x)
+            by_second = _ops.unshuffle.default(grad, by_x[:, :half])
+            _, found = _backward(
+                second,
+                x[:, half:],
+                parameters,
+                outputs,
+                by_second,
+                [wants_x, *needs],
+                by_x[:, half:] if wants_x else None,
+            )
+            return (by_x if wants_x else None, None, None, *found)
+        n, channels, height, width = grad.shape
+        by_first = grad.new_empty((n, height, width, channels // 2)).permute(0, 3, 1, 2)
+        by_second = _ops.unshuffle.default(grad, by_first)
+        split, made = 3 * len(first), 2 * len(first)
+        one, found = _backward(
+            first, x, parameters[:split], outputs[:made], by_first, [wants_x, *needs[:split]]
+        )
+        other, more = _backward(
+            second, x, parameters[split:], outputs[made:], by_second, [wants_x, *needs[split:]]
+        )
+        total = one.add_(other) if one is not None and other is not None else None
+        return (total, None, None, *found, *more)
+
+
+def _forward(layers: Sequence[Layer], x: Tensor) -> list[Tensor]:
+    """Of each layer what the convolution gives, and its statistics."""
+    outputs: list[Tensor] = []
+    z, statistics, activation = x, None, "none"
+    for layer in layers:
+        z, statistics = _ops.normalized_convolution.default(
+            z, statistics, activation, *_settings(layer)
+        )
+        activation = layer.activation
+        outputs += z, statistics
+        move_statistics(layer.norm, statistics[0], statistics[1], z.numel() // z.shape[1])
+    return outputs
+
+
+def _backward(
+    layers: Sequence[Layer],
+    x: Tensor,
+    parameters: Sequence[Tensor | None],
+    outputs: Sequence[Tensor],
+    grad: Tensor,
+    needs: Sequence[bool],
+    into: Tensor | None = None,
+) -> tuple[Tensor | None, list[Tensor | None]]:
+    """Gradients by x, which goes to `into` if that is given, and by the parameters."""
+    found: list[Tensor | None] = [None] * len(parameters)
+    sums = _ops.normalize_sums.default(grad, *outputs[-2:], layers[-1].activation)
+    for i in reversed(range(len(layers))):
+        before = (outputs[2 * i - 2], outputs[2 * i - 1]) if i else (x, None)
+        # A layer that another one comes before has its gradient asked for, wanted or not.
+        mask = [i > 0 or needs[0], *needs[1 + 3 * i : 4 + 3 * i]]
+        grad, *gradients, sums = _ops.normalized_convolution_backward.default(
+            grad,
+            *outputs[2 * i : 2 * i + 2],
+            sums,
+            *before,
+            layers[i - 1].activation if i else "none",
+            *_settings(layers[i], parameters[3 * i : 3 * i + 3]),
+            mask,
+            into if i == 0 else None,
+        )
+        found[3 * i : 3 * i + 3] = [
+            gradient if wanted else None
+            for gradient, wanted in zip(gradients, mask[1:], strict=True)
+        ]
+    return grad if needs[0] else None, found
 
 
 def _settings(layer: Layer, parameters: Sequence[Tensor | None] | None = None) -> tuple[Any, ...]:
@@ -141,28 +240,45 @@ def _settings(layer: Layer, parameters: Sequence[Tensor | None] | None = None) -
     return *(parameters or layer.parameters), layer.norm.eps, layer.activation, *layer.window
 
 
-def _plain_backward(
-    ctx: Any, x: Tensor, parameters: Sequence[Tensor | None], grad: Tensor
-) -> tuple[Tensor | None, ...]:
-    """Through plain torch, so that it can be differentiated again."""
+def _plain(layers: Sequence[Layer], x: Tensor, parameters: Sequence[Tensor | None]) -> Tensor:
+    """The layers in plain torch; no running statistics move."""
+    for i, layer in enumerate(layers):
+        weight, scale, shift = parameters[3 * i : 3 * i + 3]
+        assert weight is not None
+        if layer.is_depthwise:
+            stride, pad, dilation = layer.window
+            z = _reference.depthwise_conv2d(x, weight, None, stride, pad, dilation, "none")
+        else:
+            z = _reference.pointwise_conv2d(x, weight, None, "none")
+        x, *_ = _reference.batch_norm_activation(z, scale, shift, layer.norm.eps, layer.activation)
+    return x
+
+
+def _plain_shuffled(
+    first: Sequence[Layer],
+    second: Sequence[Layer],
+    x: Tensor,
+    parameters: Sequence[Tensor | None],
+) -> Tensor:
+    if first:
+        split = 3 * len(first)
+        halves = _plain(first, x, parameters[:split]), _plain(second, x, parameters[split:])
+    else:
+        beside, rest = x.chunk(2, dim=1)
+        halves = beside, _plain(second, rest, parameters)
+    return _reference.channel_shuffle(torch.cat(halves, dim=1), 2)
+
+
+def _differentiated(
+    forward: Callable[..., Tensor], inputs: Sequence[Tensor | None], ctx: Any, grad: Tensor
+) -> list[Tensor | None]:
+    """Gradients by the inputs, the tensors among ctx's arguments, that can be differentiated."""
     # Views, so that each argument gets its own gradient, and a second derivative finds its way.
-    inputs = [None if value is None else value.view_as(value) for value in (x, *parameters)]
-    y = inputs[0]
-    assert y is not None
+    views = [None if value is None else value.view_as(value) for value in inputs]
     with torch.enable_grad():
-        for layer, at in zip(ctx.layers, range(1, len(inputs), 3), strict=True):
-            weight, scale, shift = inputs[at : at + 3]
-            assert weight is not None
-            if layer.is_depthwise:
-                stride, pad, dilation = layer.window
-                z = _reference.depthwise_conv2d(y, weight, None, stride, pad, dilation, "none")
-            else:
-                z = _reference.pointwise_conv2d(y, weight, None, "none")
-            y, *_ = _reference.batch_norm_activation(
-                z, scale, shift, layer.norm.eps, layer.activation
-            )
-    needs = [ctx.needs_input_grad[0], *ctx.needs_input_grad[2:]]
-    wanted = [v for v, needed in zip(inputs, needs, strict=True) if needed and v is not None]
+        y = forward(*views)
+    arguments = len(ctx.needs_input_grad)
+    needs = [ctx.needs_input_grad[0], *ctx.needs_input_grad[arguments - len(inputs) + 1 :]]
+    wanted = [v for v, needed in zip(views, needs, strict=True) if needed and v is not None]
     found = iter(torch.autograd.grad(y, wanted, grad, create_graph=True))
-    by_x, *others = (next(found) if needed else None for needed in needs)
-    return (by_x, None, *others)
+    return [next(found) if needed else None for needed in needs]

@@ -56,6 +56,13 @@ def run(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
     return x
 
 
+def nodes_of(layers: Iterable[nn.Module], x: Tensor) -> list[_nodes.Layer] | None:
+    """The layers as a run of one node; None where some of them do not belong into one."""
+    queue = list(layers)
+    nodes = _take_nodes(queue, x)
+    return None if queue else nodes
+
+
 def _take_nodes(queue: list[nn.Module], x: Tensor) -> list[_nodes.Layer]:
     """Takes the convolutions in front that one node will do, each with its normalisation."""
     found: list[_nodes.Layer] = []

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from weebill import ops
 from weebill.fusion.module import FusedModule
-from weebill.nn import _training
+from weebill.nn import _nodes, _training
 
 
 class ChannelShuffle(nn.Module):
@@ -122,6 +122,11 @@ class ShuffleUnit(FusedModule):
     def _on_kernels(self, x: Tensor) -> Tensor:
         """The same in training, pixels of all channels side by side throughout."""
         x = x.contiguous(memory_format=torch.channels_last)
+        runs = _training.nodes_of(self.branch1, x), _training.nodes_of(
+            self.branch2, x if self.stride > 1 else x[:, x.shape[1] // 2 :]
+        )
+        if runs[1] is not None and runs[0] is not None:
+            return _nodes.shuffled(*runs, x)
         if self.stride == 1:
             first, rest = (
                 half.permute(0, 3, 1, 2) for half in x.permute(0, 2, 3, 1).chunk(2, dim=-1)
