@@ -260,6 +260,53 @@ TensorHandle unshuffle_kernel(Arguments arguments) {
   return second;
 }
 
+Shape shape_of(const TensorView& v) { return {v.n, v.c, v.h, v.w}; }
+
+/// A number per image and channel of x; no data for None.
+const float* per_image(const std::string& op, const char* name, const Weight& values,
+                       const TensorView& x) {
+  check(!values ||
+            (values.shape.size() == 2 && values.shape[0] == x.n && values.shape[1] == x.c),
+        op, ": ", name, " must be (", x.n, ", ", x.c, ") for x with ", x.n, " images and ", x.c,
+        " channels");
+  return values.data;
+}
+
+TensorHandle channel_means_kernel(Arguments arguments) {
+  const TensorHandle input = arguments.tensor();
+  const TensorView x = dense_view("channel_means", input, "x");
+  TensorHandle means = empty_tensor<2>({x.n, x.c}, {x.c, 1});
+  channel_means(x.data, shape_of(x), float_data(means));
+  return means;
+}
+
+TensorHandle channel_dots_kernel(Arguments arguments) {
+  static const std::string op = "channel_dots";
+  const TensorHandle grad_output = arguments.tensor();
+  const TensorHandle input = arguments.tensor();
+  const TensorView dy = dense_view(op, grad_output, "grad_output");
+  const TensorView x = dense_view(op, input, "x");
+  check(dy.n == x.n && dy.c == x.c && dy.h == x.h && dy.w == x.w, op,
+        ": grad_output must have the shape of x, (", x.n, ", ", x.c, ", ", x.h, ", ", x.w,
+        "), got (", dy.n, ", ", dy.c, ", ", dy.h, ", ", dy.w, ")");
+  TensorHandle dots = empty_tensor<2>({x.n, x.c}, {x.c, 1});
+  channel_dots(dy.data, x.data, shape_of(x), float_data(dots));
+  return dots;
+}
+
+TensorHandle scale_channels_kernel(Arguments arguments) {
+  static const std::string op = "scale_channels";
+  const TensorHandle input = arguments.tensor();
+  WeightArgument scale(arguments.tensor());
+  WeightArgument shift(arguments.optional_tensor());
+  const TensorView x = dense_view(op, input, "x");
+  const Weight scales = scale.view(op, "scale"), shifts = shift.view(op, "shift");
+  TensorHandle y = image_of(shape_of(x));
+  scale_channels(x.data, shape_of(x), per_image(op, "scale", scales, x),
+                 per_image(op, "shift", shifts, x), float_data(y));
+  return y;
+}
+
 template <void (*kernel)(StableIValue*)>
 void boxed_several(StableIValue* stack, std::uint64_t, std::uint64_t) {
   translated([stack] { kernel(stack); });
@@ -280,6 +327,9 @@ void define_training_ops(torch::stable::detail::StableLibrary& m) {
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def(
       "normalize_shuffle(Tensor first, Tensor z, Tensor statistics, str activation) -> Tensor");
+  m.def("channel_means(Tensor x) -> Tensor");
+  m.def("channel_dots(Tensor grad_output, Tensor x) -> Tensor");
+  m.def("scale_channels(Tensor x, Tensor scale, Tensor? shift) -> Tensor");
   m.def("unshuffle(Tensor y, Tensor(a!) first) -> Tensor");
   m.def("normalize(Tensor z, Tensor statistics, str activation) -> Tensor");
   m.def(
@@ -290,6 +340,9 @@ void implement_training_ops(torch::stable::detail::StableLibrary& m) {
   m.impl("normalized_convolution", &boxed_several<normalized_convolution_kernel>);
   m.impl("normalized_convolution_backward", &boxed_several<normalized_convolution_backward_kernel>);
   m.impl("normalize_shuffle", &boxed<normalize_shuffle_kernel>);
+  m.impl("channel_means", &boxed<channel_means_kernel>);
+  m.impl("channel_dots", &boxed<channel_dots_kernel>);
+  m.impl("scale_channels", &boxed<scale_channels_kernel>);
   m.impl("unshuffle", &boxed<unshuffle_kernel>);
   m.impl("normalize", &boxed<normalize_kernel>);
   m.impl("normalize_sums", &boxed<normalize_sums_kernel>);

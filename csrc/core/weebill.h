@@ -353,6 +353,14 @@ WEEBILL_API void normalize_shuffle(const StridedPixels& first, const float* z,
 /// first[p, i] = y[p, 2 i],  second[p, i] = y[p, 2 i + 1]; y and second are dense.
 WEEBILL_API void unshuffle(const float* y, const MutablePixels& first, float* second);
 
+/// What squeeze-and-excitation is made of; x, y and dy dense NHWC, the others (n, c).
+///   means[n, c] = mean_p x[n, p, c],  dots[n, c] = sum_p dy[n, p, c] * x[n, p, c]
+///   y[n, p, c] = x[n, p, c] * scale[n, c] (+ shift[n, c] if given)
+WEEBILL_API void channel_means(const float* x, const Shape& shape, float* means);
+WEEBILL_API void channel_dots(const float* dy, const float* x, const Shape& shape, float* dots);
+WEEBILL_API void scale_channels(const float* x, const Shape& shape, const float* scale,
+                                const float* shift, float* y);
+
 /// Everything about one block that `run` would decide for this input: text, one line per record.
 /// The reasons of the fusion rule are part of it.
 WEEBILL_API std::string explain(const Shape& x, Packed records, int threads);

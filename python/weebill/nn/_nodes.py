@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from weebill import _reference
@@ -76,6 +77,28 @@ def shuffled(first: Sequence[Layer], second: Sequence[Layer], x: Tensor) -> Tens
     the halves of x, channel_shuffle(concat(x1, second(x2)), 2)."""
     parameters = [p for layer in (*first, *second) for p in layer.parameters]
     y: Tensor = _ShuffledRuns.apply(x, first, second, *parameters)  # type: ignore[no-untyped-call]
+    return y
+
+
+def squeeze_excite(
+    x: Tensor,
+    reduce: nn.Conv2d,
+    expand: nn.Conv2d,
+    activation: nn.Module,
+    gate: nn.Module,
+) -> Tensor:
+    """x * gate(expand(activation(reduce(mean_hw(x))))); x is dense and channels_last, and neither
+    activation nor gate has parameters."""
+
+    def excite(means: Tensor, *values: Tensor | None) -> Tensor:
+        w1, b1, w2, b2 = values
+        assert w1 is not None and w2 is not None
+        hidden = activation(F.linear(means, w1.flatten(1), b1))
+        scale: Tensor = gate(F.linear(hidden, w2.flatten(1), b2))
+        return scale
+
+    parameters = reduce.weight, reduce.bias, expand.weight, expand.bias
+    y: Tensor = _SqueezeExcite.apply(x, excite, *parameters)  # type: ignore[no-untyped-call]
     return y
 
 
@@ -186,6 +209,46 @@ class _ShuffledRuns(torch.autograd.Function):
         )
         total = one.add_(other) if one is not None and other is not None else None
         return (total, None, None, *found, *more)
+
+
+class _SqueezeExcite(torch.autograd.Function):
+    """Passes over whole images on kernels, what is between them as a small graph of its own."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, excite: Callable[..., Tensor], *parameters: Tensor | None
+    ) -> Tensor:
+        means = _ops.channel_means.default(x).requires_grad_()
+        values = [None if p is None else p.detach().requires_grad_() for p in parameters]
+        with torch.enable_grad():
+            scale = excite(means, *values)
+        ctx.excite, ctx.graph = excite, (scale, means, values)
+        ctx.save_for_backward(x, *parameters)
+        y: Tensor = _ops.scale_channels.default(x, scale.detach(), None)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, *parameters = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            by_x, *others = _differentiated(
+                lambda x, *values: x * ctx.excite(x.mean((2, 3)), *values)[:, :, None, None],
+                (x, *parameters),
+                ctx,
+                grad,
+            )
+            return (by_x, None, *others)
+        grad = grad.contiguous(memory_format=torch.channels_last)
+        scale, means, values = ctx.graph
+        sources = [v for v in (means, *values) if v is not None]
+        dots = _ops.channel_dots.default(grad, x)
+        found = iter(torch.autograd.grad(scale, sources, dots, retain_graph=True))
+        by_means = next(found) / (x.shape[2] * x.shape[3])
+        needs = ctx.needs_input_grad
+        by_x = _ops.scale_channels.default(grad, scale.detach(), by_means) if needs[0] else None
+        gradients = [None if v is None else next(found) for v in values]
+        kept = [g if needed else None for g, needed in zip(gradients, needs[2:], strict=True)]
+        return (by_x, None, *kept)
 
 
 def _forward(layers: Sequence[Layer], x: Tensor) -> list[Tensor]:

@@ -164,8 +164,12 @@ def squeeze_excite(
     activation: nn.Module,
     gate: nn.Module,
 ) -> Tensor:
-    """x * gate(expand(activation(reduce(mean_hw(x))))), the layers on means as matrix products."""
-    scale = F.linear(x.mean((2, 3)), reduce.weight.flatten(1), reduce.bias)
-    scale = F.linear(activation(scale), expand.weight.flatten(1), expand.bias)
-    y: Tensor = x * gate(scale)[:, :, None, None]
-    return y
+    """x * gate(expand(activation(reduce(mean_hw(x)))))."""
+    if any(True for layer in (activation, gate) for _ in layer.parameters()):
+        # whose gradients autograd has to make
+        scale = F.linear(x.mean((2, 3)), reduce.weight.flatten(1), reduce.bias)
+        scale = F.linear(activation(scale), expand.weight.flatten(1), expand.bias)
+        y: Tensor = x * gate(scale)[:, :, None, None]
+        return y
+    x = x.contiguous(memory_format=torch.channels_last)
+    return _nodes.squeeze_excite(x, reduce, expand, activation, gate)
