@@ -265,8 +265,7 @@ Shape shape_of(const TensorView& v) { return {v.n, v.c, v.h, v.w}; }
 /// A number per image and channel of x; no data for None.
 const float* per_image(const std::string& op, const char* name, const Weight& values,
                        const TensorView& x) {
-  check(!values ||
-            (values.shape.size() == 2 && values.shape[0] == x.n && values.shape[1] == x.c),
+  check(!values || (values.shape.size() == 2 && values.shape[0] == x.n && values.shape[1] == x.c),
         op, ": ", name, " must be (", x.n, ", ", x.c, ") for x with ", x.n, " images and ", x.c,
         " channels");
   return values.data;
@@ -325,8 +324,7 @@ void define_training_ops(torch::stable::detail::StableLibrary& m) {
       "Tensor? norm_weight, Tensor? norm_bias, float eps, str activation, int[] stride, "
       "int[] padding, int[] dilation, bool[] output_mask, Tensor(a!)? grad_input=None) "
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor)");
-  m.def(
-      "normalize_shuffle(Tensor first, Tensor z, Tensor statistics, str activation) -> Tensor");
+  m.def("normalize_shuffle(Tensor first, Tensor z, Tensor statistics, str activation) -> Tensor");
   m.def("channel_means(Tensor x) -> Tensor");
   m.def("channel_dots(Tensor grad_output, Tensor x) -> Tensor");
   m.def("scale_channels(Tensor x, Tensor scale, Tensor? shift) -> Tensor");

@@ -1,5 +1,5 @@
-// What squeeze-and-excitation in training does to whole images: a number per image and channel, from
-// all of the image's pixels or to all of them.
+// What squeeze-and-excitation in training does to whole images: a number per image and channel,
+// from all of the image's pixels or to all of them.
 #include <algorithm>
 
 #include "core/status.h"
@@ -59,8 +59,8 @@ void channel_dots(const float* dy, const float* x, const Shape& s, float* dots) 
     float *sum = sums + n * s.c, *dot = dots + n * s.c;
     std::fill_n(sum, s.c, 0.0f);
     std::fill_n(dot, s.c, 0.0f);
-    run.kernels.normalize_sums_f32({dy + at, s.c, x + at, s.c, zeros, zeros, zeros, sum, dot,
-                                    pixels, s.c, kActNone});
+    run.kernels.normalize_sums_f32(
+        {dy + at, s.c, x + at, s.c, zeros, zeros, zeros, sum, dot, pixels, s.c, kActNone});
   });
 }
 

@@ -86,9 +86,18 @@ def test_gradcheck_in_double() -> None:
     assert torch.autograd.gradcheck(block, (x,))
 
 
-def test_second_derivatives() -> None:
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: DepthwisePointwise(4, 4),
+        lambda: ShuffleUnit(4, 4),
+        lambda: ShuffleUnit(4, 6, 2),
+        lambda: SqueezeExcite(4, 2),
+    ],
+)
+def test_second_derivatives(make: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)
-    block = smooth(DepthwisePointwise(4, 4)).train()
+    block = smooth(make()).train()
     exact = copy.deepcopy(block).double()
     x = torch.randn(2, 4, 5, 5, requires_grad=True)
     z = x.detach().double().requires_grad_()
@@ -160,6 +169,39 @@ def test_where_kernels_run() -> None:
     assert ops_of(synchronised, x) == convolutions
     biased = Conv2dNormActivation(8, 8, 1, bias=True).train()
     assert ops_of(biased, x) == {"pointwise_conv2d", "batch_norm_activation"}
+
+
+def test_where_kernels_run_in_units() -> None:
+    x = torch.randn(2, 8, 6, 6)
+    unit = {"normalized_convolution", "normalize_shuffle"}
+    assert ops_of(ShuffleUnit(8, 8).train(), x) == unit
+    assert ops_of(ShuffleUnit(8, 12, 2).train(), x) == unit | {"normalize"}
+    assert ops_of(SqueezeExcite(8, 4).train(), x) == {"channel_means", "scale_channels"}
+    trained_gate = SqueezeExcite(8, 4, activation=nn.PReLU).train()
+    assert ops_of(trained_gate, x) == set()
+    trained_gate(x).square().sum().backward()
+    assert trained_gate.activation.weight.grad is not None
+
+
+def test_no_gradient_by_what_is_frozen() -> None:
+    """Frozen weights and inputs get none; the others get theirs as before."""
+    for make in (lambda: InvertedResidual(8, 20, 8, squeeze_channels=4), lambda: ShuffleUnit(8, 8)):
+        block = smooth(make()).train()
+        x = torch.randn(2, 8, 6, 6)
+        names = [name for name, _ in block.named_parameters()]
+        seed = torch.randn(2, 8, 6, 6)
+        block(x).backward(seed)
+        full = {name: p.grad for name, p in block.named_parameters()}
+        for frozen in names:
+            block.zero_grad()
+            for name, parameter in block.named_parameters():
+                parameter.requires_grad_(name != frozen)
+            block(x).backward(seed)
+            for name, parameter in block.named_parameters():
+                if name == frozen:
+                    assert parameter.grad is None
+                else:
+                    torch.testing.assert_close(parameter.grad, full[name])
 
 
 def test_hooks_of_layers_are_called() -> None:

@@ -180,6 +180,82 @@ def test_pixels_of_a_part_of_the_channels() -> None:
         assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
 
 
+def test_the_gradient_goes_where_it_is_asked_for() -> None:
+    """Into a part of the channels of another tensor, and nowhere beside it."""
+    case = Case("pointwise", lazy=True)
+    z, rows = case.forward()
+    dy = torch.randn(z.shape).to(memory_format=torch.channels_last)
+    sums = ops.normalize_sums(dy, z, rows, "silu")
+    values = (dy, z, rows, sums, case.x, *case.before, *case.rest, [True] * 4)
+    n, c, h, w = case.x.shape
+    whole = torch.full((n, 2 * c, h, w), 7.0).to(memory_format=torch.channels_last)
+    empty, *rest = ops.normalized_convolution_backward(*values, whole[:, c:])
+    wanted, *others = ops.normalized_convolution_backward(*values)
+    assert empty.shape == (0,)
+    assert torch.equal(whole[:, c:], wanted)
+    assert bool((whole[:, :c] == 7).all())
+    assert all(torch.equal(a, b) for a, b in zip(rest, others, strict=True))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 16, 29, 58])
+@pytest.mark.parametrize("size", [(1, 1, 1), (2, 5, 7), (3, 8, 1), (5, 16, 17)])
+def test_shuffle_and_back(channels: int, size: tuple[int, int, int], isa: str) -> None:
+    n, h, w = size
+    whole = torch.randn(n, 2 * channels, h, w).to(memory_format=torch.channels_last)
+    z = torch.randn(n, channels, h, w).to(memory_format=torch.channels_last)
+    rows = statistics_of(
+        torch.randn(4, channels, 2, 2), torch.randn(channels), torch.randn(channels), 1e-3
+    )
+    beside = whole[:, :channels]
+    y = ops.normalize_shuffle(beside, z, rows, "relu")
+    assert is_channels_last(y)
+    assert torch.equal(y[:, ::2], beside)
+    assert torch.equal(y[:, 1::2], ops.normalize(z, rows, "relu"))
+    back = torch.full_like(whole, 7.0)
+    second = ops.unshuffle(y, back[:, channels:])
+    assert torch.equal(back[:, channels:], y[:, ::2])
+    assert torch.equal(second, y[:, 1::2])
+    assert bool((back[:, :channels] == 7).all())
+
+
+@pytest.mark.parametrize("channels", [1, 7, 16, 50])
+@pytest.mark.parametrize("size", [(1, 1, 1), (3, 5, 7), (2, 32, 31)])
+def test_numbers_per_image(channels: int, size: tuple[int, int, int], isa: str) -> None:
+    n, h, w = size
+    x, dy = (torch.randn(n, channels, h, w).to(memory_format=torch.channels_last) for _ in range(2))
+    scale, shift = torch.randn(n, channels), torch.randn(n, channels)
+    exact, pixels = x.double(), h * w
+    close(ops.channel_means(x), exact.mean((2, 3)), pixels)
+    close(ops.channel_dots(dy, x), (dy.double() * exact).sum((2, 3)), pixels)
+    wanted = exact * scale.double()[:, :, None, None]
+    close(ops.scale_channels(x, scale, None), wanted, 1)
+    wanted = wanted + shift.double()[:, :, None, None]
+    close(ops.scale_channels(x, scale, shift), wanted, 1)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda x: ops.scale_channels(x, torch.ones(8), None),
+            r"scale_channels: scale must be \(2, 8\)",
+        ),
+        (lambda x: ops.channel_means(x.contiguous()), "channel_means: x must be dense and channe"),
+        (lambda x: ops.channel_dots(x[:1], x), "channel_dots: grad_output must have the shape"),
+        (lambda x: ops.unshuffle(x, x[:, :3]), "unshuffle: first must have half of the channels"),
+        (
+            lambda x: ops.normalize_shuffle(x[:, ::2], x[:, :4], torch.ones(4, 4), "none"),
+            "normalize_shuffle: first must be channels of a dense channels_last tensor",
+        ),
+        (lambda x: ops.normalize(x, torch.ones(4, 7), "none"), r"normalize: statistics must be"),
+    ],
+)
+def test_bad_input_of_the_others(call: Any, message: str) -> None:
+    x = torch.randn(2, 8, 4, 5).to(memory_format=torch.channels_last)
+    with pytest.raises((ValueError, RuntimeError), match=message):
+        call(x)
+
+
 def test_statistics_far_from_zero() -> None:
     """A mean of 1000 deviations costs no digit of the variance but those of z itself."""
     torch.manual_seed(0)

@@ -92,7 +92,8 @@ def squeeze_excite(
 
     def excite(means: Tensor, *values: Tensor | None) -> Tensor:
         w1, b1, w2, b2 = values
-        assert w1 is not None and w2 is not None
+        assert w1 is not None
+        assert w2 is not None
         hidden = activation(F.linear(means, w1.flatten(1), b1))
         scale: Tensor = gate(F.linear(hidden, w2.flatten(1), b2))
         return scale

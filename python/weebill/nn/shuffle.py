@@ -122,11 +122,10 @@ class ShuffleUnit(FusedModule):
     def _on_kernels(self, x: Tensor) -> Tensor:
         """The same in training, pixels of all channels side by side throughout."""
         x = x.contiguous(memory_format=torch.channels_last)
-        runs = _training.nodes_of(self.branch1, x), _training.nodes_of(
-            self.branch2, x if self.stride > 1 else x[:, x.shape[1] // 2 :]
-        )
-        if runs[1] is not None and runs[0] is not None:
-            return _nodes.shuffled(*runs, x)
+        rest = x if self.stride > 1 else x[:, x.shape[1] // 2 :]
+        runs = _training.nodes_of(self.branch1, x), _training.nodes_of(self.branch2, rest)
+        if runs[0] is not None and runs[1] is not None:
+            return _nodes.shuffled(runs[0], runs[1], x)
         if self.stride == 1:
             first, rest = (
                 half.permute(0, 3, 1, 2) for half in x.permute(0, 2, 3, 1).chunk(2, dim=-1)
