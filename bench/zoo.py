@@ -218,9 +218,9 @@ def share_text(share: float) -> str:
 def table(found: dict[str, Any]) -> str:
     """The table of the page."""
     lines = [
-        "| network | image | multiply-adds | fused | calls | error | weebill, ms | eager "
-        "| eager, folded | compiled |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| network | image | multiply-adds | fused | calls | error | to float64: weebill | eager "
+        "| weebill, ms | eager | eager, folded | compiled |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     columns: dict[str, list[float]] = {"eager": [], "folded": [], "compiled": []}
     for name, row in found["networks"].items():
@@ -234,10 +234,11 @@ def table(found: dict[str, Any]) -> str:
         lines.append(
             f"| {name} | {row['image']} | {row['multiply_adds'] / 1e6:.0f} M "
             f"| {share_text(row['fused_share'])} | {row['calls']} | {row['error']:.1e} "
+            f"| {row['error_of_weebill']:.1e} | {row['error_of_eager']:.1e} "
             f"| {row['ms']['weebill']:.2f} | {' | '.join(cells)} |"
         )
     means = [f"{geometric_mean(values):.2f}" if values else "" for values in columns.values()]
-    lines.append(f"| geometric mean | | | | | | | {' | '.join(means)} |")
+    lines.append(f"| geometric mean | | | | | | | | | {' | '.join(means)} |")
     return "\n".join(lines)
 
 
