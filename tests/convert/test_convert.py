@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import gc
 import json
 import pickle
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -440,3 +441,21 @@ def test_report_before_conversion() -> None:
 def test_no_module(function: Any) -> None:
     with pytest.raises(TypeError, match=r"model must be a torch.nn.Module, got int"):
         function(3)
+
+
+@pytest.mark.parametrize("collects", [True, False])
+def test_garbage_collection_stays_as_it_was(collects: bool) -> None:
+    before = gc.isenabled()
+    try:
+        (gc.enable if collects else gc.disable)()
+        weebill.convert(small())
+        assert gc.isenabled() == collects
+        with pytest.raises(TypeError, match="model must be"):
+            weebill.convert(cast(Any, None))
+        computed = nn.Linear(2, 2)  # holds a tensor that can't be copied
+        computed.register_buffer("twice", 2 * computed.weight)
+        with pytest.raises(RuntimeError, match="graph leaves"):
+            weebill.convert(computed)
+        assert gc.isenabled() == collects
+    finally:
+        (gc.enable if before else gc.disable)()

@@ -9,6 +9,7 @@ engine and not the disk. Run as a program this module is that process::
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -67,6 +68,7 @@ def run_child(name: str, folder: Path, x_path: Path, threads: int) -> dict[str, 
     start = clock()
     engine = make_engine(name)
     engine.import_library()
+    gc.collect()  # torch's import makes one due, which would else fall into any later step
     imported = clock()
     with_library = memory_mib("VmRSS")
     session = engine.load(folder, x, threads)
@@ -116,6 +118,7 @@ def _measure(case: Case, name: str, threads: int, options: Options) -> ColdRow:
     if reason:
         return ColdRow(case.name, name, threads, reason)
     environment = os.environ | worker_environment(options.isas[0], threads, options.wait_policy)
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # installed packages have theirs
     tries: list[dict[str, float]] = []
     for _ in range(TRIES):
         with tempfile.TemporaryDirectory() as scratch:

@@ -21,7 +21,7 @@ class Weebill(TorchEager):
     name: ClassVar[str] = "weebill"
     distribution: ClassVar[str] = "weebill"
     modules: ClassVar[tuple[str, ...]] = ("weebill", "torch")
-    library: ClassVar[str] = "weebill.convert"
+    library: ClassVar[str] = "weebill.convert._convert"  # not the package, which is lazy
     settings: ClassVar[Settings] = Settings(
         layout="NHWC", isa="environment", note="weebill.convert"
     )
@@ -39,7 +39,7 @@ class Weebill(TorchEager):
         import weebill
 
         torch.set_num_threads(threads)
-        return TorchSession(weebill.convert(load_module(folder)), channels_last(x))
+        return TorchSession(weebill.convert(load_module(folder), inplace=True), channels_last(x))
 
 
 def on_cache_line(x: FloatArray) -> FloatArray:
