@@ -1,7 +1,9 @@
-"""Makes README's chart and table of a result: python bench/figures.py [RESULT.json]
+"""Makes charts and tables of results: python bench/figures.py [models.json] [blocks.json]
 
-Writes docs/images/bench.svg and bench.png, and replaces what stands between the lines
-``<!-- bench -->`` and ``<!-- /bench -->`` of README.md by the table and the machine's name.
+Of networks: docs/images/bench.svg and bench.png, and what stands between the lines
+``<!-- bench -->`` and ``<!-- /bench -->`` of README.md, the table and the machine's name. Of
+blocks: what stands between ``<!-- blocks -->`` and ``<!-- /blocks -->`` of docs/benchmarks.md.
+Without arguments: of both results in bench/results.
 """
 
 from __future__ import annotations
@@ -27,10 +29,10 @@ matplotlib.rcParams.update(
 )
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULT = ROOT / "bench" / "results" / "models.json"
+RESULTS = ROOT / "bench" / "results"
 IMAGES = ROOT / "docs" / "images"
 README = ROOT / "README.md"
-MARKED = re.compile(r"(<!-- bench -->\n).*?(<!-- /bench -->)", re.S)
+BENCHMARKS = ROOT / "docs" / "benchmarks.md"
 COLOURS = ["#3b6ea5", "#5a9e6f", "#b07aa1", "#e0a030", "#3f9aa8", "#8c6d5a", "#7a86c8", "#98a13d"]
 OUR_COLOUR = "#d1495b"
 
@@ -123,19 +125,76 @@ def chart(result: Result) -> None:
     figure.savefig(IMAGES / "bench.png", dpi=150)
 
 
+def block_table(result: Result) -> Table:
+    """Microseconds and shares of the FMA peak of ours and the fastest other, by block."""
+    right = ("weebill, us", "of peak", "no torch, us", "fastest other, us", "its share", "ratio")
+    lines = []
+    ratios = []
+    for rows in grouped(result.rows):
+        base, peer = ours(rows), fastest_peer(rows)
+        assert base is not None
+        assert peer is not None
+        assert peer.ratio is not None
+        native = next(row for row in rows if row.engine == "weebill_native")
+        ratios.append(peer.ratio.value)
+        lines.append(
+            (
+                base.case.removeprefix("mobilenet_v3_").replace(".", ": "),
+                _microseconds(base),
+                _percent(base),
+                _microseconds(native),
+                _microseconds(peer),
+                _percent(peer),
+                f"{peer.ratio.value:.2f} ({peer.ratio.low:.2f} to {peer.ratio.high:.2f})",
+                peer.engine,
+            )
+        )
+    mean = f"{geometric_mean(ratios):.2f}"
+    lines.append(("geometric mean", "", "", "", "", "", mean, ""))
+    return Table("", ("block", *right, "which"), tuple(lines), right)
+
+
+def _microseconds(row: Row) -> str:
+    return f"{1e3 * row.wall_ms.median:.0f}" + ("*" if row.tainted else "") if row.wall_ms else ""
+
+
+def _percent(row: Row) -> str:
+    return f"{row.peak_share:.0%}" if row.peak_share else ""
+
+
+def replace_marked(path: Path, name: str, made: str) -> None:
+    """Put `made` between the lines ``<!-- name -->`` and ``<!-- /name -->`` of a file.
+
+    Raises:
+        ValueError: It has no such lines.
+    """
+    marked = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.S)
+    text = path.read_text()
+    if not marked.search(text):
+        raise ValueError(f"{path}: must have the lines <!-- {name} --> and <!-- /{name} -->")
+    path.write_text(marked.sub(lambda found: found[1] + made + found[2], text))
+
+
+def show(result: Result) -> None:
+    """Chart and table of networks, or the table of blocks, where they belong."""
+    networks = result.context["kind"] == "models"
+    shown = to_markdown(table(result) if networks else block_table(result))
+    made = shown + "\n" + machine(result) + "\n"
+    if "*" in shown:
+        made += "\n\\* Other work had a core in many rounds; ratios are taken within each round.\n"
+    if networks:
+        chart(result)
+        image = "![Time of other engines over weebill's](docs/images/bench.svg)\n\n"
+        replace_marked(README, "bench", image + made)
+    else:
+        replace_marked(BENCHMARKS, "blocks", made)
+
+
 def main() -> None:
     """Entry point."""
-    result = read_result(Path(sys.argv[1]) if len(sys.argv) > 1 else RESULT)
-    chart(result)
-    text = README.read_text()
-    image = "![Time of other engines over weebill's](docs/images/bench.svg)\n\n"
-    made = image + to_markdown(table(result)) + "\n" + machine(result) + "\n"
-    if "*" in to_markdown(table(result)):
-        made += "\n\\* Other work had a core in many rounds; ratios are taken within each round.\n"
-    if MARKED.search(text):
-        README.write_text(MARKED.sub(lambda found: found[1] + made + found[2], text))
-    else:
-        print(made)
+    paths = [Path(name) for name in sys.argv[1:]]
+    for path in paths or (RESULTS / "models.json", RESULTS / "blocks.json"):
+        show(read_result(path))
 
 
 if __name__ == "__main__":

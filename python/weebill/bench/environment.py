@@ -93,7 +93,7 @@ def describe_environment(options: Options) -> dict[str, object]:
     return {
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "host_name": platform.node(),
-        "executable": " ".join(sys.orig_argv),
+        "executable": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "cpu_model": config.info()["cpu"]["model"],
         "num_cpus": os.cpu_count(),
         "mhz_per_cpu": cpu_mhz(),
