@@ -68,7 +68,7 @@ cmake --build --preset $(1) --target bench_kernels
 $(VENV)/bin/python -m bench.instructions $(2) build/$(1)/bench/csrc/bench_kernels
 endef
 
-figures: $(VENV)/.figures  ## README's chart and table from bench/results
+figures: $(VENV)/.figures  ## charts and tables of README and docs from bench/results
 	$(VENV)/bin/python bench/figures.py
 
 format: $(VENV)/.dev-tools  ## rewrite the sources in the project's format

@@ -149,7 +149,8 @@ def block_table(result: Result) -> Table:
                 peer.engine,
             )
         )
-    mean = f"{geometric_mean(ratios):.2f}"
+    below = sum(ratio < 1.0 for ratio in ratios)
+    mean = f"{geometric_mean(ratios):.2f}, {below} of {len(ratios)} below 1"
     lines.append(("geometric mean", "", "", "", "", "", mean, ""))
     return Table("", ("block", *right, "which"), tuple(lines), right)
 
