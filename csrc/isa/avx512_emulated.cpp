@@ -15,6 +15,12 @@ inline simde__m512 emulated_maskz_loadu_ps(simde__mmask16 mask, const void* p) {
   return simde_mm512_loadu_ps(lanes);
 }
 
+inline simde__m512 emulated_zextps256_ps512(simde__m256 v) {
+  float lanes[16] = {};
+  simde_mm256_storeu_ps(lanes, v);
+  return simde_mm512_loadu_ps(lanes);
+}
+
 inline void emulated_mask_storeu_ps(void* p, simde__mmask16 mask, simde__m512 v) {
   float lanes[16];
   simde_mm512_storeu_ps(lanes, v);
@@ -39,6 +45,8 @@ inline void emulated_stream_ps(float* p, simde__m512 v) { simde_mm512_storeu_ps(
 #undef _mm512_maskz_loadu_ps
 #undef _mm512_mask_storeu_ps
 #undef _mm512_cvtps_epi32
+#undef _mm512_zextps256_ps512
+#define _mm512_zextps256_ps512 emulated_zextps256_ps512
 #define _mm512_maskz_loadu_ps emulated_maskz_loadu_ps
 #define _mm512_mask_storeu_ps emulated_mask_storeu_ps
 #define _mm512_cvtps_epi32 emulated_cvtps_epi32
