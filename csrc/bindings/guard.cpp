@@ -101,6 +101,7 @@ class Guard {
         Py_VISIT(item.object.ptr());
       }
     }
+    for (const auto& item : tensors_) Py_VISIT(item.tensor.ptr());
     for (const auto& object : kept_) Py_VISIT(object.ptr());
     return 0;
   }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -257,3 +259,18 @@ def test_many_tensors_that_are_dropped_one_after_another() -> None:
         assert guard.state() == CODE
         del tensors, tensor
         assert guard.state() == CODE
+
+
+def test_a_cycle_through_a_watched_tensor_is_collected() -> None:
+    class Marked:
+        pass
+
+    for layout in (None, memory.layout()):
+        tensor, mark = torch.zeros(1), Marked()
+        guard = _watching(tensor, layout)
+        mark.guard = guard  # type: ignore[attr-defined]
+        tensor.mark = mark  # type: ignore[attr-defined]
+        gone = weakref.ref(mark)
+        del tensor, mark, guard
+        gc.collect()
+        assert gone() is None
