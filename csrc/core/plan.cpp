@@ -20,6 +20,10 @@ std::int64_t input_rows(const Window& w, std::int64_t rows) {
   return (rows - 1) * w.stride_h + (w.kernel_h - 1) * w.dilation_h + 1;
 }
 
+// What handing a thread of a team its part and waiting for it costs, half a microsecond, in
+// multiply-adds.
+constexpr std::int64_t kRegion = 30'000;
+
 // Work below which a task is not cut further: some 5 us, in which a thread that was late has begun.
 constexpr std::int64_t kTask = 200'000;
 constexpr std::int64_t kTasksPerThread = 4;
@@ -31,8 +35,9 @@ std::int64_t most_tasks(std::int64_t multiply_adds, std::int64_t threads) {
 
 // How channels are shared out: parts of them, and bands of rows where the parts are too few. Parts
 // are whole blocks, so 24 or 48 channels do not divide by two; bands recompute rows of the
-// expansion. The least work of the slowest thread decides, then fewer bands, then more parts.
-void share_channels(const SeparableProblem& p, std::int64_t threads, SeparablePlan& plan) {
+// expansion. The least work of the slowest thread decides, then fewer bands, then more parts. That
+// work is returned.
+std::int64_t share_channels(const SeparableProblem& p, std::int64_t threads, SeparablePlan& plan) {
   const Window& w = p.window;
   const std::int64_t blocks = ceil_div(p.c_mid, kBlock);
   const std::int64_t taps = std::int64_t{w.kernel_h} * w.kernel_w;
@@ -55,6 +60,7 @@ void share_channels(const SeparableProblem& p, std::int64_t threads, SeparablePl
       }
     }
   }
+  return least;
 }
 
 // Bands of rows for row fusion: one per thread, or more where the rows of the expansion that two of
@@ -64,6 +70,27 @@ std::int64_t share_rows(const SeparableProblem& p, int threads) {
   const std::int64_t both = input_rows(p.window, 1) - p.window.stride_h;
   if (!p.has_expand || both * (fine - 1) * 32 <= p.h) return fine;
   return std::min<std::int64_t>(threads, p.oh);
+}
+
+// Whether one region, in which each thread has a band of rows and computes those between two bands
+// once more, is less work for the slowest than channel fusion's two.
+bool one_region_pays(const SeparableProblem& p, std::int64_t threads) {
+  if (threads == 1 || p.oh < threads) return false;
+  const Window& w = p.window;
+  const std::int64_t taps = std::int64_t{w.kernel_h} * w.kernel_w;
+  std::int64_t by_rows = 0;
+  for (std::int64_t band = 0; band < threads; ++band) {
+    const std::int64_t first = band * p.oh / threads, last = (band + 1) * p.oh / threads;
+    const std::int64_t top = std::max<std::int64_t>(first * w.stride_h - w.pad_top, 0);
+    const std::int64_t bottom =
+        std::min(first * w.stride_h - w.pad_top + input_rows(w, last - first), p.h);
+    const std::int64_t expanded = p.has_expand ? (bottom - top) * p.w * p.c_in : 0;
+    by_rows = std::max(by_rows, p.c_mid * (expanded + (last - first) * p.ow * (taps + p.c_out)));
+  }
+  SeparablePlan plan;
+  const std::int64_t by_channels =
+      share_channels(p, threads, plan) + ceil_div(p.oh * p.ow * p.c_mid * p.c_out, threads);
+  return by_rows <= by_channels + kRegion;
 }
 
 }  // namespace
@@ -107,10 +134,7 @@ FusionPolicy fusion_policy() { return policy_in_use; }
 Caches machine_caches() { return {cpu_info().l1d_bytes, cpu_info().l2_bytes}; }
 
 int plan_threads(std::int64_t multiply_adds, int threads) {
-  // Handing a thread of a team its part and waiting for it costs half a microsecond: about this
-  // much work.
-  constexpr std::int64_t kWorth = 30'000;
-  return static_cast<int>(std::clamp<std::int64_t>(multiply_adds / kWorth, 1, threads));
+  return static_cast<int>(std::clamp<std::int64_t>(multiply_adds / kRegion, 1, threads));
 }
 
 CallPlan plan_call(std::int64_t work, std::int64_t images, int threads) {
@@ -159,6 +183,9 @@ SeparablePlan plan_separable(const SeparableProblem& p, const Caches& caches, in
   } else if (!possible) {
     plan.reason = p.has_se ? "channel fusion: squeeze-and-excitation needs the whole image first"
                            : "channel fusion: there is no projection to feed";
+  } else if (one_region_pays(p, threads)) {
+    plan.row_fusion = true;
+    plan.reason = "row fusion: one region of threads is less work than two";
   } else if (intermediate <= half_l2) {
     plan.reason = "channel fusion: the intermediate fits half of the second cache";
   } else if (!bands_pay) {

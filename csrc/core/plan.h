@@ -26,8 +26,8 @@ struct SeparableProblem {
 /// Two ways to run a block:
 ///   row fusion      each thread takes a band of output rows and goes through it in strips: the
 ///                   expansion of a strip lives in a ring of rows, the projection consumes its
-///                   depthwise output at once. The intermediate never leaves the cache, but bands
-///                   recompute the rows between them.
+///                   depthwise output at once. The intermediate never leaves the cache, and threads
+///                   meet once per block, but bands recompute the rows between them.
 ///   channel fusion  each task takes a part of the channels, or a band of rows where those do
 ///                   not divide: expansion and depthwise of a chunk of channels for all rows, the
 ///                   whole depthwise output is kept, then the projection runs. Threads recompute

@@ -87,6 +87,30 @@ WEEBILL_TEST(plan_separable_invariants) {
   }
 }
 
+// Two threads take a small block in one region, each a band of rows, unless the rows between the
+// bands are too many of them.
+WEEBILL_TEST(plan_separable_regions) {
+  auto basic_unit = [](std::int64_t size, std::int64_t channels) {
+    SeparableProblem p{};
+    p.c_in = p.c_mid = p.c_out = channels;
+    p.h = p.w = p.oh = p.ow = size;
+    p.window.kernel_h = p.window.kernel_w = 3;
+    p.window.pad_top = p.window.pad_left = p.window.pad_bottom = p.window.pad_right = 1;
+    p.has_expand = p.has_project = true;
+    return p;
+  };
+  const Caches caches = {32 << 10, 1 << 20};
+  for (const bool small : {false, true}) {
+    const SeparableProblem p = small ? basic_unit(7, 96) : basic_unit(28, 24);
+    set_case("%lld channels", static_cast<long long>(p.c_in));
+    WEEBILL_EXPECT(!plan_separable(p, caches, 1, FusionPolicy::kAuto).row_fusion);
+    const SeparablePlan plan = plan_separable(p, caches, 2, FusionPolicy::kAuto);
+    WEEBILL_EXPECT(plan.threads == 2);
+    WEEBILL_EXPECT(plan.row_fusion == !small);
+    if (!small) WEEBILL_EXPECT(plan.bands == 2);
+  }
+}
+
 // Channels are shared out in blocks of 16: rows, where those do not divide by the threads.
 WEEBILL_TEST(plan_shares_channels_or_rows) {
   SeparableProblem p{};
