@@ -17,13 +17,17 @@ struct KernelTable {
 namespace WEEBILL_ISA {
 namespace {
 
-#define WEEBILL_TYPED(stem) stem##_f32
+// Of the narrow kernels some are not called.
+#define WEEBILL_TYPED(stem) stem##_f32 [[maybe_unused]]
 
+#include "kernels/unrolled.inl"
+#if defined(WEEBILL_NARROW_TAILS)
+#include "isa/narrow.inl"
+#endif
 #include "simd/simd.h"
 // Order matters: each file uses the names of those before it.
 #include "simd/activation.inl"
 // clang-format off
-#include "kernels/unrolled.inl"
 #include "kernels/pointwise.inl"
 #include "kernels/pointwise_backward.inl"
 #include "kernels/depthwise.inl"

@@ -59,15 +59,25 @@ inline void max_pool_channels(const MaxPoolArgs& a, int64_t first, int64_t last,
   }
 }
 
+// All channels from c on.
+inline __attribute__((always_inline)) void max_pool_columns(const MaxPoolArgs& a, int64_t first,
+                                                            int64_t last, int64_t c) {
+  for (; c + kLanes <= a.channels; c += kLanes) {
+    max_pool_channels<false>(a, first, last, c, kLanes);
+  }
+  if (c == a.channels) return;
+#if defined(WEEBILL_NARROW_TAILS)
+  narrow::max_pool_columns(a, first, last, c);
+#else
+  max_pool_channels<true>(a, first, last, c, a.channels - c);
+#endif
+}
+
 void WEEBILL_TYPED(max_pool)(const MaxPoolArgs& a) {
   // So few columns at a time that they stay in the first cache for all channels.
   constexpr int64_t kColumns = 28;
   for (int64_t first = 0; first < a.columns; first += kColumns) {
     const int64_t last = first + kColumns < a.columns ? first + kColumns : a.columns;
-    int64_t c = 0;
-    for (; c + kLanes <= a.channels; c += kLanes) {
-      max_pool_channels<false>(a, first, last, c, kLanes);
-    }
-    if (c < a.channels) max_pool_channels<true>(a, first, last, c, a.channels - c);
+    max_pool_columns(a, first, last, 0);
   }
 }

@@ -36,7 +36,8 @@
 //   prefetch(p)               a hint: bring the line at p to the second cache; p may be anywhere
 //
 // kernels/ may use these and nothing else of an instruction set.
-#pragma once
+//
+// Included once per width of vectors, each time in a namespace of its own: no guard.
 
 #if defined(WEEBILL_ISA_SCALAR)
 #include "simd/scalar.h"
