@@ -50,14 +50,11 @@ struct Isa {
 
 #if defined(WEEBILL_HAVE_AVX512)
 // Channels are interleaved by vectors of 8 there too: loads and stores of 16 mostly cross a line,
-// and groups are often narrower. The pooling of 24 channels wastes a quarter of vectors of 16.
+// and groups are often narrower.
 KernelTable avx512_table() {
   KernelTable table = avx512::kTable;
 #if defined(WEEBILL_HAVE_AVX2)
-  if (cpu_info().avx2) {
-    table.channel_shuffle_f32 = avx2::kTable.channel_shuffle_f32;
-    table.max_pool_f32 = avx2::kTable.max_pool_f32;
-  }
+  if (cpu_info().avx2) table.channel_shuffle_f32 = avx2::kTable.channel_shuffle_f32;
 #endif
   return table;
 }

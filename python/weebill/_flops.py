@@ -143,6 +143,42 @@ def convolution_backward(dy: Shape, x: Shape, weight: Shape, *arguments: Any, **
     return (int(by_input) + int(by_weight)) * _convolution(_pixels(dy), weight)
 
 
+def normalized_convolution(
+    x: Shape,
+    input_statistics: Shape | None,
+    input_activation: str,
+    weight: Shape,
+    *_: Any,
+    out_shape: Sequence[Shape],
+    **__: Any,
+) -> int:
+    return _convolution(_pixels(out_shape[0]), weight)
+
+
+def normalized_convolution_backward(
+    dy: Shape,
+    z: Shape,
+    statistics: Shape,
+    sums: Shape,
+    x: Shape,
+    input_statistics: Shape | None,
+    input_activation: str,
+    weight: Shape,
+    norm_weight: Shape | None,
+    norm_bias: Shape | None,
+    eps: float,
+    activation: str,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    output_mask: Sequence[bool],
+    *_: Any,
+    **__: Any,
+) -> int:
+    by_input, by_weight = output_mask[:2]
+    return (int(by_input) + int(by_weight)) * _convolution(_pixels(z), weight)
+
+
 #: By the name of the op: (formula, whether it takes tensors instead of shapes).
 FORMULAS: dict[str, tuple[Callable[..., int], bool]] = {
     "run": (run, True),
@@ -160,4 +196,10 @@ FORMULAS: dict[str, tuple[Callable[..., int], bool]] = {
     "pointwise_conv2d_backward": (convolution_backward, False),
     "batch_norm_activation": (no_products, False),
     "batch_norm_activation_backward": (no_products, False),
+}
+
+#: Of the ops of which nodes of training are made; all others of those multiply no matrices.
+TRAINING_FORMULAS: dict[str, Callable[..., int]] = {
+    "normalized_convolution": normalized_convolution,
+    "normalized_convolution_backward": normalized_convolution_backward,
 }

@@ -83,13 +83,17 @@ def _register() -> None:
             torch.library.register_autograd(
                 op, backward, setup_context=_gradients.setup_context_of(name)
             )
+    if native:
+        for name, count in _flops.TRAINING_FORMULAS.items():
+            register_flop_formula(getattr(torch.ops.weebill, name))(count)
 
 
 _kept: list[object] = [_load()]
-_register()
 
 #: Whether the ops are the library's; else they are Python's, and training gains nothing by them.
 native: bool = _kept[0] is None
+
+_register()
 
 run: _Op = torch.ops.weebill.run.default
 conv2d: _Op = torch.ops.weebill.conv2d.default

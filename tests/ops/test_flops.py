@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import weebill.ops
 from weebill import _fake, _flops, _reference
+from weebill.nn import InvertedResidual
 
 
 def count(call: Callable[[], object]) -> int:
@@ -70,3 +71,18 @@ def test_an_inverted_residual_without_its_optional_parts() -> None:
         )
     )
     assert found == 2 * 64 * 6 * (9 + 5)
+
+
+def test_training_counts_both_gradients() -> None:
+    block = InvertedResidual(6, 12, 6, squeeze_channels=4).train()
+    x = r(*X)
+    pixels, images = 3 * 9 * 7, 3
+    expand, depthwise, project, excite = (
+        *(2 * pixels * 6 * 12, 2 * pixels * 12 * 9, 2 * pixels * 12 * 6),
+        2 * images * 2 * 12 * 4,
+    )
+    forward = expand + depthwise + project + excite
+    with torch.no_grad():
+        assert count(lambda: block(x)) == forward
+    # x wants no gradient
+    assert count(lambda: block(x).sum().backward()) == 3 * forward - expand
