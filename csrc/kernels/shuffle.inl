@@ -70,10 +70,15 @@ inline void shuffle_vectors(const ShuffleArgs& args) {
         for (int j = 0; j < kGroups; ++j) store(y + i * kGroups + j * kLanes, v[j]);
       }
     };
-    // One place calls it: of two, gcc takes one through the stack.
-    for (int64_t i = 0;; i = i + kLanes < last ? i + kLanes : last) {
-      vectors_at(i);
-      if (i == last) break;
+    if constexpr (kLanes >= 8) {
+      // One place calls it: of two, gcc takes one through the stack where vectors are long.
+      for (int64_t i = 0;; i = i + kLanes < last ? i + kLanes : last) {
+        vectors_at(i);
+        if (i == last) break;
+      }
+    } else {
+      for (int64_t i = 0; i < last; i += kLanes) vectors_at(i);
+      vectors_at(last);
     }
     if (rest) shuffle_pixel(a, p, whole);
     walks.next();
