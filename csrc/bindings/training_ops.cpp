@@ -17,6 +17,14 @@ TensorHandle image_of(const Shape& s) {
 
 TensorHandle nothing() { return empty_tensor<1>({0}, {1}); }
 
+// x has the shape of y.
+void check_shape_of(const std::string& op, const char* name, const TensorView& x,
+                    const char* y_name, const TensorView& y) {
+  check(x.n == y.n && x.c == y.c && x.h == y.h && x.w == y.w, op, ": ", name,
+        " must have the shape of ", y_name, ", (", y.n, ", ", y.c, ", ", y.h, ", ", y.w, "), got (",
+        x.n, ", ", x.c, ", ", x.h, ", ", x.w, ")");
+}
+
 /// A dense NHWC image, which is read as it lies.
 TensorView dense_view(const std::string& op, const TensorHandle& x, const char* name) {
   const TensorView v = input_view(op, x, name);
@@ -219,9 +227,7 @@ TensorHandle normalize_sums_kernel(Arguments arguments) {
   const TensorView dy = dense_view(op, grad_output, "grad_output");
   const Normalization normal = values.settle(op);
   const TensorView& z = values.z;
-  check(dy.n == z.n && dy.c == z.c && dy.h == z.h && dy.w == z.w, op,
-        ": grad_output must have the shape of z, (", z.n, ", ", z.c, ", ", z.h, ", ", z.w,
-        "), got (", dy.n, ", ", dy.c, ", ", dy.h, ", ", dy.w, ")");
+  check_shape_of(op, "grad_output", dy, "z", z);
   TensorHandle sums = empty_tensor<2>({2, z.c}, {z.c, 1}, aoti_torch_dtype_float64());
   normalize_sums(dy.data, z.data, z.n * z.h * z.w, z.c, normal,
                  static_cast<double*>(data_of(sums)));
@@ -235,9 +241,7 @@ TensorHandle normalize_shuffle_kernel(Arguments arguments) {
   const TensorView view = pixels_view(op, first, "first");
   const Normalization normal = values.settle(op);
   const TensorView& z = values.z;
-  check(view.n == z.n && view.c == z.c && view.h == z.h && view.w == z.w, op,
-        ": first must have the shape of z, (", z.n, ", ", z.c, ", ", z.h, ", ", z.w, "), got (",
-        view.n, ", ", view.c, ", ", view.h, ", ", view.w, ")");
+  check_shape_of(op, "first", view, "z", z);
   TensorHandle y = image_of({z.n, 2 * z.c, z.h, z.w});
   normalize_shuffle({view.data, pixel_stride(view), z.n * z.h * z.w, z.c}, z.data, normal,
                     float_data(y));
@@ -285,9 +289,7 @@ TensorHandle channel_dots_kernel(Arguments arguments) {
   const TensorHandle input = arguments.tensor();
   const TensorView dy = dense_view(op, grad_output, "grad_output");
   const TensorView x = dense_view(op, input, "x");
-  check(dy.n == x.n && dy.c == x.c && dy.h == x.h && dy.w == x.w, op,
-        ": grad_output must have the shape of x, (", x.n, ", ", x.c, ", ", x.h, ", ", x.w,
-        "), got (", dy.n, ", ", dy.c, ", ", dy.h, ", ", dy.w, ")");
+  check_shape_of(op, "grad_output", dy, "x", x);
   TensorHandle dots = empty_tensor<2>({x.n, x.c}, {x.c, 1});
   channel_dots(dy.data, x.data, shape_of(x), float_data(dots));
   return dots;

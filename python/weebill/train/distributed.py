@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,10 @@ def process_group() -> Iterator[World]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield World()
         return
+    # The default arguments of its functions hold the group that there is when it is imported: were
+    # that this one, its threads would live until the interpreter ends, and abort the process when
+    # they let go of a tensor then.
+    importlib.import_module("torch.distributed.nn.functional")
     distributed.init_process_group("gloo")
     try:
         yield World(distributed.get_rank(), distributed.get_world_size())
