@@ -171,6 +171,15 @@ inline WEEBILL_INLINE_TILE void tile(const PointwiseArgs& a, const Element* x, i
     }
   }
 
+#if defined(WEEBILL_STRIDED_TILES)
+  if constexpr (kMr > 2) {
+    Element values[kMr * kVecs * kLanes];
+#pragma GCC unroll 32
+    for (int i = 0; i < kMr * kVecs; ++i) store(values + i * kLanes, acc[i]);
+    finish_pixels(a, values, kMr, kFull, kHalf, out, y_channel, residual, channels);
+    return;
+  }
+#endif
   activate_all(acc, a.activation);
   // Every vector of the tile is wholly outputs.
   const bool whole = channels == kFull * kBlock + kHalf * kHalfBlock;
