@@ -73,8 +73,9 @@ std::int64_t share_rows(const SeparableProblem& p, int threads) {
 }
 
 // Whether one region, in which each thread has a band of rows and computes those between two bands
-// once more, is less work for the slowest than channel fusion's two.
-bool one_region_pays(const SeparableProblem& p, std::int64_t threads) {
+// once more, is less work for the slowest than channel fusion's two, of which the first one takes
+// it `shared`.
+bool one_region_pays(const SeparableProblem& p, std::int64_t threads, std::int64_t shared) {
   if (threads == 1 || p.oh < threads) return false;
   const Window& w = p.window;
   const std::int64_t taps = std::int64_t{w.kernel_h} * w.kernel_w;
@@ -87,9 +88,7 @@ bool one_region_pays(const SeparableProblem& p, std::int64_t threads) {
     const std::int64_t expanded = p.has_expand ? (bottom - top) * p.w * p.c_in : 0;
     by_rows = std::max(by_rows, p.c_mid * (expanded + (last - first) * p.ow * (taps + p.c_out)));
   }
-  SeparablePlan plan;
-  const std::int64_t by_channels =
-      share_channels(p, threads, plan) + ceil_div(p.oh * p.ow * p.c_mid * p.c_out, threads);
+  const std::int64_t by_channels = shared + ceil_div(p.oh * p.ow * p.c_mid * p.c_out, threads);
   return by_rows <= by_channels + kRegion;
 }
 
@@ -173,6 +172,8 @@ SeparablePlan plan_separable(const SeparableProblem& p, const Caches& caches, in
   const std::int64_t intermediate =
       p.c_mid * kFloat * (p.oh * p.ow + (p.has_expand ? p.h * p.w : 0));
   const bool possible = p.has_project && !p.has_se;
+  SeparablePlan by_channels;
+  const std::int64_t shared = share_channels(p, threads, by_channels);
   // Rows that neighbouring bands both expand, against the rows that a band owns.
   const std::int64_t band_rows = ceil_div(p.oh, threads);
   const bool bands_pay =
@@ -183,7 +184,7 @@ SeparablePlan plan_separable(const SeparableProblem& p, const Caches& caches, in
   } else if (!possible) {
     plan.reason = p.has_se ? "channel fusion: squeeze-and-excitation needs the whole image first"
                            : "channel fusion: there is no projection to feed";
-  } else if (one_region_pays(p, threads)) {
+  } else if (one_region_pays(p, threads, shared)) {
     plan.row_fusion = true;
     plan.reason = "row fusion: one region of threads is less work than two";
   } else if (intermediate <= half_l2) {
@@ -212,7 +213,8 @@ SeparablePlan plan_separable(const SeparableProblem& p, const Caches& caches, in
     strip_channels = p.c_mid;
     budget = half_l2;
   } else {
-    share_channels(p, threads, plan);
+    plan.bands = by_channels.bands;
+    plan.parts = by_channels.parts;
     ring_channels = p.has_expand ? plan.chunk : 0;
     budget = caches.l2_bytes / 3;
   }

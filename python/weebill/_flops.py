@@ -152,7 +152,7 @@ def normalized_convolution(
     out_shape: Sequence[Shape],
     **__: Any,
 ) -> int:
-    return _convolution(_pixels(out_shape[0]), weight)
+    return conv2d(x, weight, out_shape=out_shape[0])
 
 
 def normalized_convolution_backward(
@@ -175,8 +175,7 @@ def normalized_convolution_backward(
     *_: Any,
     **__: Any,
 ) -> int:
-    by_input, by_weight = output_mask[:2]
-    return (int(by_input) + int(by_weight)) * _convolution(_pixels(z), weight)
+    return convolution_backward(z, x, weight, output_mask[:3])
 
 
 #: By the name of the op: (formula, whether it takes tensors instead of shapes).

@@ -87,8 +87,7 @@ def squeeze_excite(
     activation: nn.Module,
     gate: nn.Module,
 ) -> Tensor:
-    """x * gate(expand(activation(reduce(mean_hw(x))))); x is dense and channels_last, and neither
-    activation nor gate has parameters."""
+    """x * gate(expand(activation(reduce(mean_hw(x)))))."""
 
     def excite(means: Tensor, *values: Tensor | None) -> Tensor:
         w1, b1, w2, b2 = values
@@ -99,6 +98,10 @@ def squeeze_excite(
         return scale
 
     parameters = reduce.weight, reduce.bias, expand.weight, expand.bias
+    if any(True for layer in (activation, gate) for _ in layer.parameters()):
+        # whose gradients autograd has to make
+        return _excited(x, excite, *parameters)
+    x = x.contiguous(memory_format=torch.channels_last)
     y: Tensor = _SqueezeExcite.apply(x, excite, *parameters)  # type: ignore[no-untyped-call]
     return y
 
@@ -212,6 +215,11 @@ class _ShuffledRuns(torch.autograd.Function):
         return (total, None, None, *found, *more)
 
 
+def _excited(x: Tensor, excite: Callable[..., Tensor], *parameters: Tensor | None) -> Tensor:
+    """Squeeze-and-excitation in plain torch."""
+    return x * excite(x.mean((2, 3)), *parameters)[:, :, None, None]
+
+
 class _SqueezeExcite(torch.autograd.Function):
     """Passes over whole images on kernels, what is between them as a small graph of its own."""
 
@@ -233,7 +241,7 @@ class _SqueezeExcite(torch.autograd.Function):
         x, *parameters = ctx.saved_tensors
         if torch.is_grad_enabled():
             by_x, *others = _differentiated(
-                lambda x, *values: x * ctx.excite(x.mean((2, 3)), *values)[:, :, None, None],
+                lambda x, *values: _excited(x, ctx.excite, *values),
                 (x, *parameters),
                 ctx,
                 grad,

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from weebill import _ops
@@ -155,21 +154,3 @@ def _batch_norm(layer: nn.Module, x: Tensor, activation: str) -> Tensor:
     y, mean, var = _ops.batch_norm_activation(x, layer.weight, layer.bias, layer.eps, activation)
     _nodes.move_statistics(layer, mean, var, x.numel() // x.shape[1])
     return y
-
-
-def squeeze_excite(
-    x: Tensor,
-    reduce: nn.Conv2d,
-    expand: nn.Conv2d,
-    activation: nn.Module,
-    gate: nn.Module,
-) -> Tensor:
-    """x * gate(expand(activation(reduce(mean_hw(x)))))."""
-    if any(True for layer in (activation, gate) for _ in layer.parameters()):
-        # whose gradients autograd has to make
-        scale = F.linear(x.mean((2, 3)), reduce.weight.flatten(1), reduce.bias)
-        scale = F.linear(activation(scale), expand.weight.flatten(1), expand.bias)
-        y: Tensor = x * gate(scale)[:, :, None, None]
-        return y
-    x = x.contiguous(memory_format=torch.channels_last)
-    return _nodes.squeeze_excite(x, reduce, expand, activation, gate)

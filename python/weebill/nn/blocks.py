@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from weebill.fusion.module import FusedModule
-from weebill.nn import _training
+from weebill.nn import _nodes, _training
 
 Layer: TypeAlias = Callable[..., nn.Module]
 Size: TypeAlias = int | tuple[int, int]
@@ -220,7 +220,7 @@ class SqueezeExcite(FusedModule):
         if self.training and _training.is_active(x):
             layers = self.avgpool, self.fc1, self.fc2, self.activation, self.scale_activation
             if _training.is_plain(*layers) and type(self.fc1) is type(self.fc2) is nn.Conv2d:
-                return _training.squeeze_excite(x, *layers[1:])
+                return _nodes.squeeze_excite(x, *layers[1:])
         scale: Tensor = self.fc1(self.avgpool(x))
         scale = self.fc2(self.activation(scale))
         gate: Tensor = self.scale_activation(scale)
