@@ -5,8 +5,9 @@
 //   AVX2     6 x 16: 12 accumulators + 2 weights + 1 broadcast = 15 of 16 registers; 8 loads for 12
 //            FMAs, two of each a cycle: the FMAs bound it. 4 x 24 (16 + a half block) has 12
 //            accumulators too, so widths of 24, 40, 72, 88, 120, 184, 200 waste no lane.
-//   AVX-512  14 x 32: 28 + 2 + 1 = 31 of 32; 14 divides the widths 112, 56, 28, 14. 14 x 24 with
-//            half vectors for the widths above. strided_tiles.inl has the loop.
+//   AVX-512  14 x 32: 28 + 2 + 1 = 31 of 32; 14 divides the widths 112, 56, 28, 14. 14 x 24, two
+//            pixels to a vector of the half block, for the widths above. strided_tiles.inl has the
+//            loop.
 //   NEON     6 x 16: 24 accumulators + 6 inputs + 2 weights = 32; aarch64_tiles.inl has the loop.
 //            In order 5 x 16 = 27 of 32, as other small tiles: scheduled.inl.
 // An FMA takes 4 cycles and two start in each: fewer than 8 accumulators wait for themselves. So

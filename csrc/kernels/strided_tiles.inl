@@ -6,12 +6,43 @@
 
 static_assert(kFullVecs == 1 && kHalfVecs == 1);
 
+// Where a whole block comes with a half one, two pixels share a vector of the half: lanes 0 to 7
+// are the even pixel's and 8 to 15 the odd one's, for 21 FMAs of 14 x 24 where 28 would waste a
+// quarter. The last of an odd number of pixels has a vector of its own.
+template <int kFull, int kHalf>
+constexpr bool kPaired = kFull == 1 && kHalf == 1;
+constexpr bool is_pair(int pixel, int pixels) { return pixel % 2 == 0 && pixel + 1 < pixels; }
+
 // Input kInput, where x is behind its offset if there are any, of the pixels [kFirst, kFirst +
-// kPixels). w are the weights of each whole block, and
-// behind them those of the half block.
+// kPixels) in pairs.
+template <int kFirst, int kPixels, int kInput, bool kOffsets>
+inline __attribute__((always_inline)) void multiply_add_pairs(Vec* acc, const Strided& x,
+                                                              const float* const* w) {
+  constexpr int kAt = kOffsets ? 0 : kInput;  // behind x
+  const Vec whole = load_now<kInput * kBlock>(w[0]);
+  const Vec half = load_twice_now<kInput * kHalfBlock>(w[1]);
+  unrolled<kFirst, kFirst + kPixels>([&](auto i) __attribute__((always_inline)) {
+    constexpr int kPixel = decltype(i)::value;
+    if constexpr (is_pair(kPixel, kFirst + kPixels)) {
+      const Vec even = broadcast_now<kPixel, kAt>(x);
+      accumulate_now(acc[2 * kPixel], even, whole);
+      const Vec odd = broadcast_now<kPixel + 1, kAt>(x);
+      accumulate_now(acc[2 * kPixel + 2], odd, whole);
+      accumulate_now(acc[2 * kPixel + 1], low_and_high_now(even, odd), half);
+    } else if constexpr (kPixel % 2 == 0) {
+      accumulate_now<kPixel, kAt>(acc[2 * kPixel], x, whole);
+      accumulate_half_now<kPixel, kAt>(acc[2 * kPixel + 1], x, half);
+    }
+  });
+}
+
+// The same. w are the weights of each whole block, and behind them those of the half block.
 template <int kFirst, int kPixels, int kFull, int kHalf, int kInput, bool kOffsets>
 inline __attribute__((always_inline)) void multiply_add_strided(Vec* acc, const Strided& x,
                                                                 const float* const* w) {
+  if constexpr (kPaired<kFull, kHalf>) {
+    return multiply_add_pairs<kFirst, kPixels, kInput, kOffsets>(acc, x, w);
+  }
   constexpr int kAt = kOffsets ? 0 : kInput;  // behind x
   constexpr int kVecs = kFull + kHalf;
   Vec wv[kVecs];
@@ -94,6 +125,16 @@ struct StridedLoop {
   }
 };
 
+// Keeps the accumulators where they are.
+template <int kMr, int kFull, int kHalf>
+inline __attribute__((always_inline)) void settle_all(Vec* acc) {
+  constexpr int kVecs = kFull + kHalf;
+#pragma GCC unroll 32
+  for (int i = 0; i < kMr * kVecs; ++i) {
+    if (!kPaired<kFull, kHalf> || i % 4 != 3) settle(acc[i]);
+  }
+}
+
 // As many inputs as make whole rounds, which are counted in the result.
 template <int kMr, int kFull, int kHalf, bool kOffsets, int kCount>
 inline __attribute__((always_inline)) int64_t multiply_add_all(Vec (&acc)[kCount],
@@ -104,11 +145,20 @@ inline __attribute__((always_inline)) int64_t multiply_add_all(Vec (&acc)[kCount
   using Loop = StridedLoop<kMr, kFull, kHalf, kOffsets>;
   static_assert(kCount == kMr * Loop::kVecs);
   Loop loop(a, first, x_stride, w, next_w);
-#pragma GCC unroll 32
-  for (int i = 0; i < kCount; ++i) settle(acc[i]);
+  if constexpr (kPaired<kFull, kHalf>) {
+#pragma GCC unroll 7
+    for (int i = 0; i + 1 < kMr; i += 2) {
+      acc[2 * i + 1] = low_and_low(acc[2 * i + 1], acc[2 * i + 3]);
+    }
+  }
+  settle_all<kMr, kFull, kHalf>(acc);
   const int64_t rounds = a.k / Loop::kInputs;
   for (int64_t left = rounds; left > 0; --left) loop.round(acc);
   next_w = loop.next;
+  if constexpr (kPaired<kFull, kHalf>) {
+#pragma GCC unroll 7
+    for (int i = 0; i + 1 < kMr; i += 2) acc[2 * i + 3] = high(acc[2 * i + 1]);
+  }
   return rounds * Loop::kInputs;
 }
 
@@ -183,12 +233,14 @@ __attribute__((noinline)) void whole_strided_tiles(const PointwiseArgs& a, Walk&
     Loop loop(a, x, walk.x_stride, walk.w, walk.next_w);
 #pragma GCC unroll 4
     for (int j = 0; j < kVecs; ++j) {
-      const Vec b = j < kFull ? load(walk.bias + j * kLanes) : load_low(walk.bias + j * kLanes);
+      const float* from = walk.bias + j * kLanes;
+      const Vec b = j < kFull               ? load(from)
+                    : kPaired<kFull, kHalf> ? low_and_low(load_low(from), load_low(from))
+                                            : load_low(from);
 #pragma GCC unroll 16
       for (int i = 0; i < kMr; ++i) acc[i * kVecs + j] = b;
     }
-#pragma GCC unroll 32
-    for (int i = 0; i < kMr * kVecs; ++i) settle(acc[i]);
+    settle_all<kMr, kFull, kHalf>(acc);
     for (int64_t left = rounds; left > 0; --left) loop.round(acc);
     if constexpr (!kOffsets) loop.fetch();
     unrolled<0, (kMr + kGroup - 1) / kGroup>([&](auto group) __attribute__((always_inline)) {
@@ -199,7 +251,9 @@ __attribute__((noinline)) void whole_strided_tiles(const PointwiseArgs& a, Walk&
         multiply_add_strided<kFirst, kPixels, kFull, kHalf, kInput, kOffsets>(
             acc, loop.pixels(kInput), loop.w);
       });
-      activate_now<kHardswish, kPixels * kVecs>(acc + kFirst * kVecs, bounds);
+      constexpr bool kPair = kPaired<kFull, kHalf> && kPixels == 2;
+      activate_now<kHardswish, kPair ? 3 : kPixels * kVecs>(acc + kFirst * kVecs, bounds);
+      if constexpr (kPair) acc[2 * kFirst + 3] = high(acc[2 * kFirst + 1]);
 #pragma GCC unroll 4
       for (int i = kFirst; i < kFirst + kPixels; ++i) {
 #pragma GCC unroll 4

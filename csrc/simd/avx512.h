@@ -103,10 +103,13 @@ inline __attribute__((always_inline)) void prefetch(const float* p) {
 }
 
 // What the loops of kernels/strided_tiles.inl are made of, in the order written. kOffset counts
-// floats behind what is named; "half" is lanes 0 to 7, what the others become is not said. A half
-// is an instruction on 256 bits: processors that cut those of 512 in two, Zen 4, do one half.
+// floats behind what is named; "half" is lanes 0 to 7, "high" 8 to 15 as a half; what the others
+// become is not said. A half is an instruction on 256 bits: processors that cut those of 512
+// in two, Zen 4, do one half.
 #define WEEBILL_STRIDED_TILES
 #if defined(__AVX512F__)
+inline Vec low_and_low(Vec a, Vec b) { return _mm512_shuffle_f32x4(a, b, 0x44); }
+inline Vec high(Vec a) { return _mm512_shuffle_f32x4(a, a, 0xee); }
 inline void accumulate_now(Vec& acc, Vec a, Vec b) {
   __asm__ volatile("vfmadd231ps %2, %1, %0" : "+v"(acc) : "v"(a), "v"(b));
 }
@@ -168,6 +171,19 @@ inline void accumulate_half_now(Vec& acc, const Strided& x, Vec b) {
                        "i"(4 * kOffset), "v"(b));
   }
 }
+template <int kOffset>
+inline Vec load_twice_now(const float* p) {
+  Vec v;
+  __asm__ volatile("vbroadcastf64x4 %c2(%1), %0" : "=v"(v) : "r"(p), "i"(4 * kOffset));
+  return v;
+}
+inline Vec low_and_high_now(Vec a, Vec b) {
+  Vec v;
+  __asm__ volatile("vblendmps %2, %1, %0%{%3%}"
+                   : "=v"(v)
+                   : "v"(a), "v"(b), "Yk"(static_cast<__mmask16>(0xff00)));
+  return v;
+}
 inline void store_now(float* p, Vec v) {
   __asm__ volatile("vmovups %1, %0" : "=m"(*reinterpret_cast<__m512_u*>(p)) : "v"(v));
 }
@@ -182,6 +198,14 @@ inline Vec set1_now(const float& x) {
 // Keeps an accumulator where it is.
 inline void settle(Vec& acc) { __asm__ volatile("" : "+v"(acc)); }
 #else
+inline Vec low_and_low(Vec a, Vec b) {
+  return _mm512_permutex2var_ps(
+      a, _mm512_set_epi32(23, 22, 21, 20, 19, 18, 17, 16, 7, 6, 5, 4, 3, 2, 1, 0), b);
+}
+inline Vec high(Vec a) {
+  return _mm512_permutexvar_ps(
+      _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 15, 14, 13, 12, 11, 10, 9, 8), a);
+}
 inline void store_now(float* p, Vec v) { store(p, v); }
 inline void store_low_now(float* p, Vec v) { store_low(p, v); }
 inline Vec set1_now(const float& x) { return set1(x); }
@@ -209,6 +233,11 @@ template <int kIndex, int kOffset>
 inline void accumulate_half_now(Vec& acc, const Strided& x, Vec b) {
   accumulate_now<kIndex, kOffset>(acc, x, b);
 }
+template <int kOffset>
+inline Vec load_twice_now(const float* p) {
+  return low_and_low(load_low(p + kOffset), load_low(p + kOffset));
+}
+inline Vec low_and_high_now(Vec a, Vec b) { return _mm512_mask_blend_ps(0xff00, a, b); }
 inline void settle(Vec&) {}
 #endif
 // Keeps the compiler from working out p anew wherever it is used.
