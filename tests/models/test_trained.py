@@ -16,7 +16,8 @@ from PIL import Image
 
 import weebill
 from weebill.data import FASHION_MNIST
-from weebill.models import create_model, get_model_weights, get_weights
+from weebill.models import Weights, create_model, get_model_weights, get_weights
+from weebill.models._metadata import read_description
 from weebill.models._state_dict import read_state_dict
 from weebill.train import FashionMNIST
 
@@ -26,6 +27,14 @@ REQUIRED = {
     ("mobilenet_v3_small", "FASHION_MNIST_X0_5"): 91.0,
     ("shufflenet_v2_x0_5", "FASHION_MNIST_V1"): 90.0,
 }
+
+
+def weights_bits(weights: Weights) -> int:
+    description = read_description(weights.path())
+    assert description is not None
+    _, _, meta = description
+    assert meta["acc@1"] == weights.meta["acc@1"]
+    return int(meta["significant_bits"])
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +71,10 @@ def test_they_are_small_and_say_what_they_are(model: str, member: str) -> None:
     for value in stored.values():
         assert value.dtype == (torch.float16 if value.ndim > 1 else value.dtype)
         assert value.isfinite().all()
+    # What is behind the significant bits is zero, and takes no space in a wheel.
+    bits = weights_bits(weights)
+    halves = [value.view(torch.int16) for value in stored.values() if value.dtype == torch.float16]
+    assert all((value & (1 << (11 - bits)) - 1 == 0).all() for value in halves)
     network = create_model(model, weights=member)
     assert sum(p.numel() for p in network.parameters()) == weights.meta["num_params"]
     assert all(p.dtype == torch.float32 for p in network.parameters())

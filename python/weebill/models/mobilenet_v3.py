@@ -87,7 +87,7 @@ class MobileNet_V3_Small_Weights(WeightsEnum):
     )
     FASHION_MNIST_X0_5 = fashion_mnist_weights(
         "mobilenet_v3_small_x0_5-fashion_mnist.safetensors",
-        sha256="6d982f103ace11eb10e24589f1528341916e8850a5305edfa4e8286dd05fe1ad",
+        sha256="e797248e1da867b4ea41b4449de90e020b05f7ad9231d164c114c0a77d4f4455",
         width_mult=0.5,
         **{"num_params": 409250, "multiply_adds": 1.51e6, "acc@1": 91.00, "acc@5": 99.83},
     )
