@@ -48,23 +48,8 @@ struct Isa {
   const HalfKernelTable* half;  // nullptr: none that run here
 };
 
-#if defined(WEEBILL_HAVE_AVX512)
-// Channels are interleaved by vectors of 8 there too: loads and stores of 16 mostly cross a line,
-// and groups are often narrower.
-KernelTable avx512_table() {
-  KernelTable table = avx512::kTable;
-#if defined(WEEBILL_HAVE_AVX2)
-  if (cpu_info().avx2) table.channel_shuffle_f32 = avx2::kTable.channel_shuffle_f32;
-#endif
-  return table;
-}
-#endif
-
 // Best first.
 const std::vector<Isa>& all_isas() {
-#if defined(WEEBILL_HAVE_AVX512)
-  static const KernelTable wide = avx512_table();
-#endif
 #if defined(WEEBILL_HAVE_NEON)
   const HalfKernelTable* half = nullptr;
 #if defined(WEEBILL_HAVE_NEON_FP16)
@@ -75,7 +60,7 @@ const std::vector<Isa>& all_isas() {
 #endif
   static const std::vector<Isa> list = {
 #if defined(WEEBILL_HAVE_AVX512)
-      {"avx512", cpu_info().avx512, &wide, nullptr},
+      {"avx512", cpu_info().avx512, &avx512::kTable, nullptr},
 #endif
 #if defined(WEEBILL_HAVE_AVX2)
       {"avx2", cpu_info().avx2, &avx2::kTable, nullptr},

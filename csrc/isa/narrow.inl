@@ -1,6 +1,7 @@
 // The kernels of eight lanes beside those of sixteen, in a namespace of their own: for the channels
-// that make no vector of sixteen. A masked one takes as long as a whole one; where 512 bits are two
-// passes, as on Zen 4, eight lanes of 256 take half of that. Included by table.inl.
+// that make no vector of sixteen, and for shuffles. A masked vector takes as long as a whole one;
+// where 512 bits are two passes, as on Zen 4, eight lanes of 256 take half of that. Included by
+// table.inl.
 #include "simd/strided.h"    // of both widths
 #undef WEEBILL_NARROW_TAILS  // these have nothing narrower
 namespace narrow {
@@ -12,6 +13,7 @@ namespace narrow {
 #include "simd/activation.inl"
 #include "kernels/depthwise.inl"
 #include "kernels/pool.inl"
+#include "kernels/shuffle.inl"
 // clang-format on
 #undef WEEBILL_DEPTHWISE_ROW
 #undef WEEBILL_STORE_APART

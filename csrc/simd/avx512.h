@@ -63,30 +63,6 @@ inline Vec max_nan(Vec a, Vec b, Vec c) {
 inline Vec where_positive(Vec a, Vec v) {
   return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a, _mm512_setzero_ps(), _CMP_GT_OQ), v);
 }
-inline Vec interleave_low(Vec a, Vec b) {
-  const __m512i order = _mm512_set_epi32(23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-  return _mm512_permutex2var_ps(a, order, b);
-}
-inline Vec interleave_high(Vec a, Vec b) {
-  const __m512i order =
-      _mm512_set_epi32(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8);
-  return _mm512_permutex2var_ps(a, order, b);
-}
-// The lanes of each vector of the result: from a and b, then from those and c.
-alignas(64) static const int32_t kThreeOfAB[3][16] = {
-    {0, 16, 0, 1, 17, 0, 2, 18, 0, 3, 19, 0, 4, 20, 0, 5},
-    {21, 0, 6, 22, 0, 7, 23, 0, 8, 24, 0, 9, 25, 0, 10, 26},
-    {0, 11, 27, 0, 12, 28, 0, 13, 29, 0, 14, 30, 0, 15, 31, 0}};
-alignas(64) static const int32_t kThreeOfC[3][16] = {
-    {0, 1, 16, 3, 4, 17, 6, 7, 18, 9, 10, 19, 12, 13, 20, 15},
-    {0, 21, 2, 3, 22, 5, 6, 23, 8, 9, 24, 11, 12, 25, 14, 15},
-    {26, 1, 2, 27, 4, 5, 28, 7, 8, 29, 10, 11, 30, 13, 14, 31}};
-inline void store_interleaved(float* p, Vec a, Vec b, Vec c) {
-  for (int v = 0; v < 3; ++v) {
-    const Vec ab = _mm512_permutex2var_ps(a, _mm512_load_si512(kThreeOfAB[v]), b);
-    store(p + 16 * v, _mm512_permutex2var_ps(ab, _mm512_load_si512(kThreeOfC[v]), c));
-  }
-}
 inline Vec round_even(Vec a) {
   return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }

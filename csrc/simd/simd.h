@@ -23,9 +23,9 @@
 //   interleave_low(a, b)      a[0] b[0] a[1] b[1] ...: the first half of the pairs; one lane: a
 //   interleave_high(a, b)     the second half of the pairs; one lane: b
 //   interleave(v)             v of 4 or 8 vectors: the same of all of them, v[0][0] v[1][0] ...;
-//   only
-//                             where it costs less than rounds of the two above
-//   store_interleaved(p, a, b, c)  a[0] b[0] c[0] a[1] ...: 3 * kLanes floats at p
+//                             only where it costs less than rounds of the two above
+//   store_interleaved(p, a, b, c)  a[0] b[0] c[0] a[1] ...: 3 * kLanes floats at p; these four not
+//                             of sixteen lanes, whose channels are shuffled by eight
 //   activate_exponential(v, activation)  silu or sigmoid, computed in float32
 //   to_element(x) load_narrowed(p) store_widened(p, v)  where Element is Half: of one float and of
 //                             kLanes of them
