@@ -4,18 +4,16 @@
 // other widths end in a narrower one. Per kernel row each input vector is loaded once and used for
 // every tap that needs it: 3x3 stride 1 loads 9 inputs + 3 weights for 21 FMAs, 5x5 11 + 5 for 35,
 // stride 2 15 + 3 and 17 + 5: with two loads and two FMAs a cycle the FMAs bound them all. What is
-// left is to keep all other instructions few: strided.inl and scheduled.inl. Each output is bias,
-// then one FMA per tap in row order: results do not depend on the tile.
+// left is to keep all other instructions few: strided.inl, scheduled.inl, and for 32 registers of
+// 16 lanes depthwise_tiles.inl, whose tiles are wider. Each output is bias, then one FMA per tap in
+// row order: results do not depend on the tile.
 
 // Straight code for a tile with all its rows inside the image. Where an instruction takes any of
-// the inputs as an operand, a loop over the rows costs nothing and is a third of the code: that is
-// AVX2's way. Sixteen lanes do best input by input in straight code, as the compiler has it: on a
-// Zen 4 strided.inl made such tiles 5 to 12 % slower. 5x5 takes 92 to 98 % of the time its FMAs and
-// hardswish's multiplications allow, 3x3 stride 1 85 to 94 %, stride 2 75 to 81 %.
+// the inputs as an operand, a loop over the rows costs nothing and is a third of the code.
 #if defined(WEEBILL_STRIDED)
 #include "kernels/strided.inl"
 constexpr bool kUnrollRows = false;
-#else
+#elif !defined(WEEBILL_STRIDED_TILES)
 constexpr bool kUnrollRows = true;
 #endif
 
@@ -131,14 +129,23 @@ inline void depthwise_columns(const DepthwiseArgs& args, int64_t first_channel, 
   }
 }
 
+#if defined(WEEBILL_STRIDED_TILES)
+#include "kernels/depthwise_tiles.inl"
+#endif
+
 template <int kKernel, int kStride>
 inline void depthwise_row(const DepthwiseArgs& a, int64_t first_channel) {
+#if defined(WEEBILL_STRIDED_TILES)
+  if (a.columns >= kFewColumns) return strided_depthwise_row<kKernel, kStride>(a);
+  const int64_t j = 0;
+#else
   const int64_t j = a.columns - a.columns % 7;
   if (kUnrollRows && a.rows == kKernel) {
     depthwise_columns<kKernel, kStride, 7, kUnrollRows>(a, first_channel, 0, j);
   } else {
     depthwise_columns<kKernel, kStride, 7, false>(a, first_channel, 0, j);
   }
+#endif
   switch (a.columns - j) {
 #define WEEBILL_CASE(n)                                                            \
   case n:                                                                          \
@@ -160,8 +167,9 @@ template <int kKernel, int kStride>
 inline void depthwise(const DepthwiseArgs& a) {
 #if defined(WEEBILL_NARROW_TAILS)
   const int64_t whole = a.channels / kLanes * kLanes;
-  if (whole > 0) depthwise_row<kKernel, kStride>(a, 0);
-  if (whole < a.channels) narrow::depthwise_row<kKernel, kStride>(a, whole);
+  const bool halves = a.columns >= kFewColumns && a.channels - whole == kHalfBlock;
+  if (whole > 0 || halves) depthwise_row<kKernel, kStride>(a, 0);
+  if (whole < a.channels && !halves) narrow::depthwise_row<kKernel, kStride>(a, whole);
 #else
   depthwise_row<kKernel, kStride>(a, 0);
 #endif

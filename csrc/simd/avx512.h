@@ -78,10 +78,10 @@ inline __attribute__((always_inline)) void prefetch(const float* p) {
   _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1);
 }
 
-// What the loops of kernels/strided_tiles.inl are made of, in the order written. kOffset counts
-// floats behind what is named; "half" is lanes 0 to 7, "high" 8 to 15 as a half; what the others
-// become is not said. A half is an instruction on 256 bits: processors that cut those of 512
-// in two, Zen 4, do one half.
+// What the loops of kernels/strided_tiles.inl and kernels/depthwise_tiles.inl are made of, in the
+// order written. kOffset counts floats behind what is named; "half" is lanes 0 to 7, "high" 8 to 15
+// as a half; what the others become is not said. A half is an instruction on 256 bits: processors
+// that cut those of 512 in two, Zen 4, do one half.
 #define WEEBILL_STRIDED_TILES
 #if defined(__AVX512F__)
 inline Vec low_and_low(Vec a, Vec b) { return _mm512_shuffle_f32x4(a, b, 0x44); }
@@ -102,6 +102,33 @@ template <int kOffset>
 inline Vec load_half_now(const float* p) {
   Vec v;
   __asm__ volatile("vmovups %c2(%1), %t0" : "=v"(v) : "r"(p), "i"(4 * kOffset));
+  return v;
+}
+template <int kIndex, int kOffset>
+inline Vec load_at(const Strided& x) {
+  using Index = StridedIndex<kIndex>;
+  Vec v;
+  if constexpr (Index::kIsBase) {
+    __asm__ volatile("vmovups %c2(%1), %0" : "=v"(v) : "r"(Index::base(x)), "i"(4 * kOffset));
+  } else {
+    __asm__ volatile("vmovups %c4(%1,%2,%c3), %0"
+                     : "=v"(v)
+                     : "r"(Index::base(x)), "r"(Index::multiple(x)), "i"(Index::kScale),
+                       "i"(4 * kOffset));
+  }
+  return v;
+}
+template <int kIndex>
+inline Vec load_half_at(const Strided& x) {
+  using Index = StridedIndex<kIndex>;
+  Vec v;
+  if constexpr (Index::kIsBase) {
+    __asm__ volatile("vmovups (%1), %t0" : "=v"(v) : "r"(Index::base(x)));
+  } else {
+    __asm__ volatile("vmovups (%1,%2,%c3), %t0"
+                     : "=v"(v)
+                     : "r"(Index::base(x)), "r"(Index::multiple(x)), "i"(Index::kScale));
+  }
   return v;
 }
 template <int kIndex, int kOffset>
@@ -195,11 +222,22 @@ template <int kOffset>
 inline Vec load_half_now(const float* p) {
   return load_low(p + kOffset);
 }
+template <int kIndex>
+inline const float* address_of(const Strided& x) {
+  using Index = StridedIndex<kIndex>;
+  return Index::base(x) + (Index::kIsBase ? 0 : Index::multiple(x) / 4 * Index::kScale);
+}
+template <int kIndex, int kOffset>
+inline Vec load_at(const Strided& x) {
+  return load(address_of<kIndex>(x) + kOffset);
+}
+template <int kIndex>
+inline Vec load_half_at(const Strided& x) {
+  return load_low(address_of<kIndex>(x));
+}
 template <int kIndex, int kOffset>
 inline Vec broadcast_now(const Strided& x) {
-  using Index = StridedIndex<kIndex>;
-  const int64_t floats = Index::kIsBase ? 0 : Index::multiple(x) / 4 * Index::kScale;
-  return broadcast(Index::base(x) + floats + kOffset);
+  return broadcast(address_of<kIndex>(x) + kOffset);
 }
 template <int kIndex, int kOffset>
 inline void accumulate_now(Vec& acc, const Strided& x, Vec b) {

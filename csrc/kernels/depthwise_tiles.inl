@@ -1,0 +1,144 @@
+// Depthwise tiles where there are 32 registers: 14 columns of a vector of channels, or 7 columns of
+// two. Uses Strided and its loads of simd/.
+//
+// Fourteen chains of FMAs keep two units of four cycles busy, seven do not. Each input is loaded
+// once and given to all its taps: 3x3 stride 1 loads 16 inputs + 3 weights for 42 FMAs, 5x5 18 + 5
+// for 70, stride 2 29 + 3 and 31 + 5. That leaves room for loads that cross a line, which count
+// twice: pixels of 24 or 72 channels take no longer than those of whole lines, and rings need no
+// padding. An address that is the one before plus a stride waits for it, a cycle each: 3x3 stride 2
+// took 109 cycles a tile that way, 85 with each input an operand of its own.
+
+// Output columns [column, column + kColumns) of channels [c, c + kVecs * kLanes), or of eight, by
+// halves of vectors. The first `counted` columns have been counted in a.sum before. w: tap 0 of the
+// first row for channel c.
+template <int kKernel, int kStride, int kColumns, int kVecs, bool kHalf>
+inline __attribute__((always_inline)) void strided_depthwise_tile(const DepthwiseArgs& a,
+                                                                  const float* w, int64_t column,
+                                                                  int64_t counted, int64_t c) {
+  constexpr int kVec = static_cast<int>(kLanes);
+  constexpr int kBlockTaps = kKernel * kKernel * static_cast<int>(kBlock);
+  Vec acc[kColumns * kVecs];
+#pragma GCC unroll 2
+  for (int j = 0; j < kVecs; ++j) {
+    const Vec bias = kHalf ? load_low(a.bias + c) : load(a.bias + c + j * kLanes);
+#pragma GCC unroll 16
+    for (int t = 0; t < kColumns; ++t) acc[t * kVecs + j] = bias;
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < kColumns * kVecs; ++i) settle(acc[i]);
+
+  const int64_t x_stride = a.x_stride;
+  const int64_t x_at = column * kStride * x_stride + c;
+  const float* const* row = a.x_rows;
+#pragma GCC unroll 1
+  for (int64_t left = a.rows; left > 0; --left, w += kKernel * kBlock) {
+    const float* const first = *row++ + x_at;
+    const Strided near(first, x_stride), far(first + 18 * x_stride, x_stride);
+    Vec taps[kKernel * kVecs];
+    unrolled<0, kKernel * kVecs>([&](auto i) __attribute__((always_inline)) {
+      constexpr int kTap = decltype(i)::value / kVecs, kOf = decltype(i)::value % kVecs;
+      constexpr int kAt = kOf * kBlockTaps + kTap * static_cast<int>(kBlock);
+      taps[kTap * kVecs + kOf] = kHalf ? load_half_now<kAt>(w) : load_now<kAt>(w);
+    });
+    unrolled<0, (kColumns - 1) * kStride + kKernel>([&](auto i) __attribute__((always_inline)) {
+      constexpr int kInput = decltype(i)::value;
+      const Strided& x = kInput < 18 ? near : far;
+      Vec input[kVecs];
+      unrolled<0, kVecs>([&](auto j) __attribute__((always_inline)) {
+        constexpr int kOf = decltype(j)::value;
+        input[kOf] = kHalf ? load_half_at<kInput % 18>(x) : load_at<kInput % 18, kOf * kVec>(x);
+      });
+      unrolled<0, kColumns>([&](auto t) __attribute__((always_inline)) {
+        constexpr int kColumn = decltype(t)::value;
+        constexpr int kTap = kInput - kColumn * kStride;
+        if constexpr (kTap >= 0 && kTap < kKernel) {
+          unrolled<0, kVecs>([&](auto j) __attribute__((always_inline)) {
+            constexpr int kOf = decltype(j)::value;
+            if constexpr (kHalf) {
+              accumulate_half_now(acc[kColumn], input[0], taps[kTap]);
+            } else {
+              accumulate_now(acc[kColumn * kVecs + kOf], input[kOf], taps[kTap * kVecs + kOf]);
+            }
+          });
+        }
+      });
+    });
+  }
+
+  activate_all(acc, a.activation);
+  float* y = a.y + column * a.y_stride + c;
+#pragma GCC unroll 16
+  for (int t = 0; t < kColumns; ++t) {
+#pragma GCC unroll 2
+    for (int j = 0; j < kVecs; ++j) {
+      if (kHalf) {
+        store_low_now(y, acc[t]);
+      } else {
+        store_now(y + j * kLanes, acc[t * kVecs + j]);
+      }
+    }
+    y += a.y_stride;
+  }
+  if (a.sum != nullptr) {
+#pragma GCC unroll 2
+    for (int j = 0; j < kVecs; ++j) {
+      float* to = a.sum + c + j * kLanes;
+      Vec sum = kHalf ? load_low(to) : load(to);
+#pragma GCC unroll 16
+      for (int t = 0; t < kColumns; ++t) {
+        if (t >= counted) sum = add(sum, acc[t * kVecs + j]);
+      }
+      if (kHalf) {
+        store_low(to, sum);
+      } else {
+        store(to, sum);
+      }
+    }
+  }
+}
+
+// Tiles from column first to column last: all whole vectors of channels, and a half vector if that
+// is what is left.
+template <int kKernel, int kStride, int kColumns, int kVecs>
+__attribute__((noinline)) void strided_depthwise_columns(const DepthwiseArgs& args, int64_t first,
+                                                         int64_t last, int64_t counted) {
+  const DepthwiseArgs a = args;  // a copy that the stores to y can't change stays in registers
+  constexpr int64_t kBlockTaps = kKernel * kKernel * kBlock;
+  for (int64_t at = first; at < last; at += kColumns) {
+    const float* w = a.w + a.first_row * kKernel * kBlock;
+    int64_t c = 0;
+    for (; c + kVecs * kLanes <= a.channels; c += kVecs * kLanes, w += kVecs * kBlockTaps) {
+      strided_depthwise_tile<kKernel, kStride, kColumns, kVecs, false>(a, w, at, counted, c);
+    }
+    if constexpr (kVecs > 1) {
+      if (c + kLanes <= a.channels) {
+        strided_depthwise_tile<kKernel, kStride, kColumns, 1, false>(a, w, at, counted, c);
+        c += kLanes;
+        w += kBlockTaps;
+      }
+    }
+    if (a.channels - c == kHalfBlock) {
+      strided_depthwise_tile<kKernel, kStride, kColumns, 1, true>(a, w, at, counted, c);
+    }
+  }
+}
+
+// A row of at least kFewColumns. Its last tile begins early enough to be a whole one: some columns
+// are computed twice, to the same bits.
+constexpr int64_t kFewColumns = 7;
+template <int kKernel, int kStride>
+inline void strided_depthwise_row(const DepthwiseArgs& a) {
+  const int64_t columns = a.columns, many = columns - columns % 14;
+  if (many > 0) strided_depthwise_columns<kKernel, kStride, 14, 1>(a, 0, many, 0);
+  if (columns == many) return;
+  if (columns - many > kFewColumns) {
+    if (many > 0) {
+      strided_depthwise_columns<kKernel, kStride, 14, 1>(a, columns - 14, columns,
+                                                         14 - (columns - many));
+      return;
+    }
+    strided_depthwise_columns<kKernel, kStride, 7, 2>(a, 0, 7, 0);
+  }
+  const int64_t rest = many > 0 || columns == kFewColumns ? columns - many : columns - 7;
+  strided_depthwise_columns<kKernel, kStride, 7, 2>(a, columns - 7, columns, 7 - rest);
+}
