@@ -10,7 +10,7 @@
 namespace weebill {
 namespace {
 
-// As many multiply-adds as moving an element costs, for plan_threads().
+// As many multiply-adds as moving an element costs, for plan_threads() and plan_call().
 constexpr std::int64_t kWorkPerElement = 4;
 
 template <typename T>
@@ -135,7 +135,9 @@ void channel_shuffle(const AnyTensorView& x, std::int64_t groups, bool nhwc, voi
   const std::string op = "channel_shuffle";
   check(groups >= 1 && x.c % groups == 0, op, ": groups must divide the ", x.c,
         " channels of x, got ", groups);
-  const Run run = {kernels(), machine_caches(), max_threads()};
+  const std::int64_t elements = x.n * x.c * x.h * x.w;
+  const Run run = {kernels(), machine_caches(),
+                   plan_call(elements * kWorkPerElement, x.n, max_threads()).threads};
   void (*move)(const Run&, const AnyTensorView&, std::int64_t, bool, void*) = nullptr;
   switch (x.element_bytes) {
     case 1:
@@ -157,7 +159,7 @@ void channel_shuffle(const AnyTensorView& x, std::int64_t groups, bool nhwc, voi
       throw ValueError(
           concat(op, ": x must have elements of 1, 2, 4, 8 or 16 bytes, got ", x.element_bytes));
   }
-  if (x.n * x.c * x.h * x.w > 0) move(run, x, groups, nhwc, y);
+  if (elements > 0) move(run, x, groups, nhwc, y);
 }
 
 template void run_channel_shuffle(const Run&, const Record&, const float*, const Shape&, float*);
