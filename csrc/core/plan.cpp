@@ -121,8 +121,10 @@ ProductPlan plan_product(std::int64_t m, std::int64_t k, std::int64_t n, bool sc
     plan.tasks = plan_tasks(ceil_div(n, plan.unit), scaled ? 0 : work, worth);
   } else {
     constexpr std::int64_t kTile = 12;
+    constexpr std::int64_t kFewWeights = 16 * 1024;  // 64 KiB of float32
     plan.unit = m >= 2 * kTile * worth ? kTile : 1;
-    plan.tasks = plan_tasks(ceil_div(m, plan.unit), work, worth);
+    plan.scale_weights = scaled && n < m && k * n <= kFewWeights;
+    plan.tasks = plan_tasks(ceil_div(m, plan.unit), plan.scale_weights ? 0 : work, worth);
   }
   return plan;
 }

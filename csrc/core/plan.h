@@ -65,11 +65,12 @@ WEEBILL_API SeparablePlan plan_separable(const SeparableProblem& problem, const 
 WEEBILL_API std::int64_t plan_tasks(std::int64_t units, std::int64_t multiply_adds, int threads);
 
 /// How a product of (m, k) pixels and (k, n) weights is shared out. `scaled`: each task multiplies
-/// its pixels by a scale per channel first, so that parts of the weights alone repeat that.
+/// its pixels or weights by a scale per channel first; who shares them repeats that.
 struct ProductPlan {
   bool by_channels = false;  ///< each task has its part of the weights, otherwise of the pixels
   std::int64_t unit = 1;     ///< channels or pixels that stay together
   std::int64_t tasks = 1;
+  bool scale_weights = false;  ///< where they are few, instead of the pixels; depends on (m, k, n)
 };
 WEEBILL_API ProductPlan plan_product(std::int64_t m, std::int64_t k, std::int64_t n, bool scaled,
                                      int threads);

@@ -20,7 +20,11 @@ void run_product(const RunOf<T>& run, PointwiseArgsOf<T> a) {
     PointwiseArgsOf<T> mine = a;
     mine.m_block = m_block;
     Workspace::Scope scope(Workspace::of_this_thread());
-    if (a.scale != nullptr) mine.scratch = scope.take<T>(round_up(m_block * a.k, kBlock));
+    if (a.scale != nullptr) {
+      mine.scale_weights = plan.scale_weights;
+      mine.scratch = scope.take<T>(plan.scale_weights ? kScaledBlocks * a.w_block_stride
+                                                      : round_up(m_block * a.k, kBlock));
+    }
     if (plan.by_channels) {
       mine.w += first / kBlock * a.w_block_stride;
       mine.bias += first;

@@ -37,6 +37,7 @@ enum ActivationCode : std::int32_t {
 /// with x[p, i] at x + p * x_stride + (offsets ? offsets[i] : i) and s[i] = scale ? scale[i] : 1.
 /// Output pixel p lies at y + p * y_stride + ((y_column + p) / y_width) * y_jump: y_jump elements
 /// are skipped at the end of every row of y_width pixels, of which the first starts at y_column.
+constexpr std::int64_t kScaledBlocks = 4;  // as many as a tile has at most
 template <typename T>
 struct PointwiseArgsOf {
   const T* x;
@@ -53,13 +54,16 @@ struct PointwiseArgsOf {
   std::int64_t y_column;  ///< 0 <= y_column < y_width
   const T* residual;      ///< pixel p at residual + p * residual_stride, or nullptr
   std::int64_t residual_stride;
-  const T* scale;        ///< k entries, or nullptr; not together with offsets
-  T* scratch;            ///< min(m, m_block) * k elements, used only with scale
+  const T* scale;  ///< k entries, or nullptr; not together with offsets
+  /// Used only with scale: min(m, m_block) * k elements, or with scale_weights
+  /// kScaledBlocks * w_block_stride.
+  T* scratch;
   std::int64_t m;        ///< pixels, >= 0
   std::int64_t k;        ///< input channels (or taps), >= 0
   std::int64_t n;        ///< output channels, >= 1
   std::int64_t m_block;  ///< pixels over which one weight block is reused before the next, >= 1
   std::int32_t activation;
+  bool scale_weights;  ///< multiply them, block by block, instead of the pixels
 };
 using PointwiseArgs = PointwiseArgsOf<float>;
 

@@ -289,6 +289,29 @@ inline void tiles_of_size(const PointwiseArgs& a, Walk& walk, int64_t mr, int64_
   }
 }
 
+// Copies weights times the channel scale: `full` blocks and perhaps a half one, laid out as at w.
+// Out of line: it is done once per column of tiles.
+__attribute__((noinline)) const Element* scaled_weights(const PointwiseArgs& a, const Element* w,
+                                                        int full, int half) {
+  const int64_t k = a.k, stride = a.w_block_stride;
+  const Element* const scale = a.scale;
+  Element* const to = a.scratch;
+  for (int64_t i = 0; i < k; ++i) {
+    const Vec factor = broadcast(scale + i);
+    for (int64_t at = i * kBlock, b = 0; b < full; ++b, at += stride) {
+#pragma GCC unroll 4
+      for (int64_t j = at; j < at + kBlock; j += kLanes) {
+        store(to + j, mul(factor, load(w + j)));
+      }
+    }
+    const int64_t at = full * stride + i * kHalfBlock;
+    for (int64_t j = at; j < at + half * kHalfBlock; j += kHalfLanes) {
+      store_low(to + j, mul(factor, load_low(w + j)));
+    }
+  }
+  return to;
+}
+
 // All pixels of a block of pixels through one column of weight blocks.
 template <int kMrMax, int kFull, int kHalf, bool kOffsets>
 inline void column_of_tiles(const PointwiseArgs& a, const Element* x, int64_t x_stride, int64_t m,
@@ -302,6 +325,7 @@ inline void column_of_tiles(const PointwiseArgs& a, const Element* x, int64_t x_
   walk.x_stride = x_stride;
   walk.w = a.w + block * a.w_block_stride;
   walk.next_w = walk.w + (kFull + kHalf) * a.w_block_stride;
+  if (!kOffsets && a.scale_weights) walk.w = scaled_weights(a, walk.w, kFull, kHalf);
   walk.bias = a.bias + block * kBlock;
   walk.residual = a.residual == nullptr
                       ? nullptr
@@ -314,15 +338,21 @@ inline void column_of_tiles(const PointwiseArgs& a, const Element* x, int64_t x_
 }
 
 // Copies the pixels times the channel scale: each input is scaled once, not once per weight block.
+// What a. refers to would be read again after every store.
 inline void scale_pixels(const PointwiseArgs& a, const Element* x, int64_t m) {
-  for (int64_t p = 0; p < m; ++p) {
-    const Element* from = x + p * a.x_stride;
-    Element* to = a.scratch + p * a.k;
+  const int64_t k = a.k, x_stride = a.x_stride;
+  const Element* const scale = a.scale;
+  Element* to = a.scratch;
+  for (int64_t p = 0; p < m; ++p, x += x_stride, to += k) {
     int64_t i = 0;
-    for (; i + kLanes <= a.k; i += kLanes) store(to + i, mul(load(from + i), load(a.scale + i)));
-    if (i < a.k) {
-      store_n(to + i, mul(load_n(from + i, a.k - i), load_n(a.scale + i, a.k - i)), a.k - i);
+    for (; i + 4 * kLanes <= k; i += 4 * kLanes) {
+#pragma GCC unroll 4
+      for (int64_t j = i; j < i + 4 * kLanes; j += kLanes) {
+        store(to + j, mul(load(x + j), load(scale + j)));
+      }
     }
+    for (; i + kLanes <= k; i += kLanes) store(to + i, mul(load(x + i), load(scale + i)));
+    if (i < k) store_n(to + i, mul(load_n(x + i, k - i), load_n(scale + i, k - i)), k - i);
   }
 }
 
@@ -334,7 +364,7 @@ inline void product(const PointwiseArgs& a) {
     const int64_t m = a.m - p < a.m_block ? a.m - p : a.m_block;
     const Element* x = a.x + p * a.x_stride;
     int64_t x_stride = a.x_stride;
-    if (a.scale != nullptr) {
+    if (a.scale != nullptr && !a.scale_weights) {
       scale_pixels(a, x, m);
       x = a.scratch;
       x_stride = a.k;

@@ -170,7 +170,13 @@ WEEBILL_TEST(plan_product_covers_it) {
       WEEBILL_EXPECT(n > m && plan.unit % kBlock == 0);
       if (scaled) WEEBILL_EXPECT(plan.tasks <= threads);
     }
+    if (plan.scale_weights) WEEBILL_EXPECT(scaled && !plan.by_channels && plan.tasks <= threads);
+    WEEBILL_EXPECT(plan.scale_weights == plan_product(m, k, n, scaled, 1).scale_weights);
   }
+  WEEBILL_EXPECT(plan_product(784, 120, 40, true, 1).scale_weights);
+  WEEBILL_EXPECT(!plan_product(784, 120, 40, false, 1).scale_weights);
+  WEEBILL_EXPECT(!plan_product(196, 672, 112, true, 1).scale_weights);  // too many weights
+  WEEBILL_EXPECT(!plan_product(4, 16, 24, true, 1).scale_weights);      // more than pixels
   // 96 channels are 3 pairs of blocks: 3 blocks each are less than 2 pairs.
   WEEBILL_EXPECT(plan_product(49, 576, 96, true, 2).unit == kBlock);
   WEEBILL_EXPECT(plan_product(49, 960, 160, true, 3).unit == 2 * kBlock);

@@ -71,9 +71,12 @@ Problem make_problem(std::int64_t m, std::int64_t k, std::int64_t n, bool table)
   return t;
 }
 
+enum Scale { kNoScale, kScaledPixels, kScaledWeights };
+
 struct Epilogue {
   std::int32_t activation;
-  bool residual, scale;
+  bool residual;
+  Scale scale;
 };
 
 struct Layout {
@@ -143,7 +146,10 @@ std::vector<float> run_kernel(const Problem& t, const Variant<PointwiseArgsOf<T>
   const Guarded<T> bias("bias", packed_bias, flush);
   const Guarded<T> scale("scale", factors, flush);
   const Guarded<T> residual("residual", residual_values, flush);
-  const std::int64_t scratch_size = epilogue.scale ? std::min(m, layout.m_block) * t.k : 0;
+  const std::int64_t scratch_size = epilogue.scale == kNoScale ? 0
+                                    : epilogue.scale == kScaledPixels
+                                        ? std::min(m, layout.m_block) * t.k
+                                        : kScaledBlocks * t.w_block_stride;
   const Guarded<T> scratch("scratch", static_cast<std::size_t>(scratch_size), flush);
   const std::int64_t y_size = m > 0 ? layout.position(m - 1) + t.n : 0;
   const Guarded<T> y("y", static_cast<std::size_t>(y_size), flush);
@@ -162,13 +168,14 @@ std::vector<float> run_kernel(const Problem& t, const Variant<PointwiseArgsOf<T>
   args.y_column = layout.y_column;
   args.residual = epilogue.residual ? residual.data() : nullptr;
   args.residual_stride = layout.residual_stride;
-  args.scale = epilogue.scale ? scale.data() : nullptr;
-  args.scratch = epilogue.scale ? scratch.data() : nullptr;
+  args.scale = epilogue.scale != kNoScale ? scale.data() : nullptr;
+  args.scratch = epilogue.scale != kNoScale ? scratch.data() : nullptr;
   args.m = m;
   args.k = t.k;
   args.n = t.n;
   args.m_block = layout.m_block;
   args.activation = epilogue.activation;
+  args.scale_weights = epilogue.scale == kScaledWeights;
   variant.kernel(args);
 
   WEEBILL_EXPECT(x.unchanged(image));
@@ -180,6 +187,8 @@ std::vector<float> run_kernel(const Problem& t, const Variant<PointwiseArgsOf<T>
   WEEBILL_EXPECT(scratch.intact());
   return gather(y, m, t.n, [&](std::int64_t p) { return layout.position(p); });
 }
+
+const std::vector<Scale> kScales = {kNoScale, kScaledPixels, kScaledWeights};
 
 const Sizes kPixels = [] {
   Sizes sizes;
@@ -193,7 +202,7 @@ template <typename T>
 void check_problem(const Problem& t, const std::vector<Variant<PointwiseArgsOf<T>>>& kernels,
                    bool table, const Sizes& pixels, const Epilogue& epilogue) {
   const std::vector<Bounded> expected =
-      finished(epilogue.scale ? t.with_scale : t.plain, epilogue.activation,
+      finished(epilogue.scale != kNoScale ? t.with_scale : t.plain, epilogue.activation,
                epilogue.residual ? t.residual.data() : nullptr,
                t.integers && keeps_integers(epilogue.activation));
   for (const Variant<PointwiseArgsOf<T>>& variant : kernels) {
@@ -222,7 +231,7 @@ void test_products(void (*TableFor<T>::*entry)(const PointwiseArgsOf<T>&), bool 
       const Problem t = make_problem<T>(kMostPixels, k, n, table);
       for (int repeat = 0; repeat < 4; ++repeat, ++turn) {
         const Epilogue epilogue{kActivations[turn % kActivations.size()], rng().coin(),
-                                !table && rng().coin()};
+                                table ? kNoScale : rng().pick(kScales)};
         check_problem<T>(t, kernels, table, pixels, epilogue);
       }
     }
@@ -231,15 +240,15 @@ void test_products(void (*TableFor<T>::*entry)(const PointwiseArgsOf<T>&), bool 
   const Problem t = make_problem<T>(kMostPixels, 17, 25, table);
   for (std::int32_t activation : kActivations) {
     for (bool residual : {false, true}) {
-      for (bool scale : {false, true}) {
-        if (scale && table) continue;
+      for (Scale scale : kScales) {
+        if (scale != kNoScale && table) continue;
         check_problem<T>(t, kernels, table, pixels, {activation, residual, scale});
       }
     }
   }
   // A whole row of a large image.
   check_problem<T>(make_problem<T>(112, 24, 40, table), kernels, table, {97, 111},
-                   {kActRelu, true, false});
+                   {kActRelu, true, kNoScale});
 }
 
 /// NaN, infinities, zeros of either sign and denormals, one pixel each, among padded lanes.
@@ -268,7 +277,7 @@ void test_special_values(void (*TableFor<T>::*entry)(const PointwiseArgsOf<T>&),
           m, k, n, [&t](std::int64_t p, std::int64_t i) { return t.x(p, i); }, t.w.data(),
           t.bias.data(), nullptr);
       for (std::int32_t activation : kActivations) {
-        check_problem<T>(t, variants(entry), table, {1, m}, {activation, false, false});
+        check_problem<T>(t, variants(entry), table, {1, m}, {activation, false, kNoScale});
       }
     }
   }
