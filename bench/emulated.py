@@ -18,6 +18,7 @@ from pathlib import Path
 EMULATOR = "qemu-aarch64-static"
 LIBRARIES = "/usr/aarch64-linux-gnu"  # of the cross compiler, as in cmake/toolchain-aarch64.cmake
 CPU = "cortex-a53"  # libc chooses its memcpy by it
+HALF_CPU = "cortex-a76"  # with float16 arithmetic
 TRACE = b"Trace "
 CODE = b"0x"
 END = 2**64 - 1
@@ -29,9 +30,9 @@ def is_aarch64(binary: Path) -> bool:
         return stream.read(20)[18:20] == b"\xb7\x00"
 
 
-def emulated(binary: Path, arguments: Sequence[str]) -> list[str]:
+def emulated(binary: Path, arguments: Sequence[str], cpu: str = CPU) -> list[str]:
     """The command that runs `binary`."""
-    return [EMULATOR, "-L", LIBRARIES, "-cpu", CPU, str(binary), *arguments]
+    return [EMULATOR, "-L", LIBRARIES, "-cpu", cpu, str(binary), *arguments]
 
 
 def symbol(binary: Path, name: str) -> int:
@@ -86,7 +87,7 @@ def executed(log: Iterable[bytes], begin: int, end: int) -> list[int]:
     return counts
 
 
-def count_rows(binary: Path, arguments: Sequence[str]) -> dict[str, int]:
+def count_rows(binary: Path, arguments: Sequence[str], cpu: str = CPU) -> dict[str, int]:
     """Instructions of one iteration of every row of the micro-benchmark.
 
     Raises:
@@ -96,7 +97,7 @@ def count_rows(binary: Path, arguments: Sequence[str]) -> dict[str, int]:
     start, stop = text_section(binary)
     wanted = ((0, start - 1), (begin, begin), (end, end), (stop, END))
     ranges = ",".join(f"{low:#x}..{high:#x}" for low, high in wanted)
-    command = emulated(binary, ["--count", *arguments])
+    command = emulated(binary, ["--count", *arguments], cpu)
     command[1:1] = ["-d", "exec,nochain,in_asm", "-dfilter", ranges]
     # on one thread: how threads share work out is not the same twice
     environment = {**os.environ, "WEEBILL_NUM_THREADS": "1"}

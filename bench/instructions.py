@@ -42,7 +42,8 @@ BASELINES = {
     "aarch64": HERE / "baselines" / "instructions_aarch64.json",
 }
 HISTORY = HERE / "baselines" / "history.csv"
-ISAS = {"x86_64": ("avx2", "scalar"), "aarch64": ("neon", "neon_inorder")}
+# neon_fp16 is neon's float16 kernels, on a processor that has such arithmetic.
+ISAS = {"x86_64": ("avx2", "scalar"), "aarch64": ("neon", "neon_inorder", "neon_fp16")}
 LIMIT = 0.02  # more instructions than that fail
 # Rows that take long to emulate and whose code other rows cover.
 LARGE = ("m12544_", "m3136_", "m784_", "_n672", "k672_")  # products
@@ -59,8 +60,9 @@ SKIP = {
     ),
     # Differs from neon in these tiles alone.
     "neon_inorder": LARGE,
+    "neon_fp16": LARGE,
 }
-ONLY = {"neon_inorder": "kernel/pointwise_f32/"}
+ONLY = {"neon_inorder": "kernel/pointwise_f32/", "neon_fp16": "_f16/"}
 
 Counts = dict[str, int]
 
@@ -68,9 +70,11 @@ Counts = dict[str, int]
 def count(binary: Path, isa: str, select: str = "") -> Counts:
     """Instructions of one iteration of every row."""
     skipped = [word for part in SKIP[isa] for word in ("--skip", part)]
-    arguments = ["--isa", isa, "--filter", ONLY.get(isa, select), *skipped]
+    half = isa == "neon_fp16"
+    arguments = ["--isa", "neon" if half else isa, "--filter", ONLY.get(isa, select), *skipped]
     if emulated.is_aarch64(binary):
-        counts = emulated.count_rows(binary, arguments)
+        cpu = emulated.HALF_CPU if half else emulated.CPU
+        counts = emulated.count_rows(binary, arguments, cpu)
     else:
         counts = {name: events["Ir"] for name, events in callgrind(binary, arguments).items()}
     return {name: n for name, n in counts.items() if select in name}
