@@ -49,6 +49,7 @@ def render_page(results: Sequence[Result]) -> str:
         _against(rows, marks, "threads", "threads"),
         _against(rows, marks, "size", "image height, pixels"),
         _cold(results),
+        _engines(rows),
     ]
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("weebill.bench"),
@@ -259,7 +260,8 @@ def _cold(results: Sequence[Result]) -> Section | None:
 
 def _all_rows(rows: Sequence[Row]) -> Table:
     right = ("threads", "median ms", "p90 ms", "min ms", "time / ours", "of peak", "of roof")
-    columns = ("case", "engine", "status", "version", "isa", *right, "settings")
+    several_isas = len({row.isa for row in rows}) > 1
+    columns = ("case", "engine", *(("isa",) if several_isas else ()), *right, "status")
     lines = []
     for row in rows:
         if row.status == SKIPPED:
@@ -268,10 +270,22 @@ def _all_rows(rows: Sequence[Row]) -> Table:
         times = (time.median, time.p90, time.minimum) if time else ()
         shares = [f"{s:.0%}" if s else "" for s in (row.peak_share, row.roof_share)]
         status = row.status + (", tainted" if row.tainted else "")
-        note = row.reason or f"{row.settings.precision}, {row.settings.layout}, {row.settings.note}"
         lines.append(
-            (row.case, row.engine, status, row.version, row.isa, str(row.threads))
+            (row.case, row.engine, *((row.isa,) if several_isas else ()), str(row.threads))
             + (tuple(f"{t:.3f}" for t in times) or ("",) * 3)
-            + (re.sub(r" \[.*", "", format_ratio(row.ratio)), *shares, note)
+            + (re.sub(r" \[.*", "", format_ratio(row.ratio)), *shares, status)
         )
     return Table("All rows", columns, tuple(lines), right)
+
+
+def _engines(rows: Sequence[Row]) -> Section | None:
+    """What is the same in all rows of an engine, once."""
+    lines = dict.fromkeys(
+        (row.engine, row.version, row.settings.precision, row.settings.layout, row.settings.note)
+        for row in rows
+        if row.status != SKIPPED
+    )
+    if not lines:
+        return None
+    columns = ("engine", "version", "precision", "layout", "how it is run")
+    return Section("Engines", "", table=Table("Engines", columns, tuple(lines)))
