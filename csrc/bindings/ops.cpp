@@ -31,6 +31,7 @@ TensorHandle run_kernel(Arguments arguments) {
   const TensorHandle records = arguments.tensor();
   // The geometry is there for the fake kernel, which can't read the records.
   const ListHandle geometry = arguments.list();
+  const bool flatten = arguments.boolean();
   const TensorInfo info = tensor_info(op, "records", records);
   if (info.dtype != aoti_torch_dtype_uint8()) {
     throw TypeError(concat(op, ": records must be uint8, got ", dtype_name(info.dtype)));
@@ -41,9 +42,10 @@ TensorHandle run_kernel(Arguments arguments) {
   const auto offset = reinterpret_cast<std::uintptr_t>(info.data) % kRecordAlignment;
   check(offset == 0, op, ": records must start at a multiple of ", kRecordAlignment,
         " bytes, got a remainder of ", offset, "; records.clone() does");
-  return run_on(
-      op, input_view(op, x),
-      {static_cast<const std::byte*>(info.data), static_cast<std::size_t>(info.sizes[0])});
+  const TensorView view = input_view(op, x);
+  const Packed packed = {static_cast<const std::byte*>(info.data),
+                         static_cast<std::size_t>(info.sizes[0])};
+  return flatten ? run_flat(op, view, packed) : run_on(op, view, packed);
 }
 
 TensorHandle conv2d_kernel(Arguments arguments) {
@@ -137,10 +139,7 @@ TensorHandle pool_linear_kernel(Arguments arguments) {
   records.add(pool);
   records.add(linear);
   const Packed packed = records.packed();
-  const Shape y_shape = output_shape(op, {view.n, view.c, view.h, view.w}, packed);
-  TensorHandle y = empty_tensor<2>({y_shape.n, y_shape.c}, {y_shape.c, 1});
-  run(op, view, packed, float_data(y));
-  return y;
+  return run_flat(op, view, packed);
 }
 
 TensorHandle squeeze_excite_kernel(Arguments arguments) {
@@ -213,7 +212,7 @@ TensorHandle inverted_residual_kernel(Arguments arguments) {
 }  // namespace weebill::bindings
 
 STABLE_TORCH_LIBRARY(weebill, m) {
-  m.def("run(Tensor x, Tensor records, int[] geometry) -> Tensor");
+  m.def("run(Tensor x, Tensor records, int[] geometry, bool flatten=False) -> Tensor");
   m.def(
       "conv2d(Tensor x, Tensor weight, Tensor? bias, int[] stride, int[] padding, int[] dilation, "
       "int groups, str activation) -> Tensor");

@@ -54,6 +54,27 @@ inline TensorHandle run_on(const std::string& op, const TensorView& x, Packed re
   return y;
 }
 
+/// The result's channels, height and width as one dimension, in this order.
+inline TensorHandle run_flat(const std::string& op, const TensorView& x, Packed records) {
+  const Shape shape = output_shape(op, {x.n, x.c, x.h, x.w}, records);
+  const std::int64_t pixels = shape.h * shape.w;
+  const std::int64_t image = pixels * shape.c;
+  TensorHandle y = empty_tensor<2>({shape.n, image}, {image, 1});
+  if (pixels == 1) {
+    run(op, x, records, float_data(y));
+    return y;
+  }
+  const TensorHandle unordered = run_on(op, x, records);
+  const float* from = float_data(unordered);
+  float* to = float_data(y);
+  for (std::int64_t n = 0; n < shape.n; ++n, from += image) {
+    for (std::int64_t c = 0; c < shape.c; ++c) {
+      for (std::int64_t p = 0; p < pixels; ++p) *to++ = from[p * shape.c + c];
+    }
+  }
+  return y;
+}
+
 template <typename Spec>
 TensorHandle run_packed(const std::string& op, const TensorView& x, const Spec& spec) {
   Records records;

@@ -42,7 +42,7 @@ def _window_output(a: SimpleNamespace, channels: int, weight: Tensor) -> Tensor:
     return _empty(a.x, channels, sizes[0], sizes[1])
 
 
-def run(x: Tensor, records: Tensor, geometry: Sequence[int]) -> Tensor:
+def run(x: Tensor, records: Tensor, geometry: Sequence[int], flatten: bool = False) -> Tensor:
     if not geometry or len(geometry) % 6:
         raise ValueError(
             f"run: geometry must hold six integers per record, got {len(geometry)} integers"
@@ -59,6 +59,8 @@ def run(x: Tensor, records: Tensor, geometry: Sequence[int]) -> Tensor:
             height = width = 1
         else:
             raise ValueError(f"run: geometry must have modes from 0 to 2, got {mode}")
+    if flatten:
+        return x.new_empty((x.shape[0], channels * height * width))
     return _empty(x, channels, height, width)
 
 
@@ -134,11 +136,16 @@ def _batch_norm_gradients(a: SimpleNamespace) -> tuple[Tensor, Tensor, Tensor]:
     )
 
 
+_RUN = ["x", "records", "geometry", "flatten"]
+
+
 def _checked(op: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
     """The kernel behind the checks that all have in common; the real ones make the rest."""
-    names = ["x", "records", "geometry"] if op == "run" else _reference.argument_names(op)
+    names = _RUN if op == "run" else _reference.argument_names(op)
 
     def checked(*arguments: Any) -> Any:
+        if op == "run" and len(arguments) < len(_RUN):  # torch leaves out what is the default
+            arguments = (*arguments, False)
         for name, value in zip(names, arguments, strict=True):
             if isinstance(value, Tensor) and value.device.type != "cpu":
                 raise TypeError(f"{op}: {name} must be on the cpu, got {value.device}")
@@ -153,7 +160,7 @@ def _checked(op: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
 
 
 _KERNELS: dict[str, Callable[..., Any]] = {
-    "run": lambda a: run(a.x, a.records, a.geometry),
+    "run": lambda a: run(a.x, a.records, a.geometry, a.flatten),
     "conv2d": conv2d,
     "depthwise_conv2d": depthwise_conv2d,
     "pointwise_conv2d": pointwise_conv2d,

@@ -28,7 +28,7 @@ def _pixels(shape: Shape) -> int:
     return shape[0] * prod(shape[2:])
 
 
-def run(x: Tensor, records: Tensor, geometry: Sequence[int], **_: Any) -> int:
+def run(x: Tensor, records: Tensor, geometry: Sequence[int], *_: Any, **__: Any) -> int:
     """The counts are in the records: this one takes tensors."""
     return 2 * _C.multiply_adds(x.shape, records.numpy())
 

@@ -96,6 +96,8 @@ native: bool = _kept[0] is None
 _register()
 
 run: _Op = torch.ops.weebill.run.default
+#: The same without a frame of Python's, as channel_shuffle_now.
+run_now: _Op = torch.ops.weebill.run.default._op
 conv2d: _Op = torch.ops.weebill.conv2d.default
 depthwise_conv2d: _Op = torch.ops.weebill.depthwise_conv2d.default
 pointwise_conv2d: _Op = torch.ops.weebill.pointwise_conv2d.default

@@ -23,7 +23,7 @@ _MAX_THREADS = 256
 
 #: By the name of the op.
 SCHEMAS: dict[str, str] = {
-    "run": "(Tensor x, Tensor records, int[] geometry) -> Tensor",
+    "run": "(Tensor x, Tensor records, int[] geometry, bool flatten=False) -> Tensor",
     "conv2d": "(Tensor x, Tensor weight, Tensor? bias, int[] stride, int[] padding, "
     "int[] dilation, int groups, str activation) -> Tensor",
     "depthwise_conv2d": "(Tensor x, Tensor weight, Tensor? bias, int[] stride, int[] padding, "
@@ -114,14 +114,15 @@ def _run(op: str, x: NDArray[np.float32], records: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(_C.run(x, records, op, _threads()))
 
 
-def run(x: Tensor, records: Tensor, geometry: Sequence[int]) -> Tensor:
+def run(x: Tensor, records: Tensor, geometry: Sequence[int], flatten: bool = False) -> Tensor:
     if records.dtype != torch.uint8:
         raise TypeError(f"run: records must be uint8, got {records.dtype}".replace("torch.", ""))
     if records.dim() != 1:
         raise ValueError(f"run: records must have 1 dimension, got {records.dim()}")
     if len(records) > 1 and records.stride(0) != 1:
         raise ValueError(f"run: records must be contiguous, got a stride of {records.stride(0)}")
-    return _run("run", _input("run", x), records.detach().numpy())
+    y = _run("run", _input("run", x), records.detach().numpy())
+    return y.flatten(1).contiguous() if flatten else y
 
 
 _Arguments = dict[str, Any]

@@ -435,7 +435,7 @@ def inverted_residual(
     )
 
 
-def run(x: Tensor, records: Tensor, geometry: Sequence[int]) -> Tensor:
+def run(x: Tensor, records: Tensor, geometry: Sequence[int], flatten: bool = False) -> Tensor:
     """Runs packed blocks one after the other in one call. For inference.
 
     Args:
@@ -445,9 +445,10 @@ def run(x: Tensor, records: Tensor, geometry: Sequence[int]) -> Tensor:
             torch allocates.
         geometry: `weebill._C.geometry(records)`. The shape of a result follows from it, for tracers
             that can't read the records.
+        flatten: Whether the result has O, H' and W' as one dimension.
 
     Returns:
-        (N, O, H', W') of the last block, channels_last.
+        (N, O, H', W') of the last block, channels_last; flattened (N, O * H' * W').
 
     Raises:
         ValueError: The records are damaged or do not fit x.
@@ -465,4 +466,5 @@ def run(x: Tensor, records: Tensor, geometry: Sequence[int]) -> Tensor:
         x=x,
         records=records,
         geometry=geometry,
+        flatten=flatten,
     )

@@ -25,6 +25,8 @@ PLAIN_OPS = (
     "shuffle_unit_v1:concat",
 )
 
+RUNS = ("run", "run:flat", "run:flat image")
+
 
 BACKWARD_OPS = ("depthwise_conv2d_backward", "pointwise_conv2d_backward")
 
@@ -79,6 +81,11 @@ def arguments(name: str, requires_grad: bool = False) -> tuple[Any, ...]:
     cases["pointwise_conv2d_backward"] = (t(2, 4, 7, 5), x, t(4, 6, 1, 1), mask)
     if name == "run":
         return x.detach(), *network()
+    if name == "run:flat":
+        return x.detach(), *network(), True
+    if name == "run:flat image":
+        records = _C.pack_max_pool2d(6, (2, 2), (2, 2), (0,) * 4, (1, 1))
+        return x.detach(), torch.from_numpy(records), _C.geometry(records), True
     return cases[name]
 
 

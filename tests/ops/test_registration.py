@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from tests.ops.cases import PLAIN_OPS, arguments, in_double, network, op, op_name, reference
+from tests.ops.cases import PLAIN_OPS, RUNS, arguments, in_double, network, op, op_name, reference
 from weebill import _python_ops, ops
 
 
-@pytest.mark.parametrize("name", [*PLAIN_OPS, "run"])
+@pytest.mark.parametrize("name", [*PLAIN_OPS, *RUNS])
 def test_opcheck(name: str) -> None:
     # Schema, autograd registration, fake against real, and AOT dispatch with dynamic shapes.
     torch.library.opcheck(op(name), arguments(name))
@@ -28,12 +28,12 @@ def test_opcheck_with_gradients(name: str) -> None:
     torch.library.opcheck(op(name), arguments(name, requires_grad=True))
 
 
-@pytest.mark.parametrize("name", [*PLAIN_OPS, "run"])
+@pytest.mark.parametrize("name", [*PLAIN_OPS, *RUNS])
 def test_opcheck_static_shapes(name: str) -> None:
     torch.library.opcheck(op(name), arguments(name), test_utils="test_aot_dispatch_static")
 
 
-@pytest.mark.parametrize("name", [*PLAIN_OPS, "run"])
+@pytest.mark.parametrize("name", [*PLAIN_OPS, *RUNS])
 @pytest.mark.parametrize("batch", [0, 1])
 def test_fake_has_the_shape_and_strides(name: str, batch: int) -> None:
     x, *rest = arguments(name)
@@ -113,7 +113,7 @@ def test_run_refuses_to_lose_a_gradient() -> None:
 COMPUTING = [name for name in PLAIN_OPS if name != "channel_shuffle"]
 
 
-@pytest.mark.parametrize("name", [*COMPUTING, "run"])
+@pytest.mark.parametrize("name", [*COMPUTING, *RUNS])
 def test_autocast_computes_in_float32(name: str) -> None:
     x, *rest = arguments(name)
     half = x.bfloat16()
@@ -181,13 +181,13 @@ def test_copies_of_modules_run() -> None:
         assert torch.equal(copy.deepcopy(module)(x), module(x))
 
 
-@pytest.mark.parametrize("name", [*PLAIN_OPS, "run"])
+@pytest.mark.parametrize("name", [*PLAIN_OPS, *RUNS])
 def test_the_schema_is_the_same_from_python(name: str) -> None:
     stem = op_name(name)
     assert str(op(name)._schema) == f"weebill::{stem}{_python_ops.SCHEMAS[stem]}"
 
 
-@pytest.mark.parametrize("name", [*PLAIN_OPS, "run"])
+@pytest.mark.parametrize("name", [*PLAIN_OPS, *RUNS])
 def test_ops_from_python_give_the_same(name: str, isa: str) -> None:
     values = arguments(name)
     expected = op(name)(*values)

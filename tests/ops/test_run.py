@@ -44,6 +44,19 @@ def test_network_is_its_blocks(batch: int, size: tuple[int, int], isa: str, seed
     assert y.shape == _C.output_shape(x.shape, records.numpy())
 
 
+@pytest.mark.parametrize("batch", [0, 1, 3])
+def test_flat_results(batch: int) -> None:
+    records, geometry = network()
+    first, shape = split(records, geometry)[0]  # of 9 x 8 pixels it makes several
+    x = torch.randn(batch, 6, 9, 8)
+    for some, sizes in ((records, geometry), (first, shape)):
+        y = ops.run(x, some, sizes)
+        flat = ops.run(x, some, sizes, flatten=True)
+        assert flat.shape == (batch, y[:1].numel() if batch else y.shape[1:].numel())
+        assert torch.equal(flat, y.flatten(1))
+        assert flat.is_contiguous()
+
+
 def test_layouts(isa: str) -> None:
     records, geometry = network()
     results = [ops.run(x, records, geometry) for x in layouts(torch.randn(2, 6, 9, 8)).values()]

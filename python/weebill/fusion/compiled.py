@@ -70,10 +70,14 @@ for _schema in (
 def transformed() -> bool:
     """Whether the operations inside the forward are wanted as they are."""
     return (
-        torch.is_autocast_enabled("cpu")
+        # asking for one kind of device has torch parse its name: 3 us where no cache has that code
+        (_any_autocast() and torch.is_autocast_enabled("cpu"))
         or torch._C._are_functorch_transforms_active()
         or forward_ad._current_level >= 0
     )
+
+
+_any_autocast: Callable[[], bool] = torch._C._is_any_autocast_enabled
 
 
 def call(owner: FusedModule, x: Tensor) -> Tensor | None:

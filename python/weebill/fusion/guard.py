@@ -10,7 +10,7 @@ Not seen: an in-place change through `tensor.data`, whose version counter is its
 
 The looking is done in csrc/bindings/guard.cpp: a number per table where the interpreter numbers
 their changes (CPython before 3.12), a few words per tensor where torch's memory is known
-(memory.py). MobileNetV3-Large takes 4 us if all of it is in cache, 15 to 27 us after a forward.
+(memory.py). MobileNetV3-Large takes 2.4 us if all of it is in cache, 12 to 20 us after a forward.
 """
 
 from __future__ import annotations

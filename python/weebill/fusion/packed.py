@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -14,6 +15,10 @@ from weebill._errors import fail
 from weebill.fusion.fold import fold
 from weebill.fusion.match import Program
 from weebill.fusion.pack import pack_all
+
+# as globals: behind a network each look-up is of memory that is in no cache
+_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
+_tracing_state: Callable[[], object] = torch._C._get_tracing_state
 
 
 class Packed:
@@ -37,12 +42,14 @@ class Packed:
         """The program on x, of the ranks that it has in the forward."""
         if self.input_rank == 2:
             x = x[:, :, None, None]
-        y = self.run_records(x)
-        return y if self.output_rank == 4 else y.flatten(1)
+        return self.run_records(x, self.output_rank == 2)
 
-    def run_records(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to (N, O, H', W')."""
+    def run_records(self, x: Tensor, flatten: bool = False) -> Tensor:
+        """(N, C, H, W) to (N, O, H', W'), or with all but the first of these as one."""
+        # what computes at once reads the records alone, and torch takes 2 to 5 us to hand on a list
+        # of some hundred integers; the geometry is for who sees the call and may not compute
+        seen = type(x) is not Tensor or _modes() or _tracing_state() is not None
         try:
-            return _ops.run(x, self.records, self.geometry)
+            return _ops.run_now(x, self.records, self.geometry if seen else [], flatten)
         except RuntimeError as error:
             fail(error, "run", x=x)
