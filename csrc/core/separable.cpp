@@ -146,10 +146,11 @@ class DepthwiseRow {
   const T** const shifted_;  // where in them its columns begin
 };
 
-// The expansion of rows [first, last) of the image into the ring, for as many channels as it has.
+// The expansion of rows [first, last) of the image into the ring, for as many channels as it has;
+// or for the channels of `chunks` rings one behind the other, each of one block.
 template <typename T>
 void expand_rows(const Block<T>& b, T* ring, const Rows<T>& rows, std::int64_t first,
-                 std::int64_t last, std::int64_t first_channel) {
+                 std::int64_t last, std::int64_t first_channel, std::int64_t chunks = 1) {
   const SeparableProblem& p = b.problem;
   while (first < last) {
     const std::int64_t slot = first % rows.slots;
@@ -167,7 +168,8 @@ void expand_rows(const Block<T>& b, T* ring, const Rows<T>& rows, std::int64_t f
     a.y_jump = rows.row_stride - p.w * rows.pixel_stride;
     a.m = count * p.w;
     a.k = p.c_in;
-    a.n = rows.pixel_stride;
+    a.n = chunks * rows.pixel_stride;
+    if (chunks > 1) a.y_block_jump = rows.slots * rows.row_stride - kBlock;
     a.m_block = plan_m_block(a.m, a.k, b.run.caches);
     a.activation = static_cast<std::int32_t>(b.h.expand_activation);
     (a.offsets == nullptr ? block::pointwise(b.run.kernels) : block::conv2d(b.run.kernels))(a);
@@ -197,6 +199,14 @@ void for_chunks(const Block<T>& b, std::int64_t first, std::int64_t last, Chunk&
     chunk(at, end - at);
     at = end;
   }
+}
+
+// How many of those chunks are of one block. A strip expands them at once: products want more.
+template <typename T>
+std::int64_t narrow_chunks(const Block<T>& b, std::int64_t first, std::int64_t last) {
+  std::int64_t chunks = 0;
+  for_chunks(b, first, last, [&](std::int64_t, std::int64_t n) { chunks += n == kBlock ? 1 : 0; });
+  return chunks > 1 ? chunks : 0;
 }
 
 // Reads the rows of x that output row oy needs and the one before did not, a word of each line in
@@ -259,9 +269,13 @@ void for_strips(const Block<T>& b, T* ring, std::int64_t first, std::int64_t las
         (end - 1) * w.stride_h - w.pad_top + std::int64_t{w.kernel_h - 1} * w.dilation_h + 1;
     const std::int64_t from = std::max(top, expanded);
     const std::int64_t to = std::min(bottom, p.h);
+    const std::int64_t wide = p.has_expand ? narrow_chunks(b, first_channel, last_channel) : 0;
+    if (wide > 0 && from < to) {
+      expand_rows(b, ring, rows_of(first_channel, kBlock), from, to, first_channel, wide);
+    }
     for_chunks(b, first_channel, last_channel, [&](std::int64_t channel, std::int64_t channels) {
       const Rows<T> rows = rows_of(channel, channels);
-      if (p.has_expand && from < to) {
+      if (p.has_expand && from < to && channel >= first_channel + wide * kBlock) {
         expand_rows(b, ring + ring_pixels * (channel - first_channel), rows, from, to, channel);
       }
       DepthwiseRow<T> depthwise(b, rows, channel, b.middle_channels(channels));

@@ -37,6 +37,7 @@ enum ActivationCode : std::int32_t {
 /// with x[p, i] at x + p * x_stride + (offsets ? offsets[i] : i) and s[i] = scale ? scale[i] : 1.
 /// Output pixel p lies at y + p * y_stride + ((y_column + p) / y_width) * y_jump: y_jump elements
 /// are skipped at the end of every row of y_width pixels, of which the first starts at y_column.
+/// Behind every block of 16 channels, y_block_jump elements are skipped.
 constexpr std::int64_t kScaledBlocks = 4;  // as many as a tile has at most
 template <typename T>
 struct PointwiseArgsOf {
@@ -49,10 +50,11 @@ struct PointwiseArgsOf {
   const T* bias;  ///< n entries, padded to whole blocks
   T* y;
   std::int64_t y_stride;
-  std::int64_t y_width;   ///< >= 1
-  std::int64_t y_jump;    ///< >= 0
-  std::int64_t y_column;  ///< 0 <= y_column < y_width
-  const T* residual;      ///< pixel p at residual + p * residual_stride, or nullptr
+  std::int64_t y_width;       ///< >= 1
+  std::int64_t y_jump;        ///< >= 0
+  std::int64_t y_column;      ///< 0 <= y_column < y_width
+  std::int64_t y_block_jump;  ///< 0, or with n a multiple of 16 anything; not with a residual
+  const T* residual;          ///< pixel p at residual + p * residual_stride, or nullptr
   std::int64_t residual_stride;
   const T* scale;  ///< k entries, or nullptr; not together with offsets
   /// Used only with scale: min(m, m_block) * k elements, or with scale_weights

@@ -182,18 +182,19 @@ inline WEEBILL_INLINE_TILE void tile(const PointwiseArgs& a, const Element* x, i
   }
 #endif
   activate_all(acc, a.activation);
+  const int64_t jump = kPairs ? a.y_block_jump : 0;  // elsewhere such tiles have one block
   // Every vector of the tile is wholly outputs.
   const bool whole = channels == kFull * kBlock + kHalf * kHalfBlock;
   if (whole && residual == nullptr && out.column + kMr < a.y_width) {
     // The common case, without a branch per pixel. Of its own: the compiler would read what a.
     // refers to again after every store.
-    const int64_t y_stride = a.y_stride;
+    const int64_t y_stride = a.y_stride, y_vector = kLanes + jump;
     Element* y = out.y + y_channel;
 #pragma GCC unroll 16
     for (int i = 0; i < kMr; ++i) {
 #pragma GCC unroll 16
       for (int j = 0; j < kVecs; ++j) {
-        Element* to = y + i * y_stride + j * kLanes;
+        Element* to = y + i * y_stride + j * y_vector;
         if (j < kFull * kFullVecs) {
           store(to, acc[i * kVecs + j]);
         } else {
@@ -214,19 +215,20 @@ inline WEEBILL_INLINE_TILE void tile(const PointwiseArgs& a, const Element* x, i
       const bool half = j >= kFull * kFullVecs;
       const int64_t at = half ? kFull * kBlock + (j - kFull * kFullVecs) * kHalfLanes : j * kLanes;
       const int64_t lanes = half ? kHalfLanes : kLanes;
+      Element* to = y + at + j * jump;
       Vec v = acc[i * kVecs + j];
       if (whole || at + lanes <= channels) {
         if (residual != nullptr) v = add(v, half ? load_low(r + at) : load(r + at));
         if (half) {
-          store_low(y + at, v);
+          store_low(to, v);
         } else {
-          store(y + at, v);
+          store(to, v);
         }
       } else {
         const int64_t left = channels - at;
         const int64_t n = left < 0 ? 0 : (left < lanes ? left : lanes);
         if (residual != nullptr) v = add(v, load_n(r + at, n));
-        store_n(y + at, v, n);
+        store_n(to, v, n);
       }
     }
     out.next(a);
@@ -330,7 +332,7 @@ inline void column_of_tiles(const PointwiseArgs& a, const Element* x, int64_t x_
   walk.residual = a.residual == nullptr
                       ? nullptr
                       : a.residual + first_pixel * a.residual_stride + block * kBlock;
-  walk.y_channel = block * kBlock;
+  walk.y_channel = block * (kBlock + a.y_block_jump);
   walk.channels = channels;
   walk.out = {a.y + first_pixel * a.y_stride + start / a.y_width * a.y_jump, start % a.y_width};
   if (larger > 0) tiles_of_size<kMrMax, kFull, kHalf, kOffsets>(a, walk, size + 1, larger);
@@ -360,6 +362,7 @@ template <bool kOffsets>
 inline void product(const PointwiseArgs& a) {
   const int64_t whole_blocks = a.n / kBlock + (a.n % kBlock > kHalfBlock ? 1 : 0);
   const int64_t blocks = (a.n + kBlock - 1) / kBlock;
+  const bool adjacent = a.y_block_jump == 0;  // only tiles of two blocks know of another
   for (int64_t p = 0; p < a.m; p += a.m_block) {
     const int64_t m = a.m - p < a.m_block ? a.m - p : a.m_block;
     const Element* x = a.x + p * a.x_stride;
@@ -373,14 +376,14 @@ inline void product(const PointwiseArgs& a) {
       const int64_t whole = whole_blocks - b;
       const int64_t left = a.n - b * kBlock;
       auto channels = [left](int64_t width) { return left < width ? left : width; };
-      if (!kOffsets && m == 1 && whole >= kBlocksOfOne) {
+      if (!kOffsets && m == 1 && whole >= kBlocksOfOne && adjacent) {
         column_of_tiles<1, kBlocksOfOne, 0, kOffsets>(a, x, x_stride, m, p, b,
                                                       channels(kBlocksOfOne * kBlock));
         b += kBlocksOfOne;
-      } else if (!kOffsets && kPairs && m <= kMrFour && whole >= 4) {
+      } else if (!kOffsets && kPairs && m <= kMrFour && whole >= 4 && adjacent) {
         column_of_tiles<kMrFour, 4, 0, kOffsets>(a, x, x_stride, m, p, b, channels(4 * kBlock));
         b += 4;
-      } else if ((kPairs ? whole != 2 || blocks - b != 3 : !kOffsets && m <= kMrTwo) &&
+      } else if ((kPairs ? whole != 2 || blocks - b != 3 : !kOffsets && m <= kMrTwo && adjacent) &&
                  whole >= 2) {
         column_of_tiles<kMrTwo, 2, 0, kOffsets>(a, x, x_stride, m, p, b, channels(2 * kBlock));
         b += 2;

@@ -183,7 +183,7 @@ __attribute__((noinline)) void finish_pixels(const PointwiseArgs& a, float* valu
       const int64_t lanes = j < full ? kLanes : kHalfBlock;
       const int64_t left = channels - at;
       const int64_t n = left < 0 ? 0 : (left < lanes ? left : lanes);
-      float* y = out.y + y_channel + at;
+      float* y = out.y + y_channel + at + j * a.y_block_jump;
       Vec v = load(values + (i * vecs + j) * kLanes);
       if (residual != nullptr) v = add(v, load_n(residual + i * a.residual_stride + at, n));
       store_n(y, v, n);
@@ -223,6 +223,7 @@ __attribute__((noinline)) void whole_strided_tiles(const PointwiseArgs& a, Walk&
                            a.activation == kActRelu6 ? 6.0f : infinity};
   const int64_t rounds = (a.k - kTogether) / Loop::kInputs;
   const int64_t y_stride = a.y_stride, y_width = a.y_width, y_jump = a.y_jump;
+  const int64_t y_vector = kFull > 1 ? kLanes + a.y_block_jump : kLanes;
   const int64_t residual_stride = a.residual_stride;
   const float* x = walk.x;
   const float* residual = walk.residual;
@@ -263,9 +264,9 @@ __attribute__((noinline)) void whole_strided_tiles(const PointwiseArgs& a, Walk&
             v = add(v, j < kFull ? load(residual + j * kLanes) : load_low(residual + j * kLanes));
           }
           if (j < kFull) {
-            store_now(y + j * kLanes, v);
+            store_now(y + j * y_vector, v);
           } else {
-            store_low_now(y + j * kLanes, v);
+            store_low_now(y + j * y_vector, v);
           }
         }
         if (residual != nullptr) residual += residual_stride;

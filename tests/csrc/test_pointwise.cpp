@@ -82,12 +82,14 @@ struct Epilogue {
 struct Layout {
   std::int64_t m_block, y_stride, y_width, y_jump, y_column, residual_stride;
   Flush flush;
+  std::int64_t y_block_jump = 0;
   std::int64_t position(std::int64_t p) const {
     return p * y_stride + (y_column + p) / y_width * y_jump;
   }
 };
 
-Layout any_layout(std::int64_t m, std::int64_t n) {
+/// `jumps`: blocks of channels may lie apart.
+Layout any_layout(std::int64_t m, std::int64_t n, bool jumps) {
   Layout layout{};
   layout.m_block = rng().pick(Sizes{1, 4, 7, std::max<std::int64_t>(m, 1), 1000});
   layout.y_stride = n + (rng().coin() ? rng().integer(1, 20) : 0);
@@ -96,6 +98,15 @@ Layout any_layout(std::int64_t m, std::int64_t n) {
   layout.y_jump = rng().coin() ? 0 : rng().integer(1, 3 * n);
   layout.residual_stride = n + (rng().coin() ? rng().integer(1, 20) : 0);
   layout.flush = any_flush();
+  if (jumps && n % kBlock == 0 && rng().coin()) {
+    if (rng().coin()) {  // behind the pixels of the block before
+      layout.y_stride = kBlock;
+      layout.y_block_jump = layout.position(m) + rng().integer(0, 20);
+    } else {
+      layout.y_block_jump = rng().integer(1, 20);
+      layout.y_stride += n / kBlock * layout.y_block_jump;
+    }
+  }
   return layout;
 }
 
@@ -127,13 +138,14 @@ std::vector<float> run_kernel(const Problem& t, const Variant<PointwiseArgsOf<T>
                               const Layout& layout) {
   set_case(
       "isa %s m %lld k %lld n %lld activation %d residual %d scale %d table %d integers %d "
-      "m_block %lld x_stride %lld y_stride %lld y_width %lld y_jump %lld y_column %lld %s",
+      "m_block %lld x_stride %lld y_stride %lld y_width %lld y_jump %lld y_column %lld "
+      "y_block_jump %lld %s",
       variant.isa.c_str(), static_cast<long long>(m), static_cast<long long>(t.k),
       static_cast<long long>(t.n), epilogue.activation, epilogue.residual, epilogue.scale, table,
       t.integers, static_cast<long long>(layout.m_block), static_cast<long long>(t.x_stride),
       static_cast<long long>(layout.y_stride), static_cast<long long>(layout.y_width),
       static_cast<long long>(layout.y_jump), static_cast<long long>(layout.y_column),
-      flush_name(layout.flush));
+      static_cast<long long>(layout.y_block_jump), flush_name(layout.flush));
   const Flush flush = layout.flush;
   const std::vector<T> image = elements<T>(image_of(t, m));
   const std::vector<T> residual_values =
@@ -151,7 +163,9 @@ std::vector<float> run_kernel(const Problem& t, const Variant<PointwiseArgsOf<T>
                                         ? std::min(m, layout.m_block) * t.k
                                         : kScaledBlocks * t.w_block_stride;
   const Guarded<T> scratch("scratch", static_cast<std::size_t>(scratch_size), flush);
-  const std::int64_t y_size = m > 0 ? layout.position(m - 1) + t.n : 0;
+  const std::int64_t blocks = (t.n + kBlock - 1) / kBlock;
+  const std::int64_t y_size =
+      m > 0 ? layout.position(m - 1) + t.n + (blocks - 1) * layout.y_block_jump : 0;
   const Guarded<T> y("y", static_cast<std::size_t>(y_size), flush);
 
   PointwiseArgsOf<T> args{};
@@ -166,6 +180,7 @@ std::vector<float> run_kernel(const Problem& t, const Variant<PointwiseArgsOf<T>
   args.y_width = layout.y_width;
   args.y_jump = layout.y_jump;
   args.y_column = layout.y_column;
+  args.y_block_jump = layout.y_block_jump;
   args.residual = epilogue.residual ? residual.data() : nullptr;
   args.residual_stride = layout.residual_stride;
   args.scale = epilogue.scale != kNoScale ? scale.data() : nullptr;
@@ -185,7 +200,12 @@ std::vector<float> run_kernel(const Problem& t, const Variant<PointwiseArgsOf<T>
   WEEBILL_EXPECT(scale.unchanged(factors));
   WEEBILL_EXPECT(residual.unchanged(residual_values));
   WEEBILL_EXPECT(scratch.intact());
-  return gather(y, m, t.n, [&](std::int64_t p) { return layout.position(p); });
+  if (layout.y_block_jump == 0) {
+    return gather(y, m, t.n, [&](std::int64_t p) { return layout.position(p); });
+  }
+  return gather(y, m * blocks, kBlock, [&](std::int64_t i) {
+    return layout.position(i / blocks) + i % blocks * (kBlock + layout.y_block_jump);
+  });
 }
 
 const std::vector<Scale> kScales = {kNoScale, kScaledPixels, kScaledWeights};
@@ -212,7 +232,7 @@ void check_problem(const Problem& t, const std::vector<Variant<PointwiseArgsOf<T
     // Any part of the pixels, in any layout and blocking, gives the same bits.
     for (std::int64_t m : pixels) {
       const std::vector<float> part =
-          run_kernel<T>(t, variant, table, m, epilogue, any_layout(m, t.n));
+          run_kernel<T>(t, variant, table, m, epilogue, any_layout(m, t.n, !epilogue.residual));
       expect_same_bits(part, whole, t.n);
     }
   }
