@@ -80,6 +80,7 @@ struct Walk {
 
 #if defined(WEEBILL_STRIDED_TILES)
 #include "kernels/strided_tiles.inl"
+#include "kernels/window_tiles.inl"
 #endif
 
 // One input channel of a tile: weights at w (blocks `block_stride` apart) and, of the half block,
@@ -140,10 +141,12 @@ inline WEEBILL_INLINE_TILE void tile(const PointwiseArgs& a, const Element* x, i
     wh += k * kHalfBlock;
   }
 #elif defined(WEEBILL_STRIDED_TILES)
-  constexpr int64_t kUnroll = kOffsets ? 1 : 4;
-  if constexpr (kMr > 2) {
-    multiply_add_all<kMr, kFull, kHalf, kOffsets>(acc, a, x, x_stride, wf, next_w);
-    k = count;
+  constexpr bool kStrided = kMr > 2;
+  constexpr int64_t kUnroll = kOffsets || kStrided ? 1 : 4;
+  if constexpr (kStrided) {
+    k = multiply_add_all<kMr, kFull, kHalf, kOffsets>(acc, a, x, x_stride, wf, next_w);
+    wf += k * kBlock;
+    wh += k * kHalfBlock;
   }
 #else
   constexpr int64_t kUnroll = kOffsets ? 1 : 4;
@@ -333,6 +336,11 @@ inline void column_of_tiles(const PointwiseArgs& a, const Element* x, int64_t x_
   walk.y_channel = block * (kBlock + a.y_block_jump);
   walk.channels = channels;
   walk.out = {a.y + first_pixel * a.y_stride + start / a.y_width * a.y_jump, start % a.y_width};
+#if defined(WEEBILL_STRIDED_TILES)
+  if constexpr (kOffsets && kFull > 0 && kFull <= 2) {
+    if (windows<kFull, kHalf>(a, walk, m)) return;
+  }
+#endif
   if (larger > 0) tiles_of_size<kMrMax, kFull, kHalf, kOffsets>(a, walk, size + 1, larger);
   tiles_of_size<kMrMax, kFull, kHalf, kOffsets>(a, walk, size, tiles - larger);
 }

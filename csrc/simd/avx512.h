@@ -77,6 +77,10 @@ inline void stream_fence() { _mm_sfence(); }
 inline __attribute__((always_inline)) void prefetch(const float* p) {
   _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1);
 }
+// To the first cache.
+inline __attribute__((always_inline)) void prefetch_near(const float* p) {
+  _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0);
+}
 
 // What the loops of kernels/strided_tiles.inl and kernels/depthwise_tiles.inl are made of, in the
 // order written. kOffset counts floats behind what is named; "half" is lanes 0 to 7, "high" 8 to 15
@@ -103,6 +107,18 @@ inline Vec load_half_now(const float* p) {
   Vec v;
   __asm__ volatile("vmovups %c2(%1), %t0" : "=v"(v) : "r"(p), "i"(4 * kOffset));
   return v;
+}
+template <int kOffset>
+inline Vec broadcast_now(const float* p) {
+  Vec v;
+  __asm__ volatile("vbroadcastss %c2(%1), %0" : "=v"(v) : "r"(p), "i"(4 * kOffset));
+  return v;
+}
+template <int kOffset>
+inline void accumulate_now(Vec& acc, const float* p, Vec b) {
+  __asm__ volatile("vfmadd231ps %c2(%1)%{1to16%}, %3, %0"
+                   : "+v"(acc)
+                   : "r"(p), "i"(4 * kOffset), "v"(b));
 }
 template <int kIndex, int kOffset>
 inline Vec load_at(const Strided& x) {
@@ -221,6 +237,14 @@ inline Vec load_now(const float* p) {
 template <int kOffset>
 inline Vec load_half_now(const float* p) {
   return load_low(p + kOffset);
+}
+template <int kOffset>
+inline Vec broadcast_now(const float* p) {
+  return broadcast(p + kOffset);
+}
+template <int kOffset>
+inline void accumulate_now(Vec& acc, const float* p, Vec b) {
+  acc = fma(broadcast(p + kOffset), b, acc);
 }
 template <int kIndex>
 inline const float* address_of(const Strided& x) {

@@ -34,14 +34,27 @@ std::vector<float> draw(std::int64_t count, bool integers) {
   return rounded<T>(integers ? rng().integers(count, -most, most) : rng().reals(count));
 }
 
+/// Of a table: taps in any order, or windows three wide with a stride of two on three channels, of
+/// pixels or of planes.
+enum class Taps { kAnywhere, kPixelWindows, kPlaneWindows };
+
 template <typename T>
-Problem make_problem(std::int64_t m, std::int64_t k, std::int64_t n, bool table) {
+Problem make_problem(std::int64_t m, std::int64_t k, std::int64_t n, bool table,
+                     Taps taps = Taps::kAnywhere) {
   Problem t{};
   t.m = m;
   t.k = k;
   t.n = n;
   t.integers = rng().coin();
-  if (table) {
+  if (taps != Taps::kAnywhere) {
+    const std::int64_t step = taps == Taps::kPixelWindows ? 3 : 1;
+    const std::int64_t channel = step == 3 ? 1 : rng().integer(-10, 10 * m);
+    const std::int64_t first = rng().integer(-50, 50), row = rng().integer(-10, 6 * m + 20);
+    t.x_stride = 2 * step;
+    for (std::int64_t i = 0; i < k; ++i) {
+      t.offsets.push_back(first + i / 9 * row + i % 9 / 3 * step + i % 3 * channel);
+    }
+  } else if (table) {
     // Windows of neighbouring pixels overlap, taps lie in any order and may lie before x.
     t.x_stride = rng().integer(1, 9);
     t.lowest_offset = rng().coin() ? -rng().integer(1, 50) : 0;
@@ -271,6 +284,38 @@ void test_products(void (*TableFor<T>::*entry)(const PointwiseArgsOf<T>&), bool 
                    {kActRelu, true, kNoScale});
 }
 
+/// Those of an image's first convolution, and others with two taps that have changed places.
+template <typename T>
+void test_windows(void (*TableFor<T>::*entry)(const PointwiseArgsOf<T>&)) {
+  const reference::PrecisionScope scope(kPrecision<T>);
+  const auto kernels = variants(entry);
+  if (kernels.empty()) return;
+  const Sizes pixels = selected({13, 14, 15, 27, 28, 29, 42, 49}, 3, kIsHalf<T>);
+  std::size_t turn = 0;
+  for (std::int64_t n : selected({8, 16, 20, 24, 32, 40, 48}, 3, kIsHalf<T>)) {
+    for (std::int64_t k : {9, 18, 27}) {
+      for (int kind = 0; kind < 4; ++kind) {
+        const Taps taps = kind % 2 == 0 ? Taps::kPixelWindows : Taps::kPlaneWindows;
+        Problem t = make_problem<T>(kMostPixels, k, n, true, taps);
+        if (kind >= 2) {
+          std::swap(t.offsets[static_cast<std::size_t>(rng().integer(0, k - 2))], t.offsets.back());
+          t.plain = reference::pointwise(
+              t.m, k, n, [&t](std::int64_t p, std::int64_t j) { return t.x(p, j); }, t.w.data(),
+              t.bias.data(), nullptr);
+        }
+        for (int repeat = 0; repeat < 4; ++repeat, ++turn) {
+          check_problem<T>(t, kernels, true, pixels,
+                           {kActivations[turn % kActivations.size()], repeat == 3, kNoScale});
+        }
+      }
+    }
+  }
+  for (Taps taps : {Taps::kPixelWindows, Taps::kPlaneWindows}) {
+    check_problem<T>(make_problem<T>(112, 27, 16, true, taps), kernels, true, {111},
+                     {kActHardswish, false, kNoScale});
+  }
+}
+
 /// NaN, infinities, zeros of either sign and denormals, one pixel each, among padded lanes.
 template <typename T>
 void test_special_values(void (*TableFor<T>::*entry)(const PointwiseArgsOf<T>&), bool table) {
@@ -312,6 +357,7 @@ void test_cases_of_pointwise_f32() {
 
 void test_cases_of_conv2d_f32() {
   test_products<float>(&KernelTable::conv2d_f32, true);
+  test_windows<float>(&KernelTable::conv2d_f32);
   test_special_values<float>(&KernelTable::conv2d_f32, true);
 }
 
@@ -322,6 +368,7 @@ void test_cases_of_pointwise_f16() {
 
 void test_cases_of_conv2d_f16() {
   test_products<Half>(&HalfKernelTable::conv2d_f16, true);
+  test_windows<Half>(&HalfKernelTable::conv2d_f16);
   test_special_values<Half>(&HalfKernelTable::conv2d_f16, true);
 }
 
