@@ -2,6 +2,7 @@
 // that a machine without torch needs.
 #include <array>
 #include <exception>
+#include <optional>
 
 #include "bindings/backward.h"
 #include "bindings/convert.h"
@@ -218,7 +219,7 @@ bool records_are_float16(const py::object& records) {
   return is_float16(op, packed_view(op, blob));
 }
 
-/// work(view, records, y) without the GIL; returns y.
+/// work(view, records, output) with the GIL until the output's memory is asked for; returns y.
 template <typename Work>
 py::array with_output(const py::object& x, const py::object& records, const std::string& op,
                       Work&& work) {
@@ -226,16 +227,18 @@ py::array with_output(const py::object& x, const py::object& records, const std:
   const py::array blob = checked_array<std::uint8_t>(op, "records", records, "uint8");
   const TensorView view = input_view(op, input);
   const Packed packed = packed_view(op, blob);
-  const Shape shape = output_shape(op, {view.n, view.c, view.h, view.w}, packed);
-  constexpr auto kItem = static_cast<py::ssize_t>(sizeof(float));
-  py::array y = aligned_array<float>(
-      {shape.n, shape.c, shape.h, shape.w},
-      {shape.h * shape.w * shape.c * kItem, kItem, shape.w * shape.c * kItem, shape.c * kItem});
-  auto* data = static_cast<float*>(y.mutable_data());
-  {
-    const py::gil_scoped_release unlocked;
-    work(view, packed, data);
-  }
+  py::array y;
+  std::optional<py::gil_scoped_release> unlocked;
+  work(view, packed, [&](const Shape& shape) {
+    constexpr auto kItem = static_cast<py::ssize_t>(sizeof(float));
+    y = aligned_array<float>(
+        {shape.n, shape.c, shape.h, shape.w},
+        {shape.h * shape.w * shape.c * kItem, kItem, shape.w * shape.c * kItem, shape.c * kItem});
+    auto* data = static_cast<float*>(y.mutable_data());
+    unlocked.emplace();
+    return data;
+  });
+  unlocked.reset();
   return y;
 }
 
@@ -243,17 +246,18 @@ py::array run_records(const py::object& x, const py::object& records, const std:
                       int threads) {
   check(threads >= 0 && threads <= kMaxThreads, op, ": threads must be from 1 to ", kMaxThreads,
         ", got ", threads);
-  return with_output(x, records, op, [&](const TensorView& view, Packed packed, float* y) {
-    const ThreadsScope scope(threads);
-    run(op, view, packed, y);
-  });
+  return with_output(x, records, op,
+                     [&](const TensorView& view, Packed packed, const Output& output) {
+                       const ThreadsScope scope(threads);
+                       run(op, view, packed, output);
+                     });
 }
 
 py::tuple profile_records(const py::object& x, const py::object& records) {
   Profile found{};
   const std::string op = "profile";
-  with_output(x, records, op, [&](const TensorView& view, Packed packed, float* y) {
-    found = profile(op, view, packed, y);
+  with_output(x, records, op, [&](const TensorView& view, Packed packed, const Output& output) {
+    found = profile(op, view, packed, output);
   });
   py::list calls;
   for (const KernelTime& time : found.kernels) {

@@ -47,32 +47,39 @@ class Records {
 };
 
 inline TensorHandle run_on(const std::string& op, const TensorView& x, Packed records) {
-  const Shape shape = output_shape(op, {x.n, x.c, x.h, x.w}, records);
-  TensorHandle y = empty_tensor<4>({shape.n, shape.c, shape.h, shape.w},
-                                   {shape.h * shape.w * shape.c, 1, shape.w * shape.c, shape.c});
-  run(op, x, records, float_data(y));
+  TensorHandle y;
+  run(op, x, records, [&y](const Shape& shape) {
+    y = empty_tensor<4>({shape.n, shape.c, shape.h, shape.w},
+                        {shape.h * shape.w * shape.c, 1, shape.w * shape.c, shape.c});
+    return float_data(y);
+  });
   return y;
 }
 
 /// The result's channels, height and width as one dimension, in this order.
 inline TensorHandle run_flat(const std::string& op, const TensorView& x, Packed records) {
-  const Shape shape = output_shape(op, {x.n, x.c, x.h, x.w}, records);
+  Shape shape;
+  const auto flat = [&shape] {
+    const std::int64_t image = shape.c * shape.h * shape.w;
+    return empty_tensor<2>({shape.n, image}, {image, 1});
+  };
+  TensorHandle found;
+  run(op, x, records, [&](const Shape& y) {
+    shape = y;
+    found = flat();
+    return float_data(found);
+  });
   const std::int64_t pixels = shape.h * shape.w;
-  const std::int64_t image = pixels * shape.c;
-  TensorHandle y = empty_tensor<2>({shape.n, image}, {image, 1});
-  if (pixels == 1) {
-    run(op, x, records, float_data(y));
-    return y;
-  }
-  const TensorHandle unordered = run_on(op, x, records);
-  const float* from = float_data(unordered);
-  float* to = float_data(y);
-  for (std::int64_t n = 0; n < shape.n; ++n, from += image) {
+  if (pixels == 1) return found;
+  TensorHandle ordered = flat();
+  const float* from = float_data(found);
+  float* to = float_data(ordered);
+  for (std::int64_t n = 0; n < shape.n; ++n, from += pixels * shape.c) {
     for (std::int64_t c = 0; c < shape.c; ++c) {
       for (std::int64_t p = 0; p < pixels; ++p) *to++ = from[p * shape.c + c];
     }
   }
-  return y;
+  return ordered;
 }
 
 template <typename Spec>

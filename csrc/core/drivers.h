@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 
 #include "core/dispatch.h"
@@ -56,10 +57,10 @@ using Run = RunOf<float>;
 /// them.
 constexpr std::int64_t kStreamedElements = 1 << 22;
 
-/// run() with what is given.
+/// run() with what is given; `output` gives the memory for the result.
 template <typename T>
 void run_with(const RunOf<T>& run, const std::string& op, const TensorViewOf<T>& x, Packed records,
-              T* y);
+              const std::function<T*(const Shape&)>& output);
 
 /// x of any layout; y dense NHWC. All images of x.
 template <typename T>

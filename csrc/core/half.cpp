@@ -105,17 +105,22 @@ void to_float16(Packed packed, const Allocate& allocate) {
 
 void run(const std::string& op, const HalfTensorView& x, Packed packed, Half* y) {
   output_shape(op, {x.n, x.c, x.h, x.w}, packed);  // what is damaged is said to be
-  run_with(half_run(op), op, x, packed, y);
+  run_with<Half>(half_run(op), op, x, packed, [y](const Shape& /*shape*/) { return y; });
 }
 
 void run(const std::string& op, const TensorView& x, Packed packed, float* y) {
+  run(op, x, packed, [y](const Shape& /*shape*/) { return y; });
+}
+
+void run(const std::string& op, const TensorView& x, Packed packed, const Output& output) {
   const Run floats = {kernels(), machine_caches(), max_threads()};
   if (!begins_with_float16(packed)) {
-    run_with(floats, op, x, packed, y);
+    run_with(floats, op, x, packed, output);
     return;
   }
   const Shape out = output_shape(op, {x.n, x.c, x.h, x.w}, packed);
   const RunOf<Half> halves = half_run(op);
+  float* const y = output(out);
   Workspace::Scope scope(Workspace::of_this_thread());
   const std::int64_t size = x.n * x.c * x.h * x.w, out_size = out.n * out.c * out.h * out.w;
   // Planes stay planes: a convolution in front reads any layout, and all others copy it in float16.
@@ -131,7 +136,7 @@ void run(const std::string& op, const TensorView& x, Packed packed, float* y) {
     view.stride_w = x.stride_w;
   }
   Half* result = scope.take<Half>(out_size);
-  run_with(halves, op, view, packed, result);
+  run_with<Half>(halves, op, view, packed, [result](const Shape& /*shape*/) { return result; });
   halves.kernels.widen_f16({result, y, out_size});
 }
 

@@ -375,7 +375,7 @@ Call plan_records(const std::string& op, const Shape& x, Packed packed, int thre
 
 template <typename T>
 void run_with(const RunOf<T>& run, const std::string& op, const TensorViewOf<T>& x, Packed packed,
-              T* y) {
+              const std::function<T*(const Shape&)>& output) {
   const Call call = plan_records(op, {x.n, x.c, x.h, x.w}, packed, run.threads);
   const std::vector<Record>& records = call.records;
   const std::vector<Shape>& shapes = call.shapes;
@@ -387,6 +387,7 @@ void run_with(const RunOf<T>& run, const std::string& op, const TensorViewOf<T>&
     check(record.header->element == wanted, op, ": records must all be of ",
           std::is_same_v<T, Half> ? "float16" : "float32", ", got one that is not");
   }
+  T* const y = output(shapes.back());
   if (x.n == 0) return;
   const RunOf<T> whole = {run.kernels, run.caches, plan.threads};
   with_threads(plan.threads, [&] {
@@ -418,9 +419,10 @@ void run_with(const RunOf<T>& run, const std::string& op, const TensorViewOf<T>&
   });
 }
 
-template void run_with(const Run&, const std::string&, const TensorView&, Packed, float*);
+template void run_with(const Run&, const std::string&, const TensorView&, Packed,
+                       const std::function<float*(const Shape&)>&);
 template void run_with(const RunOf<Half>&, const std::string&, const HalfTensorView&, Packed,
-                       Half*);
+                       const std::function<Half*(const Shape&)>&);
 
 namespace {
 

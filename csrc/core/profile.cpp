@@ -102,13 +102,13 @@ Overhead overhead() {
 
 }  // namespace
 
-Profile profile(const std::string& op, const TensorView& x, Packed records, float* y) {
+Profile profile(const std::string& op, const TensorView& x, Packed records, const Output& output) {
   static const Overhead lost = overhead();
   Recorder mine{kernels(), {}};
   recorder = &mine;
   const auto start = Clock::now();
   try {
-    run_with(Run{kTimed, machine_caches(), 1}, op, x, records, y);
+    run_with(Run{kTimed, machine_caches(), 1}, op, x, records, output);
   } catch (...) {
     recorder = nullptr;
     throw;

@@ -23,6 +23,7 @@ struct Profile {
 };
 
 /// run() on one thread, once. What reading the clock costs is measured and taken off again.
-WEEBILL_API Profile profile(const std::string& op, const TensorView& x, Packed records, float* y);
+WEEBILL_API Profile profile(const std::string& op, const TensorView& x, Packed records,
+                            const Output& output);
 
 }  // namespace weebill

@@ -177,9 +177,18 @@ void expand_rows(const Block<T>& b, T* ring, const Rows<T>& rows, std::int64_t f
   }
 }
 
-// Zeros in the padding columns of every ring row.
+// The ring of an expansion of so many channels.
 template <typename T>
-void clear_padding(const Block<T>& b, T* ring, const Rows<T>& rows) {
+Rows<T> ring_rows(const Block<T>& b, const T* ring, std::int64_t channels) {
+  const std::int64_t stride = b.ring_channels(channels);
+  return {ring, b.plan.ring_columns * stride, stride, b.plan.ring_rows, true};
+}
+
+// Zeros in the padding columns of every ring row. They stay: nothing else is written there as long
+// as the ring has so many channels.
+template <typename T>
+void clear_padding(const Block<T>& b, T* ring, std::int64_t channels) {
+  const Rows<T> rows = ring_rows(b, ring, channels);
   const std::int64_t left = b.window.pad_left * rows.pixel_stride;
   const std::int64_t right = left + b.problem.w * rows.pixel_stride;
   T* const end = ring + rows.slots * rows.row_stride;
@@ -237,7 +246,8 @@ void read_rows(const Block<T>& b, std::int64_t oy, std::int64_t channel, std::in
 // Goes through output rows [first, last) in strips, and in each strip through channels
 // [first_channel, last_channel) in chunks: expands the rows that are missing, and writes the
 // depthwise output of the strip to `middle` (pixels of middle_channels(), beginning with output row
-// `middle_row`, or with each strip if that is -1). After a strip, done(begin, end) is called.
+// `middle_row`, or with each strip if that is -1). After a strip, done(begin, end) is called. The
+// rings of the chunks follow one another, their padding cleared.
 template <typename T, typename Done>
 void for_strips(const Block<T>& b, T* ring, std::int64_t first, std::int64_t last,
                 std::int64_t first_channel, std::int64_t last_channel, T* middle,
@@ -248,19 +258,10 @@ void for_strips(const Block<T>& b, T* ring, std::int64_t first, std::int64_t las
   const std::int64_t ring_pixels = b.plan.ring_rows * b.plan.ring_columns;
   const std::int64_t middle_stride = b.middle_channels(p.c_mid);
   auto rows_of = [&](std::int64_t channel, std::int64_t channels) {
-    if (!p.has_expand) {
-      const std::int64_t stride = b.input.pixel_stride;
-      return Rows<T>{b.input.x + channel, p.w * stride, stride, p.h, false};
-    }
-    const std::int64_t stride = b.ring_channels(channels);
-    return Rows<T>{ring + ring_pixels * (channel - first_channel), b.plan.ring_columns * stride,
-                   stride, b.plan.ring_rows, true};
+    const std::int64_t stride = b.input.pixel_stride;
+    return p.has_expand ? ring_rows(b, ring + ring_pixels * (channel - first_channel), channels)
+                        : Rows<T>{b.input.x + channel, p.w * stride, stride, p.h, false};
   };
-  if (p.has_expand) {
-    for_chunks(b, first_channel, last_channel, [&](std::int64_t channel, std::int64_t channels) {
-      clear_padding(b, ring + ring_pixels * (channel - first_channel), rows_of(channel, channels));
-    });
-  }
   std::int64_t expanded = 0;  // rows of the expansion above this one are there, as far as needed
   for (std::int64_t begin = first; begin < last; begin += b.plan.strip_rows) {
     const std::int64_t end = std::min(begin + b.plan.strip_rows, last);
@@ -331,6 +332,11 @@ void run_row_fusion(const Block<T>& b, T* y) {
     Workspace::Scope scope(Workspace::of_this_thread());
     T* my_ring = scope.take<T>(ring + strip);
     T* middle = my_ring + ring;
+    if (p.has_expand) {
+      for_chunks(b, 0, p.c_mid, [&](std::int64_t channel, std::int64_t channels) {
+        clear_padding(b, my_ring + b.plan.ring_rows * b.plan.ring_columns * channel, channels);
+      });
+    }
     for_strips(b, my_ring, band * p.oh / b.plan.bands, (band + 1) * p.oh / b.plan.bands, 0, p.c_mid,
                middle, -1, nullptr, [&](std::int64_t begin, std::int64_t end) {
                  block::pointwise(b.run.kernels)(projection(b, middle, begin, end - begin, y));
@@ -362,8 +368,11 @@ void run_channel_fusion(const Block<T>& b, T* y) {
     const std::int64_t part = task / b.plan.bands;
     const std::int64_t band = task % b.plan.bands;
     const std::int64_t end = std::min((part + 1) * blocks / parts * kBlock, p.c_mid);
+    std::int64_t cleared = 0;  // channels of the ring whose padding was cleared
     for_chunks(b, part * blocks / parts * kBlock, end,
                [&](std::int64_t channel, std::int64_t channels) {
+                 if (p.has_expand && channels != cleared) clear_padding(b, my_ring, channels);
+                 cleared = channels;
                  for_strips(b, my_ring, band * p.oh / b.plan.bands,
                             (band + 1) * p.oh / b.plan.bands, channel, channel + channels, middle,
                             0, sums, [](std::int64_t, std::int64_t) {});

@@ -214,6 +214,10 @@ WEEBILL_API std::vector<std::int64_t> geometry(Packed records);
 /// Records of float16 (to_float16) are computed in float16: x is rounded to it first, and y is what
 /// was computed. Throws NotSupported where the instruction set in use has no float16 arithmetic.
 WEEBILL_API void run(const std::string& op, const TensorView& x, Packed records, float* y);
+/// The same; `output` gives the memory for y of this shape, so that the records are read once.
+using Output = std::function<float*(const Shape& shape)>;
+WEEBILL_API void run(const std::string& op, const TensorView& x, Packed records,
+                     const Output& output);
 /// The same for records of float16 alone.
 WEEBILL_API void run(const std::string& op, const HalfTensorView& x, Packed records, Half* y);
 
