@@ -141,12 +141,10 @@ inline WEEBILL_INLINE_TILE void tile(const PointwiseArgs& a, const Element* x, i
     wh += k * kHalfBlock;
   }
 #elif defined(WEEBILL_STRIDED_TILES)
-  constexpr bool kStrided = kMr > 2;
-  constexpr int64_t kUnroll = kOffsets || kStrided ? 1 : 4;
-  if constexpr (kStrided) {
-    k = multiply_add_all<kMr, kFull, kHalf, kOffsets>(acc, a, x, x_stride, wf, next_w);
-    wf += k * kBlock;
-    wh += k * kHalfBlock;
+  constexpr int64_t kUnroll = kOffsets ? 1 : 4;
+  if constexpr (kMr > 2) {
+    multiply_add_all<kMr, kFull, kHalf, kOffsets>(acc, a, x, x_stride, wf, next_w);
+    k = count;
   }
 #else
   constexpr int64_t kUnroll = kOffsets ? 1 : 4;

@@ -76,7 +76,7 @@ inline __attribute__((always_inline)) void multiply_add_strided(Vec* acc, const 
 // What a tile's loop goes on with: pixels, weights, offsets, and the weights to be fetched.
 template <int kMr, int kFull, int kHalf, bool kOffsets>
 struct StridedLoop {
-  static constexpr int kInputs = kOffsets ? 1 : 4;  // of a round
+  static constexpr int kInputs = 4;  // of a round
   static constexpr int kVecs = kFull + kHalf;
   // The images of 7 x 7 are four tiles, which is how often the next weights can be asked for.
   static constexpr int kLines = kFull > 1 ? 2 : 1;
@@ -102,21 +102,30 @@ struct StridedLoop {
     return at;
   }
 
-  __attribute__((always_inline)) void round(Vec* acc) {
-    const Strided at = pixels(0);
-    unrolled<0, kInputs>([&](auto u) __attribute__((always_inline)) {
-      multiply_add_strided<0, kMr, kFull, kHalf, decltype(u)::value, kOffsets>(acc, at, w);
+  template <int kCount>
+  __attribute__((always_inline)) void inputs(Vec* acc) {
+    unrolled<0, kCount>([&](auto u) __attribute__((always_inline)) {
+      constexpr int kInput = decltype(u)::value;
+      multiply_add_strided<0, kMr, kFull, kHalf, kInput, kOffsets>(acc, pixels(kInput), w);
     });
 #pragma GCC unroll 4
-    for (int j = 0; j < kFull; ++j) w[j] = hidden(w[j] + kInputs * kBlock);
-    if constexpr (kHalf > 0) w[kFull] = hidden(w[kFull] + kInputs * kHalfBlock);
+    for (int j = 0; j < kFull; ++j) w[j] = hidden(w[j] + kCount * kBlock);
+    if constexpr (kHalf > 0) w[kFull] = hidden(w[kFull] + kCount * kHalfBlock);
     if constexpr (kOffsets) {
-      ++offset;
+      offset += kCount;
     } else {
-      x.p += kInputs;
-      x.p9 += kInputs;
+      x.p += kCount;
+      x.p9 += kCount;
+    }
+  }
+
+  // `count` inputs, which need not make whole rounds.
+  __attribute__((always_inline)) void run(Vec* acc, int64_t count) {
+    for (int64_t left = count / kInputs; left > 0; --left) {
+      inputs<kInputs>(acc);
       fetch();
     }
+    for (int64_t left = count % kInputs; left > 0; --left) inputs<1>(acc);
   }
 
   __attribute__((always_inline)) void fetch() {
@@ -136,13 +145,12 @@ inline __attribute__((always_inline)) void settle_all(Vec* acc) {
   }
 }
 
-// As many inputs as make whole rounds, which are counted in the result.
+// All inputs.
 template <int kMr, int kFull, int kHalf, bool kOffsets, int kCount>
-inline __attribute__((always_inline)) int64_t multiply_add_all(Vec (&acc)[kCount],
-                                                               const PointwiseArgs& a,
-                                                               const float* first, int64_t x_stride,
-                                                               const float* w,
-                                                               const float*& next_w) {
+inline __attribute__((always_inline)) void multiply_add_all(Vec (&acc)[kCount],
+                                                            const PointwiseArgs& a,
+                                                            const float* first, int64_t x_stride,
+                                                            const float* w, const float*& next_w) {
   using Loop = StridedLoop<kMr, kFull, kHalf, kOffsets>;
   static_assert(kCount == kMr * Loop::kVecs);
   Loop loop(a, first, x_stride, w, next_w);
@@ -153,14 +161,12 @@ inline __attribute__((always_inline)) int64_t multiply_add_all(Vec (&acc)[kCount
     }
   }
   settle_all<kMr, kFull, kHalf>(acc);
-  const int64_t rounds = a.k / Loop::kInputs;
-  for (int64_t left = rounds; left > 0; --left) loop.round(acc);
+  loop.run(acc, a.k);
   next_w = loop.next;
   if constexpr (kPaired<kFull, kHalf>) {
 #pragma GCC unroll 7
     for (int i = 0; i + 1 < kMr; i += 2) acc[2 * i + 3] = high(acc[2 * i + 1]);
   }
-  return rounds * Loop::kInputs;
 }
 
 // The end of a tile whose accumulators lie in `values`: activation, residual, and the outputs that
@@ -222,7 +228,6 @@ __attribute__((noinline)) void whole_strided_tiles(const PointwiseArgs& a, Walk&
   const float infinity = __builtin_inff();
   const float bounds[2] = {a.activation == kActNone ? -infinity : 0.0f,
                            a.activation == kActRelu6 ? 6.0f : infinity};
-  const int64_t rounds = (a.k - kTogether) / Loop::kInputs;
   const int64_t y_stride = a.y_stride, y_width = a.y_width, y_jump = a.y_jump;
   const int64_t y_vector = kFull > 1 ? kLanes + a.y_block_jump : kLanes;
   const int64_t residual_stride = a.residual_stride;
@@ -243,8 +248,8 @@ __attribute__((noinline)) void whole_strided_tiles(const PointwiseArgs& a, Walk&
       for (int i = 0; i < kMr; ++i) acc[i * kVecs + j] = b;
     }
     settle_all<kMr, kFull, kHalf>(acc);
-    for (int64_t left = rounds; left > 0; --left) loop.round(acc);
-    if constexpr (!kOffsets) loop.fetch();
+    loop.run(acc, a.k - kTogether);
+    loop.fetch();
     unrolled<0, (kMr + kGroup - 1) / kGroup>([&](auto group) __attribute__((always_inline)) {
       constexpr int kFirst = decltype(group)::value * kGroup;
       constexpr int kPixels = kGroup < kMr - kFirst ? kGroup : kMr - kFirst;
@@ -286,15 +291,12 @@ __attribute__((noinline)) void whole_strided_tiles(const PointwiseArgs& a, Walk&
   walk.out = {y - walk.y_channel, column};
 }
 
-// False, and nothing done, where an output is missing, the inputs make no whole rounds, or the
-// activation is another. Of the tiles only those that most pixels are dealt out to.
+// False, and nothing done, where an output is missing, inputs are few, or the activation is
+// another. Of the tiles only those that most pixels are dealt out to.
 template <bool kOffsets, int kMr, int kFull, int kHalf>
 inline bool whole_strided(const PointwiseArgs& a, Walk& walk, int64_t count) {
   if constexpr (kMr < 12 || kFull == 0) return false;
-  if (walk.channels != kFull * kBlock + kHalf * kHalfBlock || a.k < kTogether ||
-      (!kOffsets && a.k % kTogether != 0)) {
-    return false;
-  }
+  if (walk.channels != kFull * kBlock + kHalf * kHalfBlock || a.k < kTogether) return false;
   if (a.activation == kActHardswish) {
     whole_strided_tiles<true, kOffsets, kMr, kFull, kHalf>(a, walk, count);
     return true;

@@ -66,8 +66,8 @@ constexpr reference::Precision kPrecision = kIsHalf<T> ? reference::kFloat16 : r
 using Sizes = std::vector<std::int64_t>;
 
 /// Around every vector and block width, and the widths of real networks.
-inline const Sizes kChannels = {1,  2,  3,  7,  8,  9,  15, 16, 17, 22, 23,  24,
-                                25, 31, 32, 33, 40, 48, 50, 56, 64, 72, 88, 120, 200};
+inline const Sizes kChannels = {1,  2,  3,  7,  8,  9,  15, 16, 17, 22, 23,  24, 25,
+                                31, 32, 33, 40, 48, 50, 56, 64, 72, 88, 120, 200};
 
 inline const std::vector<std::int32_t> kActivations = {
     kActNone, kActRelu,   kActRelu6, kActHardswish, kActHardsigmoid, kActHardsigmoidPaddle,
