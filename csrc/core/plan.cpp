@@ -24,6 +24,10 @@ std::int64_t input_rows(const Window& w, std::int64_t rows) {
 // multiply-adds.
 constexpr std::int64_t kRegion = 30'000;
 
+// What a block's second region costs with what comes of it, in multiply-adds: threads wait for each
+// other once more, and each reads half of the intermediate from another core's cache.
+constexpr std::int64_t kSecondRegion = 120'000;
+
 // Work below which a task is not cut further: some 5 us, in which a thread that was late has begun.
 constexpr std::int64_t kTask = 200'000;
 constexpr std::int64_t kTasksPerThread = 4;
@@ -89,7 +93,7 @@ bool one_region_pays(const SeparableProblem& p, std::int64_t threads, std::int64
     by_rows = std::max(by_rows, p.c_mid * (expanded + (last - first) * p.ow * (taps + p.c_out)));
   }
   const std::int64_t by_channels = shared + ceil_div(p.oh * p.ow * p.c_mid * p.c_out, threads);
-  return by_rows <= by_channels + kRegion;
+  return by_rows <= by_channels + kSecondRegion;
 }
 
 }  // namespace

@@ -100,14 +100,18 @@ WEEBILL_TEST(plan_separable_regions) {
     return p;
   };
   const Caches caches = {32 << 10, 1 << 20};
-  for (const bool small : {false, true}) {
-    const SeparableProblem p = small ? basic_unit(7, 96) : basic_unit(28, 24);
+  struct Case {
+    std::int64_t size, channels;
+    bool by_rows;
+  };
+  for (const Case& c : {Case{28, 24, true}, {14, 116, true}, {7, 96, false}}) {
+    const SeparableProblem p = basic_unit(c.size, c.channels);
     set_case("%lld channels", static_cast<long long>(p.c_in));
     WEEBILL_EXPECT(!plan_separable(p, caches, 1, FusionPolicy::kAuto).row_fusion);
     const SeparablePlan plan = plan_separable(p, caches, 2, FusionPolicy::kAuto);
     WEEBILL_EXPECT(plan.threads == 2);
-    WEEBILL_EXPECT(plan.row_fusion == !small);
-    if (!small) WEEBILL_EXPECT(plan.bands == 2);
+    WEEBILL_EXPECT(plan.row_fusion == c.by_rows);
+    if (c.by_rows) WEEBILL_EXPECT(plan.bands == 2);
   }
 }
 
