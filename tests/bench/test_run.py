@@ -13,11 +13,12 @@ from torch import nn
 
 from tests.bench.small import small_case
 from weebill.bench.case import Case, make_case
+from weebill.bench.compare import compare
 from weebill.bench.engines import ENGINES, make_engine
 from weebill.bench.engines.fold import fold_batch_norm
 from weebill.bench.options import Options
 from weebill.bench.reference import relative_error
-from weebill.bench.results import FAILED, OK, SKIPPED, WRONG, Row
+from weebill.bench.results import FAILED, OK, SKIPPED, WRONG, Result, Row
 from weebill.bench.roofline import Level, Peaks
 from weebill.bench.run import Runner, check_output, evaluate, make_cases
 from weebill.bench.timing import Record
@@ -188,6 +189,29 @@ def test_ratios_and_rounds_that_count(tmp_path: Path) -> None:
     assert rows["weebill"].wall_ms is not None
     assert rows["weebill"].wall_ms.count == 4
     assert rows["weebill"].ratio is None
+
+
+def test_an_engine_that_is_always_disturbed_leaves_the_others_their_rounds(tmp_path: Path) -> None:
+    case = small_case(tmp_path)
+    rows = {name: row(case, name) for name in ("weebill", "torch", "litert")}
+    ours = [np.array([ms * 1e6]) for ms in (1.0, 9.0, 1.0, 1.0)]
+    peer = [np.array([ms * 1e6]) for ms in (2.0, 2.0, 8.0, 2.2)]
+    slow = [np.array([ms * 1e6]) for ms in (4.0, 5.0, 5.0, 5.0)]
+    records = {
+        "weebill": Record(ours, ours, [False, True, False, False]),
+        "torch": Record(peer, peer, [False, False, True, False]),
+        "litert": Record(slow, slow, [True, True, True, True]),
+    }
+    evaluate(rows, records, min_clean=2)
+    assert [rows[name].rounds for name in rows] == [[0, 2, 3], [0, 3], [0, 2, 3]]
+    assert [rows[name].tainted for name in rows] == [False, False, True]
+    assert rows["torch"].ratio is not None
+    assert rows["torch"].ratio.value == pytest.approx(2.1)
+    assert rows["litert"].ratio is not None
+    assert rows["litert"].ratio.value == pytest.approx(5.0)
+    result = Result({}, list(rows.values()))
+    again = compare(result, result, relative=True)
+    assert [change.before for change in again.changes] == pytest.approx([2.1, 5.0])
 
 
 def test_an_interrupted_run_keeps_what_was_measured(tmp_path: Path) -> None:

@@ -107,6 +107,12 @@ def test_measure_interleaves_with_a_refill_before_each_turn() -> None:
         assert records[name].tainted == [False] * 4
 
 
+def test_threads_settle_in_untimed_calls() -> None:
+    contender = Scripted("a", [])
+    measure({"a": contender}, Plan(rounds=2, turn_ns=5e6, settle_ns=8e6))
+    assert contender.calls == [(0, 3), (1, 3), (9, 5), (9, 5)]
+
+
 def test_a_tainted_turn_is_repeated_at_once_and_then_accepted() -> None:
     log: list[str] = []
     contenders = {"a": Scripted("a", log, taints=[True, False, True, True, True])}
@@ -115,6 +121,27 @@ def test_a_tainted_turn_is_repeated_at_once_and_then_accepted() -> None:
     assert records["a"].tainted == [False, True, False]
     assert records["a"].retried == 3
     assert len(records["a"].rounds) == 3
+
+
+def test_disturbed_turns_are_not_repeated_where_that_takes_more_than_the_plans_time() -> None:
+    log: list[str] = []
+    plan = Plan(rounds=4, min_rounds=4, seconds=0.0)
+    measured = measure({"a": Scripted("a", log, [True] * 20)}, plan)
+    # Before the first round nobody knows what one takes.
+    assert measured.records["a"].retried == plan.repeats
+    assert measured.records["a"].tainted == [True] * 4
+
+
+def test_turns_of_a_contender_that_is_always_disturbed_are_repeated_at_first_only() -> None:
+    log: list[str] = []
+    contenders = {
+        "a": Scripted("a", log, [True] * 99),
+        "b": Scripted("b", log, [True, False] * 50),
+    }
+    measured = measure(contenders, Plan(rounds=10, repeats=2))
+    assert measured.records["a"].retried == 4
+    assert measured.records["b"].retried == 10
+    assert measured.records["b"].tainted == [False] * 10
 
 
 def test_a_round_is_clean_when_all_turns_of_it_are() -> None:

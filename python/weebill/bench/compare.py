@@ -142,9 +142,12 @@ def _ratios_to_ours(result: Result) -> dict[str, list[float]]:
     for rows in grouped(result.rows):
         base = ours(rows)
         for row in rows:
-            if base is not None and row is not base and len(row.turn_ms) == len(base.turn_ms):
-                pairs = zip(row.turn_ms, base.turn_ms, strict=True)
-                found[row.name] = [a / b for a, b in pairs]
+            if base is None or row is base:
+                continue
+            # Results of before rows named their rounds have those of ours in all rows.
+            of_ours = dict(zip(base.rounds or range(len(base.turn_ms)), base.turn_ms, strict=True))
+            own = zip(row.rounds or range(len(row.turn_ms)), row.turn_ms, strict=True)
+            found[row.name] = [ms / of_ours[k] for k, ms in own if k in of_ours]
     return {name: ratios for name, ratios in found.items() if ratios}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,7 +18,7 @@ from weebill.bench.conversion import convert
 from weebill.bench.engines import make_engine
 from weebill.bench.options import Options, Progress, worker_environment
 from weebill.bench.reference import relative_error
-from weebill.bench.results import FAILED, OK, SKIPPED, WRONG, Row, ours
+from weebill.bench.results import FAILED, OK, OURS, SKIPPED, WRONG, Row, ours
 from weebill.bench.roofline import Peaks, set_shares
 from weebill.bench.stats import paired_ratio, summarize, turn_figures, unpaired_ratio
 from weebill.bench.suites import Block, load_suite, operators, resize, unrolled
@@ -34,6 +35,8 @@ DEFAULT_NETWORKS = (
 )
 # Threads that spin keep doing so for a few milliseconds after a call.
 THREADS_PAUSE_S = 0.02
+# Threads that slept wake on the core of the one that wakes them, until the kernel's next ticks.
+THREADS_SETTLE_NS = 8e6
 
 
 def case_blocks(options: Options) -> list[tuple[str, str, tuple[Block, ...]]]:
@@ -247,6 +250,7 @@ class Runner:
             seconds=end - time.monotonic(),
             turn_ns=options.turn_ms * 1e6,
             pause_s=THREADS_PAUSE_S if threads > 1 else 0.0,
+            settle_ns=THREADS_SETTLE_NS if threads > 1 else 0.0,
         )
 
         def show(finished: int) -> None:
@@ -323,13 +327,19 @@ def evaluate(
 ) -> None:
     """Fill in times and ratios from the rounds that nobody disturbed.
 
-    Records that were not interleaved have no rounds in common: all of them count, and a ratio is
-    one of medians.
+    Of each engine those count in which neither its turn nor ours was disturbed: an engine whose
+    threads always wait for each other would leave no round to the rest. To itself it leaves those
+    in which ours was not. Records that were not interleaved have no rounds in common: all of them
+    count, and a ratio is one of medians.
     """
-    kept, tainted = clean_rounds(records, min_clean)
+    sound = (name for name in OURS if name in records and rows[name].status == OK)
+    shared = {name: records[name] for name in itertools.islice(sound, 1)}
     for name, record in records.items():
-        if not interleaved:
-            kept, tainted = list(range(len(record.rounds))), any(record.tainted)
+        kept, tainted = list(range(len(record.rounds))), any(record.tainted)
+        if interleaved:
+            kept, tainted = clean_rounds({**shared, name: record}, min_clean)
+            if tainted and shared:
+                kept, _ = clean_rounds(shared, min_clean)
         row = rows[name]
         row.tainted, row.retried = tainted, record.retried
         row.dropped = len(record.rounds) - len(kept)
@@ -340,9 +350,14 @@ def evaluate(
         row.queries = row.wall_ms.count
         row.cpu_ms = summarize([record.cpu[k] / 1e6 for k in kept])
         row.turn_ms = [float(t) for t in turn_figures(wall)]
+        row.rounds = kept
         row.gflops = 2.0 * row.macs / (row.wall_ms.minimum * 1e6)
     base = ours(list(rows.values()))
     for row in rows.values():
-        if base is not None and row is not base and row.turn_ms:
-            ratio = paired_ratio if interleaved else unpaired_ratio
-            row.ratio = ratio(row.turn_ms, base.turn_ms)
+        if base is None or row is base or not row.turn_ms:
+            continue
+        if interleaved:
+            beside = [records[base.engine].rounds[k] / 1e6 for k in row.rounds]
+            row.ratio = paired_ratio(row.turn_ms, turn_figures(beside))
+        else:
+            row.ratio = unpaired_ratio(row.turn_ms, base.turn_ms)

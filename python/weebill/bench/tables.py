@@ -176,7 +176,7 @@ def remarks(result: Result) -> list[str]:
         if row.status != "ok"
     }
     if any(row.tainted for row in result.rows):
-        lines["* other work had the cores in too many rounds; measure again"] = None
+        lines["* threads waited for a core in too many rounds, for other work or each other"] = None
     if any(row.ratio is not None for row in result.rows):
         base = " or ".join(OURS)
         lines[f"ratios: time / time of {base}, median over rounds, 95 % interval"] = None

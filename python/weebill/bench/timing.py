@@ -33,6 +33,7 @@ class Plan:
     min_calls: int = 3
     max_calls: int = 500
     refill: int = 1  # untimed calls at the start of a turn
+    settle_ns: float = 0.0  # and as many more as take so long
     repeats: int = 2  # further tries of a tainted turn
     min_clean: int = 5  # below that many clean rounds the tainted ones count too
     pause_s: float = 0.0  # before each turn: lets other processes' pools fall asleep
@@ -103,6 +104,11 @@ def calls_per_turn(first: Samples, plan: Plan) -> int:
     return int(np.clip(plan.turn_ns / fastest, plan.min_calls, plan.max_calls))
 
 
+def refill_calls(first: Samples, plan: Plan) -> int:
+    """How many untimed calls begin a turn."""
+    return plan.refill + int(plan.settle_ns / max(1.0, float(first.min())))
+
+
 @dataclass
 class Record:
     """All turns of one contender, by round."""
@@ -111,6 +117,15 @@ class Record:
     cpu: list[Samples] = field(default_factory=list)
     tainted: list[bool] = field(default_factory=list)
     retried: int = 0  # turns thrown away and repeated
+
+    @property
+    def often_clean(self) -> bool:
+        """Whether to repeat a turn is worth it: one of four at least was not disturbed.
+
+        Where a pool's threads wake each other on one core they disturb every turn themselves.
+        """
+        turns = len(self.rounds) + self.retried
+        return turns < 6 or 4 * self.tainted.count(False) >= turns
 
 
 @dataclass
@@ -150,22 +165,27 @@ def measure(
         plan: How long.
         progress: Called after each round with the number of rounds done.
     """
-    calls: dict[str, int] = {}
+    calls: dict[str, tuple[int, int]] = {}  # untimed and timed
     broken: dict[str, str] = {}
     start = time.monotonic()
     for name, contender in contenders.items():
         try:
             contender.turn(0, plan.min_calls)  # warm-up
-            calls[name] = calls_per_turn(contender.turn(1, plan.min_calls).samples, plan)
+            first = contender.turn(1, plan.min_calls).samples
+            calls[name] = refill_calls(first, plan), calls_per_turn(first, plan)
         except RuntimeError as error:
             broken[name] = str(error)
     records = {name: Record() for name in calls}
     try:
         for index in range(plan.rounds):
+            # Where every turn is disturbed, repeating them would take three times the plan's time.
+            spent = time.monotonic() - start
+            in_time = index == 0 or spent * plan.min_rounds <= plan.seconds * index
             turns: dict[str, tuple[Turn, int]] = {}
             for name in rotated(list(records), index):
+                repeats = plan.repeats if in_time and records[name].often_clean else 0
                 try:
-                    turns[name] = _undisturbed(contenders[name], plan, calls[name])
+                    turns[name] = _undisturbed(contenders[name], plan, *calls[name], repeats)
                 except RuntimeError as error:
                     broken[name] = str(error)
                     del records[name]
@@ -231,13 +251,15 @@ def single_stream(
     return measured
 
 
-def _undisturbed(contender: Contender, plan: Plan, calls: int) -> tuple[Turn, int]:
+def _undisturbed(
+    contender: Contender, plan: Plan, refill: int, calls: int, repeats: int
+) -> tuple[Turn, int]:
     """A turn and how often it was repeated because it was tainted."""
     retried = 0
     while True:
         if plan.pause_s > 0.0:
             time.sleep(plan.pause_s)
-        turn = contender.turn(plan.refill, calls)
-        if not turn.disturbed.tainted or retried == plan.repeats:
+        turn = contender.turn(refill, calls)
+        if not turn.disturbed.tainted or retried == repeats:
             return turn, retried
         retried += 1
