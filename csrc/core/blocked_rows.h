@@ -35,8 +35,7 @@ class BlockedRows {
         // An odd number of lines: blocks at a power of two of bytes would share few sets of the
         // cache.
         block_((g_.rows * g_.columns | 1) * kBlock),
-        data_(scope.take(block_ * ceil_div(g_.channels, kBlock))),
-        row_(source.is_made() ? scope.take(g_.width * g_.channels) : nullptr) {}
+        data_(scope.take(block_ * ceil_div(g_.channels, kBlock))) {}
 
   /// Row `first` of the held ones, column 0 of the scratch, block 0.
   const float* data() const { return data_; }
@@ -78,10 +77,8 @@ class BlockedRows {
       return;
     }
     clear(to, before);
-    const PixelSource::View x = source_.fetch(run_, (image_ * g_.height + r) * g_.width, inside,
-                                              channel_, g_.channels, row_);
-    run_.kernels.block_copy_f32(
-        {x.data, x.stride, to + before * kBlock, block_, inside, g_.channels});
+    source_.fetch_blocks(run_, (image_ * g_.height + r) * g_.width, inside, channel_, g_.channels,
+                         to + before * kBlock, block_);
     clear(to + (before + inside) * kBlock, g_.columns - before - inside);
   }
 
@@ -96,7 +93,6 @@ class BlockedRows {
   const Geometry g_;
   const std::int64_t block_;
   float* data_;
-  float* row_;
   std::int64_t image_ = 0, channel_ = 0;
   RowRange held_ = {0, 0};
 };

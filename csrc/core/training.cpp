@@ -6,23 +6,40 @@
 
 namespace weebill {
 
+void PixelSource::make(const Run& run, std::int64_t first, std::int64_t count, std::int64_t channel,
+                       std::int64_t channels, float* out, std::int64_t stride,
+                       std::int64_t block_stride) const {
+  const Normalizer n(normal_);
+  const float *mean = n.mean + channel, *scale = n.scale + channel, *shift = n.shift + channel;
+  const float* x = x_ + first * stride_ + channel;
+  if (dy_ == nullptr) {
+    run.kernels.normalize_f32({x, stride_, mean, scale, shift, out, stride, count, channels,
+                               n.activation, /*stream=*/false, block_stride});
+  } else {
+    run.kernels.normalize_backward_f32({dy_ + first * stride_ + channel, stride_, x, stride_, mean,
+                                        scale, shift, offset_ + channel, slope_ + channel, out,
+                                        stride, count, channels, n.activation, /*stream=*/false,
+                                        block_stride});
+  }
+}
+
 PixelSource::View PixelSource::fetch(const Run& run, std::int64_t first, std::int64_t count,
                                      std::int64_t channel, std::int64_t channels,
                                      float* scratch) const {
-  const float* x = x_ + first * stride_ + channel;
-  if (!is_made()) return {x, stride_};
-  const Normalizer n(normal_);
-  const float *mean = n.mean + channel, *scale = n.scale + channel, *shift = n.shift + channel;
-  if (dy_ == nullptr) {
-    run.kernels.normalize_f32({x, stride_, mean, scale, shift, scratch, channels, count, channels,
-                               n.activation, /*stream=*/false});
-  } else {
-    run.kernels.normalize_backward_f32({dy_ + first * stride_ + channel, stride_, x, stride_, mean,
-                                        scale, shift, offset_ + channel, slope_ + channel, scratch,
-                                        channels, count, channels, n.activation,
-                                        /*stream=*/false});
-  }
+  if (!is_made()) return {x_ + first * stride_ + channel, stride_};
+  make(run, first, count, channel, channels, scratch, channels, kBlock);
   return {scratch, channels};
+}
+
+void PixelSource::fetch_blocks(const Run& run, std::int64_t first, std::int64_t count,
+                               std::int64_t channel, std::int64_t channels, float* out,
+                               std::int64_t block_stride) const {
+  if (is_made()) {
+    make(run, first, count, channel, channels, out, kBlock, block_stride);
+  } else {
+    run.kernels.block_copy_f32(
+        {x_ + first * stride_ + channel, stride_, out, block_stride, count, channels});
+  }
 }
 
 PixelSource::View PixelSource::all(const Run& run, std::int64_t pixels, std::int64_t channels,

@@ -47,11 +47,20 @@ class PixelSource {
   View fetch(const Run& run, std::int64_t first, std::int64_t count, std::int64_t channel,
              std::int64_t channels, float* scratch) const;
 
+  /// The same to `out`: pixels of one block of channels next to one another, blocks of channels
+  /// `block_stride` apart.
+  void fetch_blocks(const Run& run, std::int64_t first, std::int64_t count, std::int64_t channel,
+                    std::int64_t channels, float* out, std::int64_t block_stride) const;
+
   /// Dense pixels of all channels, made in parallel if they have to be.
   View all(const Run& run, std::int64_t pixels, std::int64_t channels,
            Workspace::Scope& scope) const;
 
  private:
+  void make(const Run& run, std::int64_t first, std::int64_t count, std::int64_t channel,
+            std::int64_t channels, float* out, std::int64_t stride,
+            std::int64_t block_stride) const;
+
   const float* x_;
   std::int64_t stride_;
   Normalization normal_;

@@ -258,7 +258,8 @@ struct NormalizeArgs {
   std::int64_t pixels;
   std::int64_t channels;
   std::int32_t activation;
-  bool stream;  ///< past the caches, if the addresses allow it
+  bool stream;                           ///< past the caches, if the addresses allow it
+  std::int64_t y_block_stride = kBlock;  ///< from one block of channels of a pixel to the next
 };
 
 /// With u as above and g = act'(u) * dy[p, c]:
@@ -288,6 +289,7 @@ struct NormalizeGradArgs {
   std::int64_t channels;
   std::int32_t activation;
   bool stream;  ///< past the caches, if the addresses allow it
+  std::int64_t dx_block_stride = kBlock;
 };
 
 /// One output row (or a part of it) of a max pooling, every tap inside the row:

@@ -1,143 +1,183 @@
 // Batch normalisation in training, with the activation that follows it.
 //
-// Every pass is bound by memory, so each reads pixels as they lie: two pixels at a time (four where
-// vectors are short), vector by vector of their channels, with what belongs to a channel loaded
-// once for all of them. More pixels at a time are as many streams of lines, which the processor
-// does not foresee: eight took 1.2 to 1.8 times as long on a Zen 3. The lines 4 kB ahead are asked
-// for. The gradient of the activation is computed from x again: reading a stored one would cost
-// more.
+// Each reads pixels as they lie, a few at a time: a run of vectors of their channels, with what
+// belongs to a channel, constants and sums, in registers over all of these pixels. Sums that go
+// through memory every other pixel are a chain of stores and loads, 2 to 4 times as slow where the
+// pixels are in the cache. Where a pixel is no longer than the run, all pixels are done at once.
+// Otherwise pixels are as many streams of lines, which not every processor foresees: with 8 lanes
+// eight took 1.2 to 1.8 times as long as two on a Zen 3. The lines 4 kB ahead are asked for. The
+// gradient of the activation is computed from x again: reading a stored one would cost more.
 
-constexpr int kPixelsAtOnce = kLanes >= 8 ? 2 : 4;
+constexpr int kManyRegisters = kRegisters >= 32 ? 1 : 0;
+constexpr int64_t kPixelsAtOnce = kLanes >= 16 ? 8 : kLanes >= 8 ? 2 : 4;
 
-/// The lines that follow kPixels pixels of x, once for each block of channels.
-template <int kPixels>
-inline void fetch_ahead(const float* x, int64_t stride, int64_t c) {
+/// The lines that follow kVecs vectors of a pixel, once for each block of channels.
+template <int kVecs>
+inline void fetch_ahead(const float* x, int64_t c) {
   constexpr int64_t kAhead = 1024;
-  if (c % kBlock != 0) return;
 #pragma GCC unroll 4
-  for (int i = 0; i < kPixels; ++i) prefetch(x + i * stride + kAhead);
+  for (int j = 0; j < kVecs; ++j) {
+    if ((c + j * kLanes) % kBlock == 0) prefetch(x + j * kLanes + kAhead);
+  }
 }
 
-template <int kPixels, typename Op>
-inline void over_channels(const Op& op, int64_t p, int64_t channels) {
+/// Of the vectors' channels from c on.
+template <int kVecs, bool kTail>
+inline void load_all(Vec (&values)[kVecs], const float* p, int64_t lanes) {
+#pragma GCC unroll 4
+  for (int j = 0; j < kVecs; ++j) values[j] = load_channels<kTail>(p + j * kLanes, lanes);
+}
+
+template <int kVecs, bool kTail>
+inline void store_all(float* p, const Vec (&values)[kVecs], int64_t lanes) {
+#pragma GCC unroll 4
+  for (int j = 0; j < kVecs; ++j) store_channels<kTail>(p + j * kLanes, values[j], lanes);
+}
+
+/// Where channel c of a pixel is whose blocks of channels are `block_stride` apart.
+inline int64_t in_blocks(int64_t c, int64_t block_stride) {
+  return c / kBlock * block_stride + c % kBlock;
+}
+
+template <typename Op>
+inline void over_channels(const Op& op, int64_t p, int64_t pixels, int64_t channels) {
   int64_t c = 0;
-  for (; c + kLanes <= channels; c += kLanes) op.template run<kPixels, false>(p, c, kLanes);
-  if (c < channels) op.template run<kPixels, true>(p, c, channels - c);
+  for (; c + Op::kVecs * kLanes <= channels; c += Op::kVecs * kLanes) {
+    op.template run<Op::kVecs, false>(p, pixels, c, kLanes);
+  }
+  for (; c + kLanes <= channels; c += kLanes) op.template run<1, false>(p, pixels, c, kLanes);
+  if (c < channels) op.template run<1, true>(p, pixels, c, channels - c);
 }
 
 template <typename Op>
 inline void over_pixels(const Op& op, int64_t pixels, int64_t channels) {
-  int64_t p = 0;
-  for (; p + kPixelsAtOnce <= pixels; p += kPixelsAtOnce) {
-    over_channels<kPixelsAtOnce>(op, p, channels);
+  const bool whole = channels <= kLanes || channels == Op::kVecs * kLanes;
+  const int64_t at_once = whole ? pixels : kPixelsAtOnce;
+  for (int64_t p = 0; p < pixels; p += at_once) {
+    over_channels(op, p, pixels - p < at_once ? pixels - p : at_once, channels);
   }
-  for (; p < pixels; ++p) over_channels<1>(op, p, channels);
 }
 
 struct Moments {
+  static constexpr int kVecs = kManyRegisters ? 4 : 2;
   const MomentsArgs& a;
 
-  template <int kPixels, bool kTail>
-  void run(int64_t p, int64_t c, int64_t lanes) const {
-    const Vec shift = load_channels<kTail>(a.shift + c, lanes);
-    Vec sum = load_channels<kTail>(a.sum + c, lanes);
-    Vec square = load_channels<kTail>(a.square + c, lanes);
+  template <int kRun, bool kTail>
+  void run(int64_t p, int64_t pixels, int64_t c, int64_t lanes) const {
+    Vec shift[kRun], sum[kRun], square[kRun];
+    load_all<kRun, kTail>(shift, a.shift + c, lanes);
+    load_all<kRun, kTail>(sum, a.sum + c, lanes);
+    load_all<kRun, kTail>(square, a.square + c, lanes);
     const float* x = a.x + p * a.x_stride + c;
-    fetch_ahead<kPixels>(x, a.x_stride, c);
-#pragma GCC unroll 8
-    for (int i = 0; i < kPixels; ++i) {
-      const Vec d = sub(load_channels<kTail>(x + i * a.x_stride, lanes), shift);
-      sum = add(sum, d);
-      square = fma(d, d, square);
+    for (int64_t i = 0; i < pixels; ++i, x += a.x_stride) {
+      fetch_ahead<kRun>(x, c);
+#pragma GCC unroll 4
+      for (int j = 0; j < kRun; ++j) {
+        const Vec d = sub(load_channels<kTail>(x + j * kLanes, lanes), shift[j]);
+        sum[j] = add(sum[j], d);
+        square[j] = fma(d, d, square[j]);
+      }
     }
-    store_channels<kTail>(a.sum + c, sum, lanes);
-    store_channels<kTail>(a.square + c, square, lanes);
+    store_all<kRun, kTail>(a.sum + c, sum, lanes);
+    store_all<kRun, kTail>(a.square + c, square, lanes);
   }
 };
 
 void moments_f32(const MomentsArgs& a) { over_pixels(Moments{a}, a.pixels, a.channels); }
 
-/// A vector of channels: what turns x into the activation's argument.
-template <bool kTail>
+/// Vectors of channels: what turns x into the activation's argument.
+template <int kRun, bool kTail>
 struct Affine {
-  Vec mean, scale, shift;
+  Vec mean[kRun], scale[kRun], shift[kRun];
 
   template <typename Args>
-  Affine(const Args& a, int64_t c, int64_t lanes)
-      : mean(load_channels<kTail>(a.mean + c, lanes)),
-        scale(load_channels<kTail>(a.scale + c, lanes)),
-        shift(load_channels<kTail>(a.shift + c, lanes)) {}
+  Affine(const Args& a, int64_t c, int64_t lanes) {
+    load_all<kRun, kTail>(mean, a.mean + c, lanes);
+    load_all<kRun, kTail>(scale, a.scale + c, lanes);
+    load_all<kRun, kTail>(shift, a.shift + c, lanes);
+  }
 };
 
 template <int32_t kActivation, bool kStream>
 struct Normalize {
+  static constexpr int kVecs = kManyRegisters ? 4 : 2;
   const NormalizeArgs& a;
 
-  template <int kPixels, bool kTail>
-  void run(int64_t p, int64_t c, int64_t lanes) const {
-    const Affine<kTail> affine(a, c, lanes);
+  template <int kRun, bool kTail>
+  void run(int64_t p, int64_t pixels, int64_t c, int64_t lanes) const {
+    const Affine<kRun, kTail> affine(a, c, lanes);
     const float* x = a.x + p * a.x_stride + c;
-    fetch_ahead<kPixels>(x, a.x_stride, c);
-    float* y = a.y + p * a.y_stride + c;
-#pragma GCC unroll 8
-    for (int i = 0; i < kPixels; ++i) {
-      const Vec d = sub(load_channels<kTail>(x + i * a.x_stride, lanes), affine.mean);
-      const Vec u = fma(d, affine.scale, affine.shift);
-      const Vec value = is_exponential(kActivation) ? activate_exponential(u, kActivation)
-                                                    : activate_cheap(u, kActivation);
-      put_channels<kStream, kTail>(y + i * a.y_stride, value, lanes);
+    float* y = a.y + p * a.y_stride + in_blocks(c, a.y_block_stride);
+    for (int64_t i = 0; i < pixels; ++i, x += a.x_stride, y += a.y_stride) {
+      fetch_ahead<kRun>(x, c);
+#pragma GCC unroll 4
+      for (int j = 0; j < kRun; ++j) {
+        const Vec d = sub(load_channels<kTail>(x + j * kLanes, lanes), affine.mean[j]);
+        const Vec u = fma(d, affine.scale[j], affine.shift[j]);
+        const Vec value = is_exponential(kActivation) ? activate_exponential(u, kActivation)
+                                                      : activate_cheap(u, kActivation);
+        put_channels<kStream, kTail>(y + in_blocks(j * kLanes, a.y_block_stride), value, lanes);
+      }
     }
   }
 };
 
 template <int32_t kActivation>
 struct NormalizeSums {
+  static constexpr int kVecs = kManyRegisters ? 4 : 2;
   const NormalizeSumsArgs& a;
 
-  template <int kPixels, bool kTail>
-  void run(int64_t p, int64_t c, int64_t lanes) const {
-    const Affine<kTail> affine(a, c, lanes);
-    Vec sum = load_channels<kTail>(a.sum + c, lanes);
-    Vec dot = load_channels<kTail>(a.dot + c, lanes);
+  template <int kRun, bool kTail>
+  void run(int64_t p, int64_t pixels, int64_t c, int64_t lanes) const {
+    const Affine<kRun, kTail> affine(a, c, lanes);
+    Vec sum[kRun], dot[kRun];
+    load_all<kRun, kTail>(sum, a.sum + c, lanes);
+    load_all<kRun, kTail>(dot, a.dot + c, lanes);
     const float* x = a.x + p * a.x_stride + c;
-    fetch_ahead<kPixels>(x, a.x_stride, c);
     const float* dy = a.dy + p * a.dy_stride + c;
-    fetch_ahead<kPixels>(dy, a.dy_stride, c);
-#pragma GCC unroll 8
-    for (int i = 0; i < kPixels; ++i) {
-      const Vec d = sub(load_channels<kTail>(x + i * a.x_stride, lanes), affine.mean);
-      const Vec g = activation_gradient<kActivation>(
-          fma(d, affine.scale, affine.shift), load_channels<kTail>(dy + i * a.dy_stride, lanes));
-      sum = add(sum, g);
-      dot = fma(g, d, dot);
+    for (int64_t i = 0; i < pixels; ++i, x += a.x_stride, dy += a.dy_stride) {
+      fetch_ahead<kRun>(x, c);
+      fetch_ahead<kRun>(dy, c);
+#pragma GCC unroll 4
+      for (int j = 0; j < kRun; ++j) {
+        const Vec d = sub(load_channels<kTail>(x + j * kLanes, lanes), affine.mean[j]);
+        const Vec g = activation_gradient<kActivation>(
+            fma(d, affine.scale[j], affine.shift[j]), load_channels<kTail>(dy + j * kLanes, lanes));
+        sum[j] = add(sum[j], g);
+        dot[j] = fma(g, d, dot[j]);
+      }
     }
-    store_channels<kTail>(a.sum + c, sum, lanes);
-    store_channels<kTail>(a.dot + c, dot, lanes);
+    store_all<kRun, kTail>(a.sum + c, sum, lanes);
+    store_all<kRun, kTail>(a.dot + c, dot, lanes);
   }
 };
 
 template <int32_t kActivation, bool kStream>
 struct NormalizeGrad {
+  static constexpr int kVecs = kManyRegisters ? 2 : 1;
   const NormalizeGradArgs& a;
 
-  template <int kPixels, bool kTail>
-  void run(int64_t p, int64_t c, int64_t lanes) const {
-    const Affine<kTail> affine(a, c, lanes);
-    const Vec offset = load_channels<kTail>(a.offset + c, lanes);
-    const Vec slope = load_channels<kTail>(a.slope + c, lanes);
+  template <int kRun, bool kTail>
+  void run(int64_t p, int64_t pixels, int64_t c, int64_t lanes) const {
+    const Affine<kRun, kTail> affine(a, c, lanes);
+    Vec offset[kRun], slope[kRun];
+    load_all<kRun, kTail>(offset, a.offset + c, lanes);
+    load_all<kRun, kTail>(slope, a.slope + c, lanes);
     const float* x = a.x + p * a.x_stride + c;
-    fetch_ahead<kPixels>(x, a.x_stride, c);
     const float* dy = a.dy + p * a.dy_stride + c;
-    fetch_ahead<kPixels>(dy, a.dy_stride, c);
-    float* dx = a.dx + p * a.dx_stride + c;
-#pragma GCC unroll 8
-    for (int i = 0; i < kPixels; ++i) {
-      const Vec d = sub(load_channels<kTail>(x + i * a.x_stride, lanes), affine.mean);
-      const Vec g = activation_gradient<kActivation>(
-          fma(d, affine.scale, affine.shift), load_channels<kTail>(dy + i * a.dy_stride, lanes));
-      const Vec statistics = fma(d, slope, offset);
-      put_channels<kStream, kTail>(dx + i * a.dx_stride, sub(mul(affine.scale, g), statistics),
-                                   lanes);
+    float* dx = a.dx + p * a.dx_stride + in_blocks(c, a.dx_block_stride);
+    for (int64_t i = 0; i < pixels; ++i, x += a.x_stride, dy += a.dy_stride, dx += a.dx_stride) {
+      fetch_ahead<kRun>(x, c);
+      fetch_ahead<kRun>(dy, c);
+#pragma GCC unroll 4
+      for (int j = 0; j < kRun; ++j) {
+        const Vec d = sub(load_channels<kTail>(x + j * kLanes, lanes), affine.mean[j]);
+        const Vec g = activation_gradient<kActivation>(
+            fma(d, affine.scale[j], affine.shift[j]), load_channels<kTail>(dy + j * kLanes, lanes));
+        const Vec statistics = fma(d, slope[j], offset[j]);
+        put_channels<kStream, kTail>(dx + in_blocks(j * kLanes, a.dx_block_stride),
+                                     sub(mul(affine.scale[j], g), statistics), lanes);
+      }
     }
   }
 };

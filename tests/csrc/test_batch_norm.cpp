@@ -50,6 +50,30 @@ struct Result {
   }
 };
 
+/// A result whose blocks of channels lie apart, each with its pixels next to one another.
+struct BlockedResult {
+  std::int64_t pixels, channels, block_stride;
+  Guarded<float> memory;
+
+  BlockedResult(const char* name, std::int64_t n, std::int64_t c, Flush flush)
+      : pixels(n),
+        channels(c),
+        block_stride((n + 1) * kBlock),
+        memory(name, static_cast<std::size_t>(n > 0 ? at(n - 1, c - 1) + 1 : 0), flush) {}
+
+  std::int64_t at(std::int64_t p, std::int64_t c) const {
+    return c / kBlock * block_stride + p * kBlock + c % kBlock;
+  }
+
+  std::vector<float> values() const {
+    std::vector<float> all;
+    for (std::int64_t p = 0; p < pixels; ++p) {
+      for (std::int64_t c = 0; c < channels; ++c) all.push_back(memory.data()[at(p, c)]);
+    }
+    return all;
+  }
+};
+
 /// What turns x into the activation's argument u, per channel.
 struct Channels {
   std::vector<float> mean, scale, shift;
@@ -182,6 +206,12 @@ void test_cases_of_normalize_f32() {
           WEEBILL_EXPECT(scale.unchanged(per.scale) && shift.unchanged(per.shift));
           expect_bounded(y.values(), expected, channels);
         }
+        BlockedResult y("y", pixels, channels, flush);
+        variant.kernel({x.memory.data(), x.stride, mean.data(), scale.data(), shift.data(),
+                        y.memory.data(), kBlock, pixels, channels, activation, /*stream=*/false,
+                        y.block_stride});
+        WEEBILL_EXPECT(y.memory.intact());
+        expect_bounded(y.values(), expected, channels);
       }
     }
   });
@@ -254,6 +284,13 @@ void test_cases_of_normalize_backward_f32() {
           WEEBILL_EXPECT(x.unchanged() && dy.unchanged());
           expect_bounded(dx.values(), expected, channels);
         }
+        BlockedResult dx("dx", pixels, channels, flush);
+        variant.kernel({dy.memory.data(), dy.stride, x.memory.data(), x.stride, mean.data(),
+                        scale.data(), shift.data(), offset.data(), slope_of.data(),
+                        dx.memory.data(), kBlock, pixels, channels, activation, /*stream=*/false,
+                        dx.block_stride});
+        WEEBILL_EXPECT(dx.memory.intact());
+        expect_bounded(dx.values(), expected, channels);
       }
     }
   });
