@@ -176,7 +176,8 @@ def test_where_kernels_run_in_units() -> None:
     unit = {"normalized_convolution", "normalize_shuffle"}
     assert ops_of(ShuffleUnit(8, 8).train(), x) == unit
     assert ops_of(ShuffleUnit(8, 12, 2).train(), x) == unit | {"normalize"}
-    assert ops_of(SqueezeExcite(8, 4).train(), x) == {"channel_means", "scale_channels"}
+    excited = {"channel_means", "pointwise_conv2d", "scale_channels"}
+    assert ops_of(SqueezeExcite(8, 4).train(), x) == excited
     trained_gate = SqueezeExcite(8, 4, activation=nn.PReLU).train()
     assert ops_of(trained_gate, x) == set()
     trained_gate(x).square().sum().backward()

@@ -88,21 +88,12 @@ def squeeze_excite(
     gate: nn.Module,
 ) -> Tensor:
     """x * gate(expand(activation(reduce(mean_hw(x)))))."""
-
-    def excite(means: Tensor, *values: Tensor | None) -> Tensor:
-        w1, b1, w2, b2 = values
-        assert w1 is not None
-        assert w2 is not None
-        hidden = activation(F.linear(means, w1.flatten(1), b1))
-        scale: Tensor = gate(F.linear(hidden, w2.flatten(1), b2))
-        return scale
-
     parameters = reduce.weight, reduce.bias, expand.weight, expand.bias
     if any(True for layer in (activation, gate) for _ in layer.parameters()):
         # whose gradients autograd has to make
-        return _excited(x, excite, *parameters)
+        return _excited(x, activation, gate, *parameters)
     x = x.contiguous(memory_format=torch.channels_last)
-    y: Tensor = _SqueezeExcite.apply(x, excite, *parameters)  # type: ignore[no-untyped-call]
+    y: Tensor = _SqueezeExcite.apply(x, activation, gate, *parameters)  # type: ignore[no-untyped-call]
     return y
 
 
@@ -215,25 +206,47 @@ class _ShuffledRuns(torch.autograd.Function):
         return (total, None, None, *found, *more)
 
 
-def _excited(x: Tensor, excite: Callable[..., Tensor], *parameters: Tensor | None) -> Tensor:
+def _excited(
+    x: Tensor,
+    activation: nn.Module,
+    gate: nn.Module,
+    w1: Tensor,
+    b1: Tensor | None,
+    w2: Tensor,
+    b2: Tensor | None,
+) -> Tensor:
     """Squeeze-and-excitation in plain torch."""
-    return x * excite(x.mean((2, 3)), *parameters)[:, :, None, None]
+    hidden = activation(F.conv2d(x.mean((2, 3), keepdim=True), w1, b1))
+    scale: Tensor = gate(F.conv2d(hidden, w2, b2))
+    return x * scale
+
+
+def _activated(function: nn.Module, values: Tensor) -> tuple[Tensor, Tensor]:
+    """The values as a leaf, and what the function makes of them: a graph of its own."""
+    with torch.enable_grad():
+        leaf = values.requires_grad_()
+        return leaf, function(leaf.clone())  # which may work in place
 
 
 class _SqueezeExcite(torch.autograd.Function):
-    """Passes over whole images on kernels, what is between them as a small graph of its own."""
+    """Convolutions and passes over whole images on kernels, the two functions as graphs of their
+    own."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, excite: Callable[..., Tensor], *parameters: Tensor | None
+        ctx: Any, x: Tensor, activation: nn.Module, gate: nn.Module, *parameters: Tensor | None
     ) -> Tensor:
-        means = _ops.channel_means.default(x).requires_grad_()
-        values = [None if p is None else p.detach().requires_grad_() for p in parameters]
-        with torch.enable_grad():
-            scale = excite(means, *values)
-        ctx.excite, ctx.graph = excite, (scale, means, values)
+        w1, b1, w2, b2 = parameters
+        means = _ops.channel_means.default(x)[:, :, None, None]
+        hidden, active = _activated(
+            activation, _ops.pointwise_conv2d.default(means, w1, b1, "none")
+        )
+        excited, scale = _activated(
+            gate, _ops.pointwise_conv2d.default(active.detach(), w2, b2, "none")
+        )
+        ctx.functions, ctx.graph = (activation, gate), (means, hidden, active, excited, scale)
         ctx.save_for_backward(x, *parameters)
-        y: Tensor = _ops.scale_channels.default(x, scale.detach(), None)
+        y: Tensor = _ops.scale_channels.default(x, scale.detach().flatten(1), None)
         return y
 
     @staticmethod
@@ -241,23 +254,31 @@ class _SqueezeExcite(torch.autograd.Function):
         x, *parameters = ctx.saved_tensors
         if torch.is_grad_enabled():
             by_x, *others = _differentiated(
-                lambda x, *values: _excited(x, ctx.excite, *values),
+                lambda x, *values: _excited(x, *ctx.functions, *values),
                 (x, *parameters),
                 ctx,
                 grad,
             )
-            return (by_x, None, *others)
+            return (by_x, None, None, *others)
         grad = grad.contiguous(memory_format=torch.channels_last)
-        scale, means, values = ctx.graph
-        sources = [v for v in (means, *values) if v is not None]
-        dots = _ops.channel_dots.default(grad, x)
-        found = iter(torch.autograd.grad(scale, sources, dots, retain_graph=True))
-        by_means = next(found) / (x.shape[2] * x.shape[3])
-        needs = ctx.needs_input_grad
-        by_x = _ops.scale_channels.default(grad, scale.detach(), by_means) if needs[0] else None
-        gradients = [None if v is None else next(found) for v in values]
-        kept = [g if needed else None for g, needed in zip(gradients, needs[2:], strict=True)]
-        return (by_x, None, *kept)
+        means, hidden, active, excited, scale = ctx.graph
+        w1, _, w2, _ = parameters
+        wants_x, _, _, *wanted = ctx.needs_input_grad
+        dots = _ops.channel_dots.default(grad, x)[:, :, None, None]
+        (by_excited,) = torch.autograd.grad(scale, excited, dots, retain_graph=True)
+        by_active, *second = _ops.pointwise_conv2d_backward.default(
+            by_excited, active.detach(), w2, [True, *wanted[2:]]
+        )
+        (by_hidden,) = torch.autograd.grad(active, hidden, by_active, retain_graph=True)
+        by_means, *first = _ops.pointwise_conv2d_backward.default(
+            by_hidden, means, w1, [wants_x, *wanted[:2]]
+        )
+        by_x = None
+        if wants_x:
+            by_pixel = by_means.flatten(1) / (x.shape[2] * x.shape[3])
+            by_x = _ops.scale_channels.default(grad, scale.detach().flatten(1), by_pixel)
+        found = zip((*first, *second), wanted, strict=True)
+        return (by_x, None, None, *(g if needed else None for g, needed in found))
 
 
 def _forward(layers: Sequence[Layer], x: Tensor) -> list[Tensor]:
