@@ -78,6 +78,11 @@ class DepthwiseRow {
     args_.bias = block.record.depthwise_b.template as<T>() + first_channel;
     args_.channels = channels;
     args_.activation = static_cast<std::int32_t>(block.h.depthwise_activation);
+    if (rows.padded && tuned_ != nullptr) {
+      const std::int64_t reach = (block.problem.ow - 1) * w.stride_w + w.kernel_w;
+      args_.zeros_left = w.pad_left;
+      args_.zeros_right = std::max<std::int64_t>(reach - w.pad_left - block.problem.w, 0);
+    }
   }
 
   void operator()(std::int64_t oy, T* y, std::int64_t y_stride, float* sum) {

@@ -88,6 +88,9 @@ struct DepthwiseArgsOf {
   std::int64_t first_row;
   std::int64_t rows;     ///< 0 <= first_row, rows; first_row + rows <= kernel
   std::int64_t columns;  ///< output columns, >= 0
+  /// So many of the first and of the last input columns are zeros. A kernel may leave their
+  /// products out.
+  std::int64_t zeros_left, zeros_right;
   std::int64_t channels;
   std::int32_t activation;
 };

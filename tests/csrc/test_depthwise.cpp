@@ -23,6 +23,7 @@ struct Window1d {
 /// Logical data for the most columns; fewer columns are a prefix. Input rows are dense.
 struct Problem {
   Window1d window;
+  std::int64_t zeros_left, zeros_right;  // of the most columns
   bool integers;
   std::vector<std::vector<float>> rows;
   std::vector<float> w, bias, sum_start, packed_w, packed_bias;
@@ -30,16 +31,22 @@ struct Problem {
 };
 
 template <typename T>
-Problem make_problem(const Window1d& window) {
+Problem make_problem(const Window1d& window, std::int64_t zeros_left = 0,
+                     std::int64_t zeros_right = 0) {
   const DepthwiseShape& s = window.shape;
   Problem t{};
   t.window = window;
+  t.zeros_left = zeros_left;
+  t.zeros_right = zeros_right;
   t.integers = rng().coin();
   auto draw = [&t](std::int64_t count) {
     return rounded<T>(t.integers ? rng().integers(count, -3, 3) : rng().reals(count));
   };
   for (std::int64_t u = 0; u < s.rows; ++u) {
     t.rows.push_back(draw(window.reach(s.columns) * s.channels));
+    std::vector<float>& row = t.rows.back();
+    std::fill_n(row.begin(), zeros_left * s.channels, 0.0f);
+    std::fill_n(row.rbegin(), zeros_right * s.channels, 0.0f);
   }
   t.w = draw(s.channels * s.kernel_h * s.kernel_w);
   t.bias = draw(s.channels);
@@ -71,14 +78,15 @@ std::vector<float> run_kernel(const Problem& t, const std::string& isa, const Ru
   set_case(
       "isa %s channels %lld columns %lld kernel %lldx%lld first_row %lld rows %lld "
       "first_tap %lld taps %lld stride %lld dilation %lld x_stride %lld y_stride %lld "
-      "activation %d sum %d integers %d %s",
+      "activation %d sum %d integers %d zeros %lld %lld %s",
       isa.c_str(), static_cast<long long>(s.channels), static_cast<long long>(run.columns),
       static_cast<long long>(s.kernel_h), static_cast<long long>(s.kernel_w),
       static_cast<long long>(s.first_row), static_cast<long long>(s.rows),
       static_cast<long long>(s.first_tap), static_cast<long long>(s.taps),
       static_cast<long long>(t.window.stride), static_cast<long long>(t.window.dilation),
       static_cast<long long>(run.x_stride), static_cast<long long>(run.y_stride), run.activation,
-      run.sum, t.integers, flush_name(run.flush));
+      run.sum, t.integers, static_cast<long long>(t.zeros_left),
+      static_cast<long long>(t.zeros_right), flush_name(run.flush));
   std::vector<std::vector<T>> row_values;
   std::vector<std::unique_ptr<Guarded<T>>> rows;
   std::vector<const T*> row_pointers;
@@ -107,6 +115,8 @@ std::vector<float> run_kernel(const Problem& t, const std::string& isa, const Ru
   args.first_row = s.first_row;
   args.rows = s.rows;
   args.columns = run.columns;
+  args.zeros_left = std::min(t.zeros_left, t.window.reach(run.columns));
+  args.zeros_right = run.columns == s.columns ? t.zeros_right : 0;
   args.channels = s.channels;
   args.activation = run.activation;
   kernel(args);
@@ -190,6 +200,31 @@ void test_tuned(void (*TableFor<T>::*entry)(const DepthwiseArgsOf<T>&), std::int
   }
 }
 
+/// Rows that begin and end with padding of every width, which the kernel may leave out.
+template <typename T>
+void test_padding(void (*TableFor<T>::*entry)(const DepthwiseArgsOf<T>&), std::int64_t kernel,
+                  std::int64_t stride) {
+  for (std::int64_t columns : selected({1, 4, 7, 9, 14, 20, 22, 28, 42}, 4, kIsHalf<T>)) {
+    for (std::int64_t channels : {8, 16, 24, 40, 56}) {
+      for (std::int64_t left = 0; left <= kernel / 2 + 1; ++left) {
+        for (std::int64_t right = 0; right <= kernel / 2 + 1; ++right) {
+          if ((columns - 1) * stride + kernel < left + right) continue;
+          const std::int64_t first_row = rng().integer(0, kernel - 1);
+          const Problem t = make_problem<T>(
+              {{kernel, kernel, first_row, kernel - first_row, 0, kernel, columns, channels},
+               stride,
+               1},
+              left, right);
+          const std::int32_t activation = rng().pick(kActivations);
+          for (const auto& variant : variants(entry)) {
+            check_problem<T>(t, variant.isa, activation, {columns / 2, columns}, variant.kernel);
+          }
+        }
+      }
+    }
+  }
+}
+
 /// NaN, infinities and denormals in one column among ordinary ones, weights of one.
 template <typename T>
 void test_special_values(void (*TableFor<T>::*entry)(const DepthwiseArgsOf<T>&),
@@ -255,6 +290,7 @@ void test_all(void (*TableFor<T>::*entry)(const DepthwiseArgsOf<T>&), std::int64
               std::int64_t stride) {
   const reference::PrecisionScope scope(kPrecision<T>);
   test_tuned<T>(entry, kernel, stride);
+  test_padding<T>(entry, kernel, stride);
   test_special_values<T>(entry, kernel, stride);
 }
 
