@@ -1,6 +1,7 @@
 // One driver per kind of record: plan -> scratch -> bands -> kernels. Internal to the core.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <string>
@@ -113,6 +114,26 @@ void run_shuffle_unit_v1(const RunOf<T>& run, const Record& record, const T* x, 
 template <typename T>
 void run_channel_shuffle(const RunOf<T>& run, const Record& record, const T* x, const Shape& shape,
                          T* y);
+
+/// A product of m pixels of k inputs with packed weights, into n outputs each: no more than that.
+template <typename T>
+PointwiseArgsOf<T> product_args(const T* x, std::int64_t x_stride, const T* w, const T* bias, T* y,
+                                std::int64_t y_stride, std::int64_t m, std::int64_t k,
+                                std::int64_t n) {
+  PointwiseArgsOf<T> a{};
+  a.x = x;
+  a.x_stride = x_stride;
+  a.w = w;
+  a.w_block_stride = k * kBlock;
+  a.bias = bias;
+  a.y = y;
+  a.y_stride = y_stride;
+  a.y_width = a.m_block = std::max<std::int64_t>(m, 1);
+  a.m = m;
+  a.k = k;
+  a.n = n;
+  return a;
+}
 
 /// A product of all its pixels, split over threads; m_block and scratch are filled in here.
 template <typename T>

@@ -13,13 +13,6 @@ Run run_on(const Shape& s) {
   return {whole.kernels, whole.caches, plan_threads(s.n * s.c * s.h * s.w * 2, whole.threads)};
 }
 
-// Zeros in the place of means, for kernels that subtract them.
-const float* no_means(std::int64_t channels, Workspace::Scope& scope) {
-  float* zeros = scope.take(channels);
-  std::fill_n(zeros, channels, 0.0f);
-  return zeros;
-}
-
 }  // namespace
 
 void channel_means(const float* x, const Shape& s, float* means) {
@@ -37,7 +30,7 @@ void scale_channels(const float* x, const Shape& s, const float* scale, const fl
                     float* y) {
   const Run run = run_on(s);
   Workspace::Scope scope(Workspace::of_this_thread());
-  const float* zeros = no_means(s.c, scope);
+  const float* zeros = scope.zeros(s.c);  // in the place of means, which kernels subtract
   const std::int64_t pixels = s.h * s.w;
   const bool streams = s.n * pixels * s.c >= kStreamedElements;
   run.for_each(s.n, [&](std::int64_t n) {
@@ -51,8 +44,8 @@ void scale_channels(const float* x, const Shape& s, const float* scale, const fl
 void channel_dots(const float* dy, const float* x, const Shape& s, float* dots) {
   const Run run = run_on(s);
   Workspace::Scope scope(Workspace::of_this_thread());
-  const float* zeros = no_means(s.c, scope);
-  float* sums = scope.take(s.n * s.c);  // of dy, which nobody asked for
+  const float* zeros = scope.zeros(s.c);  // in the place of means, which kernels subtract
+  float* sums = scope.take(s.n * s.c);    // of dy, which nobody asked for
   const std::int64_t pixels = s.h * s.w;
   run.for_each(s.n, [&](std::int64_t n) {
     const std::int64_t at = n * pixels * s.c;

@@ -36,8 +36,7 @@ void pointwise_forward(const Run& run, const PixelSource& x, const ProductShape&
                        Workspace::Scope& scope) {
   float* packed = scope.take(product_elements(s.k, s.n));
   pack_product(weight, s.n, s.k, 1, packed);
-  float* zeros = scope.take(round_up(s.n, kBlock));
-  std::fill_n(zeros, round_up(s.n, kBlock), 0.0f);
+  const float* zeros = scope.zeros(round_up(s.n, kBlock));
   // A result that no cache holds until it is read goes past them.
   const bool streams = s.m * s.n >= kStreamedElements;
   // Input and output of a block share the second cache with the weights.
@@ -53,21 +52,10 @@ void pointwise_forward(const Run& run, const PixelSource& x, const ProductShape&
     for (std::int64_t at = first; at < last; at += block) {
       const std::int64_t count = std::min(block, last - at);
       const PixelSource::View from = x.fetch(run, at, count, 0, s.k, made);
-      PointwiseArgs a{};
-      a.x = from.data;
-      a.x_stride = from.stride;
-      a.w = packed;
-      a.w_block_stride = s.k * kBlock;
-      a.bias = zeros;
-      a.y = streams ? product : z + at * s.n;
-      a.y_stride = s.n;
-      a.y_width = count;
-      a.m = count;
-      a.m_block = count;
-      a.k = s.k;
-      a.n = s.n;
-      run.kernels.pointwise_f32(a);
-      moments.add(run, group, 0, s.n, a.y, s.n, count);
+      float* const y = streams ? product : z + at * s.n;
+      run.kernels.pointwise_f32(
+          product_args<float>(from.data, from.stride, packed, zeros, y, s.n, count, s.k, s.n));
+      moments.add(run, group, 0, s.n, y, s.n, count);
       if (streams) {
         const std::int64_t all = count * s.n;
         run.kernels.copy_f32({product, all, z + at * s.n, all, 1, all, /*stream=*/true});
@@ -109,8 +97,7 @@ class DepthwiseForward {
                      scope);
     const bool streams = y_.n * y_.h * y_.w * y_.c >= kStreamedElements;
     float* strip_out = streams ? scope.take(strip_ * y_.w * channels) : nullptr;
-    float* zeros = scope.take(kBlock);
-    std::fill_n(zeros, kBlock, 0.0f);
+    const float* zeros = scope.zeros(kBlock);
     const float** row_at = scope.take<const float*>(w_.kernel_h);
     moments.begin(group, channel, channels);
     for (std::int64_t at = first; at < last;) {

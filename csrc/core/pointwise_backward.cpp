@@ -42,9 +42,7 @@ class PointwiseBackward {
     float* packed = scope.take(product_elements(s_.n, s_.k));
     pack_transposed(weight, s_.n, s_.k, packed);
     packed_ = packed;
-    float* zeros = scope.take(round_up(s_.k, kBlock));
-    std::fill_n(zeros, round_up(s_.k, kBlock), 0.0f);
-    zeros_ = zeros;
+    zeros_ = scope.zeros(round_up(s_.k, kBlock));
   }
 
   std::int64_t input_stride() const {
@@ -53,20 +51,8 @@ class PointwiseBackward {
 
   // The gradient by `count` pixels from pixel `first` on.
   PointwiseArgs input_product(const View& dy, std::int64_t first, std::int64_t count) const {
-    PointwiseArgs a{};
-    a.x = dy.data;
-    a.x_stride = dy.stride;
-    a.w = packed_;
-    a.w_block_stride = s_.n * kBlock;
-    a.bias = zeros_;
-    a.y = wanted_.input + first * input_stride();
-    a.y_stride = input_stride();
-    a.y_width = count;
-    a.m = count;
-    a.m_block = count;
-    a.k = s_.n;
-    a.n = s_.k;
-    return a;
+    return product_args(dy.data, dy.stride, packed_, zeros_, wanted_.input + first * input_stride(),
+                        input_stride(), count, s_.n, s_.k);
   }
 
   // `count` pixels into output channels [from, to) of dw.

@@ -74,19 +74,7 @@ void mean_of_rows(const RunOf<T>& run, const float* sums, std::int64_t stride, s
 template <typename T>
 PointwiseArgsOf<T> dense_product(const T* x, Section w, Section bias, T* y, std::int64_t m,
                                  std::int64_t k, std::int64_t n, Activation activation) {
-  PointwiseArgsOf<T> a{};
-  a.x = x;
-  a.x_stride = k;
-  a.w = w.as<T>();
-  a.w_block_stride = k * kBlock;
-  a.bias = bias.as<T>();
-  a.y = y;
-  a.y_stride = n;
-  a.y_width = std::max<std::int64_t>(m, 1);
-  a.m = m;
-  a.k = k;
-  a.n = n;
-  a.m_block = 1;
+  PointwiseArgsOf<T> a = product_args(x, k, w.as<T>(), bias.as<T>(), y, n, m, k, n);
   a.activation = static_cast<std::int32_t>(activation);
   return a;
 }

@@ -4,6 +4,7 @@
 // after the first call of a network nothing is allocated any more.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -26,6 +27,8 @@ class Workspace {
     T* take(std::int64_t count) {
       return static_cast<T*>(workspace_.take_bytes(static_cast<std::size_t>(count) * sizeof(T)));
     }
+    /// As many zeros.
+    const float* zeros(std::int64_t count) { return std::fill_n(take(count), count, 0.0f) - count; }
 
    private:
     Workspace& workspace_;
