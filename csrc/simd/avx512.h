@@ -152,6 +152,18 @@ inline Vec load_half_at(const Strided& x) {
   }
   return v;
 }
+// Vector kIndex's half as lanes 8 to 15 of v.
+template <int kIndex>
+inline void insert_high_at(Vec& v, const Strided& x) {
+  using Index = StridedIndex<kIndex>;
+  if constexpr (Index::kIsBase) {
+    __asm__ volatile("vinsertf64x4 $1, (%1), %0, %0" : "+v"(v) : "r"(Index::base(x)));
+  } else {
+    __asm__ volatile("vinsertf64x4 $1, (%1,%2,%c3), %0, %0"
+                     : "+v"(v)
+                     : "r"(Index::base(x)), "r"(Index::multiple(x)), "i"(Index::kScale));
+  }
+}
 template <int kIndex, int kOffset>
 inline Vec broadcast_now(const Strided& x) {
   using Index = StridedIndex<kIndex>;
@@ -263,6 +275,10 @@ inline Vec load_at(const Strided& x) {
 template <int kIndex>
 inline Vec load_half_at(const Strided& x) {
   return load_low(address_of<kIndex>(x));
+}
+template <int kIndex>
+inline void insert_high_at(Vec& v, const Strided& x) {
+  v = low_and_low(v, load_low(address_of<kIndex>(x)));
 }
 template <int kIndex, int kOffset>
 inline Vec broadcast_now(const Strided& x) {
