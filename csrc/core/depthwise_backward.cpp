@@ -7,8 +7,8 @@
 // strip's part of all that is asked for. So both are fetched from memory once: rows that the next
 // strip needs too are moved inside the scratch. Rows of dx are made in scratch as well and written
 // at once; a dx that no cache would hold until it is read goes past the caches. All that is read
-// and written is so a stream, which the processor foresees: prefetching the next strip during a
-// strip's arithmetic was slower.
+// and written is so a stream; kernels of 16 lanes fetch the next strip's part of it to the second
+// cache, a few lines per tile, so that memory does not rest during their arithmetic.
 //
 // Sums over images are made per group, then over the groups in order. Groups and chunks follow from
 // the shapes and the cache alone: the result is the same, bit for bit, for any number of threads.
@@ -42,6 +42,42 @@ Kernels tuned_kernels(const KernelTable& k, const Window& w) {
   }
   return {};
 }
+
+// Memory that the next strip reads, handed out to the kernels of this one.
+class StripAhead {
+ public:
+  void add(const float* at, std::int64_t elements) {
+    if (elements > 0) ranges_[count_++] = {at, elements};
+  }
+
+  /// Over kernels that go through so many columns of blocks, in all.
+  void share(std::int64_t columns) {
+    std::int64_t elements = 0;
+    for (int i = 0; i < count_; ++i) elements += ranges_[i].elements;
+    lines_ = columns > 0 ? ceil_div(elements, columns) : 0;
+  }
+
+  /// For the next of them, of `columns` columns, each `parts` times as quick as those shared.
+  Ahead take(std::int64_t columns, std::int64_t parts = 1) {
+    if (at_ == count_) return {nullptr, 0};
+    Range& range = ranges_[at_];
+    const Ahead ahead = {range.at, ceil_div(lines_, parts)};
+    const std::int64_t taken = columns * ahead.lines / kBlock * kBlock;
+    range.at += taken;
+    range.elements -= taken;
+    if (range.elements <= 0) ++at_;
+    return ahead;
+  }
+
+ private:
+  struct Range {
+    const float* at;
+    std::int64_t elements;
+  };
+  Range ranges_[4] = {};
+  int count_ = 0, at_ = 0;
+  std::int64_t lines_ = 0;  // per kBlock columns
+};
 
 class DepthwiseBackward {
  public:
@@ -93,12 +129,20 @@ class DepthwiseBackward {
     });
     sums.finish();
     if (weight_sums != nullptr) {
-      for (std::int64_t c = 0; c < x_.c; ++c) {
-        for (std::int64_t t = 0; t < taps_; ++t) {
-          const std::int64_t at = (c / kBlock * taps_ + t) * kBlock + c % kBlock;
-          wanted_.weight[c * taps_ + t] = total(weight_sums + at, packed);
+      run_.for_each(blocks_, [&](std::int64_t block) {
+        const std::int64_t size = taps_ * kBlock;
+        float* sum = weight_sums + block * size;
+        for (std::int64_t g = 1; g < groups_; ++g) {
+          const float* more = sum + g * packed;
+          for (std::int64_t i = 0; i < size; ++i) sum[i] += more[i];
         }
-      }
+        const std::int64_t first = block * kBlock;
+        for (std::int64_t c = first; c < std::min(first + kBlock, x_.c); ++c) {
+          for (std::int64_t t = 0; t < taps_; ++t) {
+            wanted_.weight[c * taps_ + t] = sum[t * kBlock + c - first];
+          }
+        }
+      });
     }
     if (bias_sums != nullptr) {
       for (std::int64_t c = 0; c < x_.c; ++c) wanted_.bias[c] = total(bias_sums + c, x_.c);
@@ -113,18 +157,18 @@ class DepthwiseBackward {
   }
 
   // As few chunks as let some rows fit the second cache beside what passes through, then as many
-  // rows as fit.
+  // rows as leave room for the next strip.
   void plan() {
     constexpr std::int64_t kFewRows = 2, kTasks = 32;
-    const std::int64_t budget =
-        run_.caches.l2_bytes * 5 / 8 / static_cast<std::int64_t>(sizeof(float));
+    const std::int64_t l2 = run_.caches.l2_bytes / static_cast<std::int64_t>(sizeof(float));
+    const std::int64_t most = l2 * 5 / 8, budget = l2 * 5 / 16;
     const std::int64_t halo = std::int64_t{w_.kernel_h - 1} * w_.dilation_h;
     const std::int64_t per_row = w_.stride_h * x_columns_ + dy_columns_;
     const std::int64_t around = halo * x_columns_ + halo / w_.stride_h * dy_columns_ + x_.w;
     const std::int64_t few = std::min(y_.h, kFewRows);
     std::int64_t chunks = 1;
     chunk_ = round_up(x_.c, kBlock);
-    while (chunk_ > kBlock && (per_row * few + around) * chunk_ > budget) {
+    while (chunk_ > kBlock && (per_row * few + around) * chunk_ > most) {
       chunk_ = round_up(ceil_div(x_.c, ++chunks), kBlock);
     }
     const std::int64_t rows = std::max((budget / chunk_ - around) / per_row, few);
@@ -184,16 +228,18 @@ class DepthwiseBackward {
         dy_rows.hold(output);
         if (dw != nullptr) x_rows.hold(window_rows(strip));
         const float* dy_at = dy_rows.data() + left_ * kBlock;
+        StripAhead ahead = ahead_of(x, dy, n, last_image, strip, channels);
         for (std::int64_t c = 0; c < channels && dw != nullptr; c += kBlock) {
           const std::int64_t block = c / kBlock;
           weight_part(x_rows.data() + block * x_rows.block_stride(),
                       dy_at + block * dy_rows.block_stride() +
                           (strip.first - output.first) * dy_rows.row_stride(),
-                      strip.last - strip.first, std::min(kBlock, channels - c), dw + c * taps_);
+                      strip.last - strip.first, std::min(kBlock, channels - c), dw + c * taps_,
+                      ahead);
         }
         for (std::int64_t iy = input.first; iy < input.last && wanted_.input != nullptr; ++iy) {
           input_row(dy_at, dy_rows.block_stride(), output, iy, packed_weight + channel * taps_,
-                    channels, row_at, dx_row);
+                    channels, row_at, dx_row, ahead);
           const std::int64_t pixel = (n * x_.h + iy) * x_.w;
           store_row(dx_row, channels, wanted_.input + pixel * x_.c + channel);
           sums.add(run_, group, channel, channels, pixel, x_.w, dx_row, channels);
@@ -208,9 +254,42 @@ class DepthwiseBackward {
     return {top, top + scratch_rows_x(strip.last - strip.first)};
   }
 
+  // Rows that the strip after `strip` of image n does not find in scratch. Only where they are
+  // whole: slices of pixels are no range of memory.
+  StripAhead ahead_of(const PixelSource& x, const PixelSource& dy, std::int64_t n,
+                      std::int64_t last_image, const RowRange& strip, std::int64_t channels) const {
+    StripAhead ahead;
+    const bool last = strip.last == y_.h;
+    if (channels != x_.c || (last && n + 1 == last_image)) return ahead;
+    const std::int64_t image = last ? n + 1 : n;
+    RowRange next = {0, strip_};
+    if (!last) next = {strip.last, std::min(strip.last + strip_, y_.h)};
+    RowRange x_rows = window_rows(next), dy_rows = output_rows(next, input_rows(next));
+    const RowRange input = input_rows(strip);
+    if (!last) {
+      x_rows.first = window_rows(strip).last;
+      dy_rows.first = output_rows(strip, input).last;
+    }
+    x_rows = {std::clamp<std::int64_t>(x_rows.first, 0, x_.h),
+              std::clamp<std::int64_t>(x_rows.last, 0, x_.h)};
+    std::int64_t columns = 0;
+    if (wanted_.weight != nullptr) {
+      x.add_ranges(ahead, (image * x_.h + x_rows.first) * x_.w,
+                   (x_rows.last - x_rows.first) * x_.w);
+      columns += (strip.last - strip.first) * y_.w;
+    }
+    dy.add_ranges(ahead, (image * y_.h + dy_rows.first) * y_.w,
+                  (dy_rows.last - dy_rows.first) * y_.w);
+    if (wanted_.input != nullptr) {
+      columns += (input.last - input.first) * x_.w / (w_.stride_h * w_.stride_w);
+    }
+    ahead.share(columns * ceil_div(channels, kBlock));
+    return ahead;
+  }
+
   // Both on a block of channels.
   void weight_part(const float* x, const float* dy, std::int64_t rows, std::int64_t channels,
-                   float* dw) const {
+                   float* dw, StripAhead& ahead) const {
     DepthwiseWeightGradArgs a{};
     a.x = x;
     a.x_row_step = w_.stride_h * x_columns_ * kBlock;
@@ -223,6 +302,7 @@ class DepthwiseBackward {
     a.rows = rows;
     a.columns = y_.w;
     a.channels = channels;
+    a.ahead = ahead.take(a.rows * a.columns);
     if (tuned_.weight != nullptr) {
       tuned_.weight(a);
     } else {
@@ -234,7 +314,7 @@ class DepthwiseBackward {
   // A row of dx to scratch; `dy` is its block 0.
   void input_row(const float* dy, std::int64_t dy_block, const RowRange& output, std::int64_t iy,
                  const float* packed_weight, std::int64_t channels, const float** row_at,
-                 float* dx_row) const {
+                 float* dx_row, StripAhead& ahead) const {
     DepthwiseInputGradArgs a{};
     a.dy_rows = row_at;
     a.dy_stride = kBlock;
@@ -255,6 +335,7 @@ class DepthwiseBackward {
       a.w = packed_weight + c * taps_;
       a.dx = dx_row + c;
       a.channels = std::min(kBlock, channels - c);
+      a.ahead = ahead.take(a.columns, std::int64_t{w_.stride_h} * w_.stride_w);
       if (tuned_.input != nullptr) {
         tuned_.input(a);
       } else {

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "core/cpu.h"
+#include "core/drivers.h"
 #include "core/record.h"
 #include "kernels/args.h"
 
@@ -231,7 +232,15 @@ SeparablePlan plan_separable(const SeparableProblem& p, const Caches& caches, in
   std::int64_t rows = 1;
   while (rows < most && bytes(rows + 1) <= budget) ++rows;
   plan.strip_rows = ceil_div(most, ceil_div(most, rows));
-  plan.ring_rows = p.has_expand ? std::min(input_rows(w, plan.strip_rows), p.h) : 0;
+  // Columns at an edge have no tile. Where they are an eighth or more of those of a window that has
+  // tiles, rows are copied to a ring that has zeros around them.
+  const bool tiles = w.kernel_h == w.kernel_w && (w.kernel_w == 3 || w.kernel_w == 5) &&
+                     w.stride_w <= 2 && w.dilation_w == 1;
+  const Interior inside = interior_columns(w, p.w, p.ow);
+  plan.padded =
+      tiles && !p.has_expand && !p.has_project && (p.ow - (inside.last - inside.first)) * 8 >= p.ow;
+  if (p.has_expand) plan.ring_rows = std::min(input_rows(w, plan.strip_rows), p.h);
+  if (plan.padded) plan.ring_rows = std::min(input_rows(w, 1), p.h);
   return plan;
 }
 

@@ -42,7 +42,8 @@ struct SeparablePlan {
   std::int64_t strip_rows = 1;  ///< output rows per strip
   std::int64_t chunk = 0;       ///< channels per chunk, a multiple of 16; the last may have 15 more
   bool from_memory = false;     ///< a depthwise convolution alone, its image larger than the caches
-  std::int64_t ring_rows = 0;   ///< rows of the expansion that are kept
+  bool padded = false;          ///< a depthwise convolution alone: its rows go through the ring
+  std::int64_t ring_rows = 0;   ///< rows of the expansion, or padded ones, that are kept
   std::int64_t ring_columns = 0;  ///< pixels per row of the ring, padding included
   const char* reason = "";
 };

@@ -223,6 +223,11 @@ std::int64_t narrow_chunks(const Block<T>& b, std::int64_t first, std::int64_t l
   return chunks > 1 ? chunks : 0;
 }
 
+// Of the input, under the window of output row oy; it may lie outside of the image.
+std::int64_t last_row_under(const Window& w, std::int64_t oy) {
+  return oy * w.stride_h - w.pad_top + std::int64_t{w.kernel_h - 1} * w.dilation_h;
+}
+
 // Reads the rows of x that output row oy needs and the one before did not, a word of each line in
 // the order of memory. Kernels go through several rows and a tile of columns at once, which a
 // processor does not foresee; this it does. Prefetch instructions are no such stream to it: on a
@@ -235,8 +240,7 @@ void read_rows(const Block<T>& b, std::int64_t oy, std::int64_t channel, std::in
   const SeparableProblem& p = b.problem;
   const Window& w = b.window;
   const std::int64_t stride = b.input.pixel_stride;
-  const std::int64_t end =
-      oy * w.stride_h - w.pad_top + std::int64_t{w.kernel_h - 1} * w.dilation_h + 1;
+  const std::int64_t end = last_row_under(w, oy) + 1;
   for (std::int64_t iy = std::max<std::int64_t>(end - w.stride_h, 0); iy < std::min(end, p.h);
        ++iy) {
     const T* pixel = b.input.x + iy * p.w * stride + channel;
@@ -244,6 +248,26 @@ void read_rows(const Block<T>& b, std::int64_t oy, std::int64_t channel, std::in
       for (std::int64_t c = 0; c < channels; c += kLine) {
         static_cast<void>(*reinterpret_cast<const volatile char*>(pixel + c));
       }
+    }
+  }
+}
+
+// Rows [first, last) of x into the ring, between its padding.
+template <typename T>
+void copy_rows(const Block<T>& b, T* ring, const Rows<T>& rows, std::int64_t first,
+               std::int64_t last, std::int64_t channel, std::int64_t channels) {
+  const SeparableProblem& p = b.problem;
+  const std::int64_t stride = b.input.pixel_stride;
+  for (std::int64_t iy = first; iy < last; ++iy) {
+    const T* from = b.pixel(iy * p.w) + channel;
+    T* to = ring + iy % rows.slots * rows.row_stride + b.window.pad_left * rows.pixel_stride;
+    if (channels == stride && channels == rows.pixel_stride) {
+      std::memcpy(to, from, static_cast<std::size_t>(p.w * channels) * sizeof(T));
+      continue;
+    }
+    for (std::int64_t i = 0; i < p.w; ++i) {
+      std::memcpy(to + i * rows.pixel_stride, from + i * stride,
+                  static_cast<std::size_t>(channels) * sizeof(T));
     }
   }
 }
@@ -262,17 +286,17 @@ void for_strips(const Block<T>& b, T* ring, std::int64_t first, std::int64_t las
   const std::int64_t sum_stride = round_up(p.c_mid, kBlock);
   const std::int64_t ring_pixels = b.plan.ring_rows * b.plan.ring_columns;
   const std::int64_t middle_stride = b.middle_channels(p.c_mid);
+  const bool uses_ring = p.has_expand || b.plan.padded;
   auto rows_of = [&](std::int64_t channel, std::int64_t channels) {
     const std::int64_t stride = b.input.pixel_stride;
-    return p.has_expand ? ring_rows(b, ring + ring_pixels * (channel - first_channel), channels)
-                        : Rows<T>{b.input.x + channel, p.w * stride, stride, p.h, false};
+    return uses_ring ? ring_rows(b, ring + ring_pixels * (channel - first_channel), channels)
+                     : Rows<T>{b.input.x + channel, p.w * stride, stride, p.h, false};
   };
   std::int64_t expanded = 0;  // rows of the expansion above this one are there, as far as needed
   for (std::int64_t begin = first; begin < last; begin += b.plan.strip_rows) {
     const std::int64_t end = std::min(begin + b.plan.strip_rows, last);
     const std::int64_t top = std::max<std::int64_t>(begin * w.stride_h - w.pad_top, 0);
-    const std::int64_t bottom =
-        (end - 1) * w.stride_h - w.pad_top + std::int64_t{w.kernel_h - 1} * w.dilation_h + 1;
+    const std::int64_t bottom = last_row_under(w, end - 1) + 1;
     const std::int64_t from = std::max(top, expanded);
     const std::int64_t to = std::min(bottom, p.h);
     const std::int64_t wide = p.has_expand ? narrow_chunks(b, first_channel, last_channel) : 0;
@@ -285,10 +309,17 @@ void for_strips(const Block<T>& b, T* ring, std::int64_t first, std::int64_t las
         expand_rows(b, ring + ring_pixels * (channel - first_channel), rows, from, to, channel);
       }
       DepthwiseRow<T> depthwise(b, rows, channel, b.middle_channels(channels));
+      std::int64_t copied = top;
       for (std::int64_t oy = begin; oy < end; ++oy) {
         const std::int64_t row = oy - (middle_row < 0 ? begin : middle_row);
         T* y = middle + row * p.ow * middle_stride + channel;
-        if (b.plan.from_memory && oy + 1 < p.oh) {
+        if (b.plan.padded) {
+          const std::int64_t need = std::min(last_row_under(w, oy) + 1, p.h);
+          copied = std::max(copied, need - rows.slots);
+          copy_rows(b, ring + ring_pixels * (channel - first_channel), rows, copied, need, channel,
+                    channels);
+          copied = std::max(copied, need);
+        } else if (b.plan.from_memory && oy + 1 < p.oh) {
           read_rows(b, oy + 1, channel, channels);
         }
         depthwise(oy, y, middle_stride,
@@ -376,7 +407,7 @@ void run_channel_fusion(const Block<T>& b, T* y) {
     std::int64_t cleared = 0;  // channels of the ring whose padding was cleared
     for_chunks(b, part * blocks / parts * kBlock, end,
                [&](std::int64_t channel, std::int64_t channels) {
-                 if (p.has_expand && channels != cleared) clear_padding(b, my_ring, channels);
+                 if (ring > 0 && channels != cleared) clear_padding(b, my_ring, channels);
                  cleared = channels;
                  for_strips(b, my_ring, band * p.oh / b.plan.bands,
                             (band + 1) * p.oh / b.plan.bands, channel, channel + channels, middle,

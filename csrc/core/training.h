@@ -42,6 +42,14 @@ class PixelSource {
 
   bool is_made() const { return normal_.mean != nullptr; }
 
+  /// Where in memory dense pixels [first, first + count) come from: add(address, elements), once or
+  /// twice.
+  template <typename Ranges>
+  void add_ranges(Ranges& ranges, std::int64_t first, std::int64_t count) const {
+    ranges.add(x_ + first * stride_, count * stride_);
+    if (dy_ != nullptr) ranges.add(dy_ + first * stride_, count * stride_);
+  }
+
   /// Pixels [first, first + count), channels [channel, channel + channels): in memory, or made in
   /// `scratch` of count * channels elements.
   View fetch(const Run& run, std::int64_t first, std::int64_t count, std::int64_t channel,

@@ -109,6 +109,14 @@ struct DepthwiseAnyArgsOf {
 };
 using DepthwiseAnyArgs = DepthwiseAnyArgsOf<float>;
 
+/// Memory that is needed soon; any address will do. Kernels of 16 lanes fetch it to the second
+/// cache as they go, `lines` of 16 elements per 16 columns of a block of channels; others leave
+/// that to the processor.
+struct Ahead {
+  const float* at;
+  std::int64_t lines;  ///< 0: none
+};
+
 /// One row (or a part of it) of the gradient by the input of a depthwise convolution:
 ///   dx[i, c] = sum_{r < rows} sum_v w[c, first_row + r * row_step, v]
 ///                                   * dy_rows[r][(first + i - v) / stride * dy_stride + c]
@@ -125,6 +133,7 @@ struct DepthwiseInputGradArgs {
   std::int64_t first;    ///< of the padded input row, the column that dx starts at; >= 0
   std::int64_t columns;  ///< of dx, >= 0
   std::int64_t channels;
+  Ahead ahead = {nullptr, 0};
 };
 
 /// As DepthwiseInputGradArgs for any window, over the v for which stride divides
@@ -148,6 +157,7 @@ struct DepthwiseWeightGradArgs {
   std::int64_t dy_row_stride, dy_stride;
   float* dw;  ///< laid out as DepthwiseArgs::w; channels beyond the last are left alone
   std::int64_t rows, columns, channels;
+  Ahead ahead = {nullptr, 0};
 };
 
 /// As DepthwiseWeightGradArgs for any window, with x at column j * stride + v * dilation.

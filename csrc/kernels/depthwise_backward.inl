@@ -13,11 +13,23 @@
 
 constexpr int floor_div(int a, int b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
 
+/// Fetches what is ahead of the tile that begins at `column`.
+template <int kColumns>
+inline __attribute__((always_inline)) void fetch_ahead(const Ahead& ahead, int64_t column) {
+  if constexpr (kLanes == kBlock) {
+    const float* const end = ahead.at + (column + kColumns) * ahead.lines / 16 * kBlock;
+    for (const float* p = ahead.at + column * ahead.lines / 16 * kBlock; p < end; p += kBlock) {
+      prefetch(p);
+    }
+  }
+}
+
 /// kOdd: (first + column) % stride of the tile's first column.
 template <int kKernel, int kStride, int kOdd, int kColumns, bool kTail>
 inline void input_grad_tile(const DepthwiseInputGradArgs& a, int64_t column, int64_t c,
                             int64_t lanes) {
   Vec acc[kColumns];
+  fetch_ahead<kColumns>(a.ahead, column);
 #pragma GCC unroll 16
   for (int t = 0; t < kColumns; ++t) acc[t] = zero();
   const float* w =
@@ -184,6 +196,7 @@ inline void weight_grad_rows(const DepthwiseWeightGradArgs& a, int64_t first_row
     const float* dy = a.dy + i * a.dy_row_stride + c;
     int64_t j = 0;
     for (; j + 4 <= a.columns; j += 4) {
+      fetch_ahead<4>(a.ahead, i * a.columns + j);
       weight_grad_tile<kKernel, kStride, kRows, 4, kTail>(a, acc, x, dy, lanes);
       x += 4 * kStride * a.x_stride;
       dy += 4 * a.dy_stride;

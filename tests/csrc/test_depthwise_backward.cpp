@@ -75,9 +75,18 @@ void check_input(const InputGradShape& s, bool padded, Entry entry, Call call) {
     const Guarded<float> weights("w", packed, flush);
     const std::int64_t size = s.columns > 0 ? (s.columns - 1) * dx_stride + s.channels : 0;
     const Guarded<float> dx("dx", static_cast<std::size_t>(size), flush);
-    call(variant.kernel,
-         DepthwiseInputGradArgs{dy_rows.data(), dy_stride, weights.data(), dx.data(), dx_stride,
-                                s.first_row, s.row_step, s.rows, s.first, s.columns, s.channels});
+    call(variant.kernel, DepthwiseInputGradArgs{dy_rows.data(),
+                                                dy_stride,
+                                                weights.data(),
+                                                dx.data(),
+                                                dx_stride,
+                                                s.first_row,
+                                                s.row_step,
+                                                s.rows,
+                                                s.first,
+                                                s.columns,
+                                                s.channels,
+                                                {weights.data(), rng().integer(0, 40)}});
     for (std::size_t r = 0; r < rows.size(); ++r) WEEBILL_EXPECT(rows[r]->unchanged(images[r]));
     WEEBILL_EXPECT(weights.unchanged(packed));
     expect_bounded(gather(dx, s.columns, s.channels, [&](std::int64_t i) { return i * dx_stride; }),
@@ -163,10 +172,18 @@ void check_weight(const WeightGradShape& s, Entry entry, Call call) {
         spread(dy_values.data(), s.rows * s.columns, s.channels, dy_stride);
     const Guarded<float> x("x", x_image, flush), dy("dy", dy_image, flush);
     const Guarded<float> dw("dw", packed, flush);
-    call(variant.kernel,
-         DepthwiseWeightGradArgs{x.data(), step * x_columns * x_stride, row * x_columns * x_stride,
-                                 x_stride, dy.data(), s.columns * dy_stride, dy_stride, dw.data(),
-                                 s.rows, s.columns, s.channels});
+    call(variant.kernel, DepthwiseWeightGradArgs{x.data(),
+                                                 step * x_columns * x_stride,
+                                                 row * x_columns * x_stride,
+                                                 x_stride,
+                                                 dy.data(),
+                                                 s.columns * dy_stride,
+                                                 dy_stride,
+                                                 dw.data(),
+                                                 s.rows,
+                                                 s.columns,
+                                                 s.channels,
+                                                 {x.data(), rng().integer(0, 40)}});
     WEEBILL_EXPECT(x.unchanged(x_image));
     WEEBILL_EXPECT(dy.unchanged(dy_image));
     WEEBILL_EXPECT(dw.intact());

@@ -79,6 +79,13 @@ WEEBILL_TEST(plan_separable_invariants) {
       WEEBILL_EXPECT(plan.ring_columns >= reach);
       WEEBILL_EXPECT(plan.ring_columns >= w.pad_left + p.w);
     }
+    // So does that of a depthwise convolution alone, for one output row.
+    if (plan.padded) {
+      WEEBILL_EXPECT(!p.has_expand && !p.has_project);
+      const std::int64_t under = (w.kernel_h - 1) * w.dilation_h + 1;
+      WEEBILL_EXPECT(plan.ring_rows == std::min<std::int64_t>(under, p.h));
+      WEEBILL_EXPECT(plan.ring_columns >= std::max(reach, w.pad_left + p.w));
+    }
     // It stays in the cache, unless one row at a time is too much already.
     if (plan.row_fusion && plan.strip_rows > 1) {
       const std::int64_t ring = plan.ring_rows * plan.ring_columns * p.c_mid * kFloat;
