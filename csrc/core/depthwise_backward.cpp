@@ -27,7 +27,7 @@ struct Kernels {
 
 // None for a window that has no kernel of its own.
 Kernels tuned_kernels(const KernelTable& k, const Window& w) {
-  if (w.kernel_h != w.kernel_w || w.dilation_w != 1) return {};
+  if (!has_depthwise_tiles(w)) return {};
   if (w.kernel_w == 3 && w.stride_w == 1) {
     return {k.depthwise_backward_input_k3s1_f32, k.depthwise_backward_weight_k3s1_f32};
   }
@@ -37,10 +37,7 @@ Kernels tuned_kernels(const KernelTable& k, const Window& w) {
   if (w.kernel_w == 5 && w.stride_w == 1) {
     return {k.depthwise_backward_input_k5s1_f32, k.depthwise_backward_weight_k5s1_f32};
   }
-  if (w.kernel_w == 5 && w.stride_w == 2) {
-    return {k.depthwise_backward_input_k5s2_f32, k.depthwise_backward_weight_k5s2_f32};
-  }
-  return {};
+  return {k.depthwise_backward_input_k5s2_f32, k.depthwise_backward_weight_k5s2_f32};
 }
 
 // Memory that the next strip reads, handed out to the kernels of this one.

@@ -149,10 +149,4 @@ void squeeze_excite_scale(const RunOf<T>& run, const Record& record, const float
 template <typename T>
 const T* nhwc_data(const RunOf<T>& run, const TensorViewOf<T>& x, Workspace::Scope& scope);
 
-/// Which output columns of a window lie wholly inside an image w wide: [first, last).
-struct Interior {
-  std::int64_t first, last;
-};
-Interior interior_columns(const Window& window, std::int64_t w, std::int64_t ow);
-
 }  // namespace weebill

@@ -5,7 +5,6 @@
 #include <limits>
 
 #include "core/cpu.h"
-#include "core/drivers.h"
 #include "core/record.h"
 #include "kernels/args.h"
 
@@ -98,6 +97,19 @@ bool one_region_pays(const SeparableProblem& p, std::int64_t threads, std::int64
 }
 
 }  // namespace
+
+Interior interior_columns(const Window& window, std::int64_t w, std::int64_t ow) {
+  const std::int64_t span = std::int64_t{window.kernel_w - 1} * window.dilation_w;
+  const std::int64_t first = (window.pad_left + window.stride_w - 1) / window.stride_w;
+  const std::int64_t room = w - 1 - span + window.pad_left;
+  const std::int64_t last = room < 0 ? 0 : room / window.stride_w + 1;
+  return {std::min(first, ow), std::max(std::min(last, ow), std::min(first, ow))};
+}
+
+bool has_depthwise_tiles(const Window& w) {
+  return w.kernel_h == w.kernel_w && (w.kernel_w == 3 || w.kernel_w == 5) && w.stride_w <= 2 &&
+         w.dilation_w == 1;
+}
 
 std::int64_t plan_tasks(std::int64_t units, std::int64_t multiply_adds, int threads) {
   const std::int64_t most = std::min(most_tasks(multiply_adds, threads), units);
@@ -234,11 +246,9 @@ SeparablePlan plan_separable(const SeparableProblem& p, const Caches& caches, in
   plan.strip_rows = ceil_div(most, ceil_div(most, rows));
   // Columns at an edge have no tile. Where they are an eighth or more of those of a window that has
   // tiles, rows are copied to a ring that has zeros around them.
-  const bool tiles = w.kernel_h == w.kernel_w && (w.kernel_w == 3 || w.kernel_w == 5) &&
-                     w.stride_w <= 2 && w.dilation_w == 1;
   const Interior inside = interior_columns(w, p.w, p.ow);
-  plan.padded =
-      tiles && !p.has_expand && !p.has_project && (p.ow - (inside.last - inside.first)) * 8 >= p.ow;
+  plan.padded = has_depthwise_tiles(w) && !p.has_expand && !p.has_project &&
+                (p.ow - (inside.last - inside.first)) * 8 >= p.ow;
   if (p.has_expand) plan.ring_rows = std::min(input_rows(w, plan.strip_rows), p.h);
   if (plan.padded) plan.ring_rows = std::min(input_rows(w, 1), p.h);
   return plan;

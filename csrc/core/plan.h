@@ -23,6 +23,15 @@ struct SeparableProblem {
   bool has_expand, has_se, has_project;
 };
 
+/// Which output columns of a window lie wholly inside an image w wide: [first, last).
+struct Interior {
+  std::int64_t first, last;
+};
+Interior interior_columns(const Window& window, std::int64_t w, std::int64_t ow);
+
+/// Whether depthwise kernels have tiles for a window; another goes tap by tap.
+bool has_depthwise_tiles(const Window& window);
+
 /// Two ways to run a block:
 ///   row fusion      each thread takes a band of output rows and goes through it in strips: the
 ///                   expansion of a strip lives in a ring of rows, the projection consumes its

@@ -49,12 +49,12 @@ using RowKernel = void (*)(const DepthwiseArgsOf<T>&);
 
 template <typename T>
 RowKernel<T> tuned_kernel(const RunOf<T>& run, const Window& w) {
-  if (w.kernel_h != w.kernel_w || w.dilation_w != 1) return nullptr;
-  if (w.kernel_w == 3 && w.stride_w == 1) return block::depthwise_k3s1(run.kernels);
-  if (w.kernel_w == 3 && w.stride_w == 2) return block::depthwise_k3s2(run.kernels);
-  if (w.kernel_w == 5 && w.stride_w == 1) return block::depthwise_k5s1(run.kernels);
-  if (w.kernel_w == 5 && w.stride_w == 2) return block::depthwise_k5s2(run.kernels);
-  return nullptr;
+  if (!has_depthwise_tiles(w)) return nullptr;
+  const bool three = w.kernel_w == 3;
+  if (w.stride_w == 1) {
+    return three ? block::depthwise_k3s1(run.kernels) : block::depthwise_k5s1(run.kernels);
+  }
+  return three ? block::depthwise_k3s2(run.kernels) : block::depthwise_k5s2(run.kernels);
 }
 
 // Rows outside the image are left out, columns outside come from the padding or are left out.
@@ -425,14 +425,6 @@ void run_channel_fusion(const Block<T>& b, T* y) {
 }
 
 }  // namespace
-
-Interior interior_columns(const Window& window, std::int64_t w, std::int64_t ow) {
-  const std::int64_t span = std::int64_t{window.kernel_w - 1} * window.dilation_w;
-  const std::int64_t first = (window.pad_left + window.stride_w - 1) / window.stride_w;
-  const std::int64_t room = w - 1 - span + window.pad_left;
-  const std::int64_t last = room < 0 ? 0 : room / window.stride_w + 1;
-  return {std::min(first, ow), std::max(std::min(last, ow), std::min(first, ow))};
-}
 
 SeparableProblem separable_problem(const Record& record, const Shape& x, const Shape& out) {
   const RecordHeader& h = *record.header;

@@ -31,6 +31,9 @@ enum ActivationCode : std::int32_t {
   kActSigmoid,
 };
 
+/// Blocks of weights that a product scales at once: as many as a tile has at most.
+constexpr std::int64_t kScaledBlocks = 4;
+
 /// Matrix product on pixels, direct (1 x 1 convolution) or through a table of offsets (dense
 /// convolution on the pixels whose window lies inside the image):
 ///   y[p, o] = act(bias[o] + sum_i w[o, i] * s[i] * x[p, i]) + residual[p, o]
@@ -38,7 +41,6 @@ enum ActivationCode : std::int32_t {
 /// Output pixel p lies at y + p * y_stride + ((y_column + p) / y_width) * y_jump: y_jump elements
 /// are skipped at the end of every row of y_width pixels, of which the first starts at y_column.
 /// Behind every block of 16 channels, y_block_jump elements are skipped.
-constexpr std::int64_t kScaledBlocks = 4;  // as many as a tile has at most
 template <typename T>
 struct PointwiseArgsOf {
   const T* x;

@@ -8,7 +8,7 @@
 // eight took 1.2 to 1.8 times as long as two on a Zen 3. The lines 4 kB ahead are asked for. The
 // gradient of the activation is computed from x again: reading a stored one would cost more.
 
-constexpr int kManyRegisters = kRegisters >= 32 ? 1 : 0;
+constexpr bool kManyRegisters = kRegisters >= 32;
 constexpr int64_t kPixelsAtOnce = kLanes >= 16 ? 8 : kLanes >= 8 ? 2 : 4;
 
 /// The lines that follow kVecs vectors of a pixel, once for each block of channels.

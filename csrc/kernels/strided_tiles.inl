@@ -52,8 +52,7 @@ inline __attribute__((always_inline)) void multiply_add_strided(Vec* acc, const 
     wv[kVec] = load_now<kInput * kBlock>(w[kVec]);
   });
   if constexpr (kHalf > 0) wv[kFull] = load_half_now<kInput * kHalfBlock>(w[kFull]);
-  // A broadcast of its own pays where two whole vectors take it. Behind one, FMAs of 512 and 256
-  // bits in turn ran at 90 % of Zen 4's peak; each with its own, at 100 %.
+  // A broadcast of its own pays where two whole vectors take it.
   constexpr bool kShared = kFull > 1;
   unrolled<kFirst, kFirst + kPixels>([&](auto i) __attribute__((always_inline)) {
     constexpr int kPixel = decltype(i)::value;
@@ -203,9 +202,30 @@ __attribute__((noinline)) void finish_pixels(const PointwiseArgs& a, float* valu
 // those are stored while the FMAs of the next ones run.
 constexpr int kTogether = 4;
 
-// hardswish(), or every activation that is nothing but bounds: none, ReLU, ReLU6.
+// Activations that are nothing but bounds.
+inline bool is_bounds(int32_t activation) {
+  return activation == kActNone || activation == kActRelu || activation == kActRelu6;
+}
+struct Bounds {
+  float low, high;
+};
+inline Bounds bounds_of(int32_t activation) {
+  const float infinity = __builtin_inff();
+  return {activation == kActNone ? -infinity : 0.0f, activation == kActRelu6 ? 6.0f : infinity};
+}
+
+// What the accumulators of vector j of a tile begin with.
+template <int kFull, int kHalf>
+inline Vec load_bias(const float* bias, int j) {
+  const float* from = bias + j * kLanes;
+  if (j < kFull) return load(from);
+  const Vec half = load_low(from);
+  return kPaired<kFull, kHalf> ? low_and_low(half, half) : half;
+}
+
+// hardswish(), or bounds.
 template <bool kHardswish, int kCount>
-inline __attribute__((always_inline)) void activate_now(Vec* v, const float (&bounds)[2]) {
+inline __attribute__((always_inline)) void activate_now(Vec* v, const Bounds& bounds) {
   static constexpr float kConstants[] = {3.0f, 6.0f, 1.0f / 6.0f};
   if constexpr (kHardswish) {
     const Vec three = set1_now(kConstants[0]), six = set1_now(kConstants[1]);
@@ -213,7 +233,7 @@ inline __attribute__((always_inline)) void activate_now(Vec* v, const float (&bo
 #pragma GCC unroll 8
     for (int i = 0; i < kCount; ++i) v[i] = hardswish(v[i], three, six, sixth);
   } else {
-    const Vec low = set1_now(bounds[0]), high = set1_now(bounds[1]);
+    const Vec low = set1_now(bounds.low), high = set1_now(bounds.high);
 #pragma GCC unroll 8
     for (int i = 0; i < kCount; ++i) v[i] = min_of(max_of(v[i], low), high);
   }
@@ -225,9 +245,7 @@ __attribute__((noinline)) void whole_strided_tiles(const PointwiseArgs& a, Walk&
   using Loop = StridedLoop<kMr, kFull, kHalf, kOffsets>;
   constexpr int kVecs = Loop::kVecs;
   constexpr int kGroup = kVecs == 1 ? 4 : 2;  // pixels that are finished and stored at once
-  const float infinity = __builtin_inff();
-  const float bounds[2] = {a.activation == kActNone ? -infinity : 0.0f,
-                           a.activation == kActRelu6 ? 6.0f : infinity};
+  const Bounds bounds = bounds_of(a.activation);
   const int64_t y_stride = a.y_stride, y_width = a.y_width, y_jump = a.y_jump;
   const int64_t y_vector = kFull > 1 ? kLanes + a.y_block_jump : kLanes;
   const int64_t residual_stride = a.residual_stride;
@@ -240,10 +258,7 @@ __attribute__((noinline)) void whole_strided_tiles(const PointwiseArgs& a, Walk&
     Loop loop(a, x, walk.x_stride, walk.w, walk.next_w);
 #pragma GCC unroll 4
     for (int j = 0; j < kVecs; ++j) {
-      const float* from = walk.bias + j * kLanes;
-      const Vec b = j < kFull               ? load(from)
-                    : kPaired<kFull, kHalf> ? low_and_low(load_low(from), load_low(from))
-                                            : load_low(from);
+      const Vec b = load_bias<kFull, kHalf>(walk.bias, j);
 #pragma GCC unroll 16
       for (int i = 0; i < kMr; ++i) acc[i * kVecs + j] = b;
     }
@@ -301,9 +316,7 @@ inline bool whole_strided(const PointwiseArgs& a, Walk& walk, int64_t count) {
     whole_strided_tiles<true, kOffsets, kMr, kFull, kHalf>(a, walk, count);
     return true;
   }
-  if (a.activation != kActNone && a.activation != kActRelu && a.activation != kActRelu6) {
-    return false;
-  }
+  if (!is_bounds(a.activation)) return false;
   whole_strided_tiles<false, kOffsets, kMr, kFull, kHalf>(a, walk, count);
   return true;
 }

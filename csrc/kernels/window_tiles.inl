@@ -49,18 +49,17 @@ struct WindowTile {
   float* y;
   const int64_t y_stride;
   const bool hardswish;
-  const float (&bounds)[2];
+  const Bounds& bounds;
 
   __attribute__((always_inline)) WindowTile(const PointwiseArgs& a, const float* bias, float* to,
-                                            const float (&low_and_high)[2])
+                                            const Bounds& low_and_high)
       : y(to),
         y_stride(a.y_stride),
         hardswish(a.activation == kActHardswish),
         bounds(low_and_high) {
 #pragma GCC unroll 4
     for (int j = 0; j < kVecs; ++j) {
-      const float* from = bias + j * kLanes;
-      const Vec b = j < kFull ? load(from) : low_and_low(load_low(from), load_low(from));
+      const Vec b = load_bias<kFull, kHalf>(bias, j);
 #pragma GCC unroll 16
       for (int i = 0; i < kWindowMr; ++i) acc[i * kVecs + j] = b;
     }
@@ -145,9 +144,7 @@ template <int kStep, int kFull, int kHalf>
 __attribute__((noinline)) void window_tiles(const PointwiseArgs& a, const Walk& walk,
                                             int64_t count) {
   constexpr int64_t kTileFloats = 2 * kWindowMr * kStep;  // from a tile to the next
-  const float infinity = __builtin_inff();
-  const float bounds[2] = {a.activation == kActNone ? -infinity : 0.0f,
-                           a.activation == kActRelu6 ? 6.0f : infinity};
+  const Bounds bounds = bounds_of(a.activation);
   const int64_t rows = a.k / kWindowRun;
   const int64_t* const offsets = a.offsets;
   const int64_t block_stride = a.w_block_stride;
@@ -207,8 +204,7 @@ inline bool in_window_rows(const PointwiseArgs& a, int64_t step) {
 template <int kFull, int kHalf>
 inline bool windows(const PointwiseArgs& a, const Walk& walk, int64_t m) {
   const int64_t step = walk.x_stride / 2;
-  const bool cheap = a.activation == kActNone || a.activation == kActRelu ||
-                     a.activation == kActRelu6 || a.activation == kActHardswish;
+  const bool cheap = is_bounds(a.activation) || a.activation == kActHardswish;
   if (m < kWindowMr || (walk.x_stride != 2 && walk.x_stride != 2 * kWindowChannels) ||
       walk.residual != nullptr || a.y_block_jump != 0 ||
       walk.channels != kFull * kBlock + kHalf * kHalfBlock || walk.out.column + m > a.y_width ||
