@@ -1,6 +1,6 @@
 // What the layers of a network in training run on (weebill.nn's `_nodes`): `torch.ops.weebill.
-// normalized_convolution` and its like. They have no gradients of their own, and no graph sees
-// them.
+// normalized_convolution` and its like. They have no gradients of their own; graphs that hold them
+// know their results by the fake kernels of weebill._training_fake.
 #include "bindings/training_ops.h"
 
 #include <array>

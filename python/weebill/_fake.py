@@ -20,7 +20,8 @@ from weebill import _reference
 _WINDOW, _SAME, _GLOBAL = 0, 1, 2
 
 
-def _empty(x: Tensor, channels: int, height: int, width: int) -> Tensor:
+def empty_image(x: Tensor, channels: int, height: int, width: int) -> Tensor:
+    """As many images as x has."""
     return torch.empty(
         (x.shape[0], channels, height, width),
         dtype=x.dtype,
@@ -29,17 +30,28 @@ def _empty(x: Tensor, channels: int, height: int, width: int) -> Tensor:
     )
 
 
-def _window_output(a: SimpleNamespace, channels: int, weight: Tensor) -> Tensor:
+def window_sizes(
+    x: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> tuple[int, int]:
+    """Height and width of what a convolution gives."""
     sizes = []
     for axis in (0, 1):
-        size = a.x.shape[2 + axis]
-        if len(a.padding) == 4:
-            reach = a.dilation[axis] * (weight.shape[2 + axis] - 1) + 1
-            size = (size + a.padding[axis] + a.padding[2 + axis] - reach) // a.stride[axis] + 1
+        size = x.shape[2 + axis]
+        if len(padding) == 4:
+            reach = dilation[axis] * (weight.shape[2 + axis] - 1) + 1
+            size = (size + padding[axis] + padding[2 + axis] - reach) // stride[axis] + 1
         else:
-            size = -(-size // a.stride[axis])
+            size = -(-size // stride[axis])
         sizes.append(size)
-    return _empty(a.x, channels, sizes[0], sizes[1])
+    return sizes[0], sizes[1]
+
+
+def _window_output(a: SimpleNamespace, channels: int, weight: Tensor) -> Tensor:
+    return empty_image(a.x, channels, *window_sizes(a.x, weight, a.stride, a.padding, a.dilation))
 
 
 def run(x: Tensor, records: Tensor, geometry: Sequence[int], flatten: bool = False) -> Tensor:
@@ -61,7 +73,7 @@ def run(x: Tensor, records: Tensor, geometry: Sequence[int], flatten: bool = Fal
             raise ValueError(f"run: geometry must have modes from 0 to 2, got {mode}")
     if flatten:
         return x.new_empty((x.shape[0], channels * height * width))
-    return _empty(x, channels, height, width)
+    return empty_image(x, channels, height, width)
 
 
 def conv2d(a: SimpleNamespace) -> Tensor:
@@ -73,7 +85,7 @@ def depthwise_conv2d(a: SimpleNamespace) -> Tensor:
 
 
 def pointwise_conv2d(a: SimpleNamespace) -> Tensor:
-    return _empty(a.x, a.weight.shape[0], a.x.shape[2], a.x.shape[3])
+    return empty_image(a.x, a.weight.shape[0], a.x.shape[2], a.x.shape[3])
 
 
 def pool_linear(a: SimpleNamespace) -> Tensor:
@@ -82,7 +94,7 @@ def pool_linear(a: SimpleNamespace) -> Tensor:
 
 
 def squeeze_excite(a: SimpleNamespace) -> Tensor:
-    return _empty(a.x, a.x.shape[1], a.x.shape[2], a.x.shape[3])
+    return empty_image(a.x, a.x.shape[1], a.x.shape[2], a.x.shape[3])
 
 
 def depthwise_pointwise(a: SimpleNamespace) -> Tensor:
@@ -114,7 +126,7 @@ def _gradients(a: SimpleNamespace) -> tuple[Tensor, Tensor, Tensor]:
     x, weight, none = a.x, a.weight, (0,)
     by_x, by_weight, by_bias = a.output_mask
     return (
-        _empty(x, x.shape[1], x.shape[2], x.shape[3]) if by_x else x.new_empty(none),
+        empty_image(x, x.shape[1], x.shape[2], x.shape[3]) if by_x else x.new_empty(none),
         x.new_empty(weight.shape if by_weight else none),
         x.new_empty((weight.shape[0],) if by_bias else none),
     )
@@ -122,7 +134,7 @@ def _gradients(a: SimpleNamespace) -> tuple[Tensor, Tensor, Tensor]:
 
 def batch_norm_activation(a: SimpleNamespace) -> tuple[Tensor, Tensor, Tensor]:
     x, channels = a.x, a.x.shape[1]
-    y = _empty(x, channels, x.shape[2], x.shape[3])
+    y = empty_image(x, channels, x.shape[2], x.shape[3])
     return y, x.new_empty((channels,)), x.new_empty((channels,))
 
 
@@ -130,7 +142,7 @@ def _batch_norm_gradients(a: SimpleNamespace) -> tuple[Tensor, Tensor, Tensor]:
     x, channels = a.x, a.x.shape[1]
     by_x, by_weight, by_bias = a.output_mask
     return (
-        _empty(x, channels, x.shape[2], x.shape[3]) if by_x else x.new_empty((0,)),
+        empty_image(x, channels, x.shape[2], x.shape[3]) if by_x else x.new_empty((0,)),
         x.new_empty((channels if by_weight else 0,)),
         x.new_empty((channels if by_bias else 0,)),
     )
@@ -139,21 +151,26 @@ def _batch_norm_gradients(a: SimpleNamespace) -> tuple[Tensor, Tensor, Tensor]:
 _RUN = ["x", "records", "geometry", "flatten"]
 
 
+def check_tensors(op: str, names: Sequence[str], arguments: Sequence[Any]) -> None:
+    """What the real kernels check of all tensors, and of the first one."""
+    for name, value in zip(names, arguments, strict=False):  # torch leaves out what is the default
+        if isinstance(value, Tensor) and value.device.type != "cpu":
+            raise TypeError(f"{op}: {name} must be on the cpu, got {value.device}")
+    name, x = names[0], arguments[0]
+    if x.dtype != torch.float32 and op != "channel_shuffle":
+        raise TypeError(f"{op}: {name} must be float32, got {x.dtype}".replace("torch.", ""))
+    if x.dim() != 4:
+        raise ValueError(f"{op}: {name} must have 4 dimensions (n, c, h, w), got {x.dim()}")
+
+
 def _checked(op: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
     """The kernel behind the checks that all have in common; the real ones make the rest."""
     names = _RUN if op == "run" else _reference.argument_names(op)
 
     def checked(*arguments: Any) -> Any:
-        if op == "run" and len(arguments) < len(_RUN):  # torch leaves out what is the default
+        if op == "run" and len(arguments) < len(_RUN):
             arguments = (*arguments, False)
-        for name, value in zip(names, arguments, strict=True):
-            if isinstance(value, Tensor) and value.device.type != "cpu":
-                raise TypeError(f"{op}: {name} must be on the cpu, got {value.device}")
-        name, x = names[0], arguments[0]
-        if x.dtype != torch.float32 and op != "channel_shuffle":
-            raise TypeError(f"{op}: {name} must be float32, got {x.dtype}".replace("torch.", ""))
-        if x.dim() != 4:
-            raise ValueError(f"{op}: {name} must have 4 dimensions (n, c, h, w), got {x.dim()}")
+        check_tensors(op, names, arguments)
         return kernel(SimpleNamespace(**dict(zip(names, arguments, strict=True))))
 
     return checked

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from weebill import _fake, _flops, _gradients, _python_ops
+from weebill import _fake, _flops, _gradients, _python_ops, _training_fake
 
 _Op: TypeAlias = Callable[..., Tensor]
 _Gradients: TypeAlias = Callable[..., tuple[Tensor, Tensor, Tensor]]
@@ -84,6 +84,8 @@ def _register() -> None:
                 op, backward, setup_context=_gradients.setup_context_of(name)
             )
     if native:
+        for name, fake in _training_fake.KERNELS.items():
+            torch.library.register_fake(f"weebill::{name}", fake)
         for name, count in _flops.TRAINING_FORMULAS.items():
             register_flop_formula(getattr(torch.ops.weebill, name))(count)
 
