@@ -83,7 +83,7 @@ dev: $(VENV)/.dev-tools  ## install editable: Python edits count at once, native
 wheel-x86_64 wheel-aarch64: wheel-%: $(VENV)/.build-tools  ## a manylinux wheel in dist/ for that architecture
 	scripts/build_wheel.sh $*
 
-wheel-emulated: $(VENV)/.package  ## the aarch64 wheel and C++ tests on emulated boards; TORCH_AARCH64="2.7.1 2.10.0": torch ops too
+wheel-emulated: $(VENV)/.package  ## the aarch64 wheel and C++ tests on emulated boards; TORCH_AARCH64="2.7.1 2.13.0": torch ops too
 	scripts/emulate_aarch64.sh $(foreach version,$(TORCH_AARCH64),--torch $(version))
 
 docs: $(VENV)/.docs-tools  ## the documentation as a site, build/site
