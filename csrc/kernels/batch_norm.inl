@@ -1,23 +1,41 @@
 // Batch normalisation in training, with the activation that follows it.
 //
 // Each reads pixels as they lie, a few at a time: a run of vectors of their channels, with what
-// belongs to a channel, constants and sums, in registers over all of these pixels. Sums that go
-// through memory every other pixel are a chain of stores and loads, 2 to 4 times as slow where the
-// pixels are in the cache. Where a pixel is no longer than the run, all pixels are done at once.
-// Otherwise pixels are as many streams of lines, which not every processor foresees: with 8 lanes
-// eight took 1.2 to 1.8 times as long as two on a Zen 3. The lines 4 kB ahead are asked for. The
-// gradient of the activation is computed from x again: reading a stored one would cost more.
+// belongs to a channel, constants and sums, in registers over all of these pixels. With many
+// registers a run is several vectors and eight pixels: sums that go through memory every other
+// pixel are a chain of stores and loads, 2 to 4 times as slow where the pixels are in the cache.
+// With few of them it is one or two vectors of two pixels (four where vectors are short), unrolled:
+// longer runs, whose constants do not all fit, took 11 to 42 % more instructions. Where a pixel is
+// no longer than the run, all pixels are done at once. Otherwise pixels are as many streams of
+// lines, which not every processor foresees: with 8 lanes eight took 1.2 to 1.8 times as long as
+// two on a Zen 3. The lines 4 kB ahead are asked for. The gradient of the activation is computed
+// from x again: reading a stored one would cost more.
 
 constexpr bool kManyRegisters = kRegisters >= 32;
+/// Of a run; and 0 if that is only known when it is called.
 constexpr int64_t kPixelsAtOnce = kLanes >= 16 ? 8 : kLanes >= 8 ? 2 : 4;
+constexpr int kFixedPixels = kManyRegisters ? 0 : static_cast<int>(kPixelsAtOnce);
 
-/// The lines that follow kVecs vectors of a pixel, once for each block of channels.
-template <int kVecs>
-inline void fetch_ahead(const float* x, int64_t c) {
+/// body() for each pixel of a run.
+template <int kPixels, typename Body>
+inline void for_pixels(int64_t pixels, const Body& body) {
+  if constexpr (kPixels > 0) {
+#pragma GCC unroll 4
+    for (int i = 0; i < kPixels; ++i) body();
+  } else {
+    for (int64_t i = 0; i < pixels; ++i) body();
+  }
+}
+
+/// The lines that follow kVecs vectors of so many pixels, once for each block of channels.
+template <int kPixels, int kVecs>
+inline void fetch_ahead(const float* x, int64_t stride, int64_t c) {
   constexpr int64_t kAhead = 1024;
 #pragma GCC unroll 4
   for (int j = 0; j < kVecs; ++j) {
-    if ((c + j * kLanes) % kBlock == 0) prefetch(x + j * kLanes + kAhead);
+    if ((c + j * kLanes) % kBlock != 0) continue;
+#pragma GCC unroll 4
+    for (int i = 0; i < kPixels; ++i) prefetch(x + i * stride + j * kLanes + kAhead);
   }
 }
 
@@ -36,25 +54,35 @@ inline void store_all(float* p, const Vec (&values)[kVecs], int64_t lanes) {
 
 /// Where channel c of a pixel is whose blocks of channels are `block_stride` apart.
 inline int64_t in_blocks(int64_t c, int64_t block_stride) {
-  return c / kBlock * block_stride + c % kBlock;
+  return c + static_cast<int64_t>(static_cast<uint64_t>(c) / kBlock) * (block_stride - kBlock);
 }
 
-template <typename Op>
+template <int kPixels, typename Op>
 inline void over_channels(const Op& op, int64_t p, int64_t pixels, int64_t channels) {
   int64_t c = 0;
-  for (; c + Op::kVecs * kLanes <= channels; c += Op::kVecs * kLanes) {
-    op.template run<Op::kVecs, false>(p, pixels, c, kLanes);
+  if constexpr (Op::kVecs > 1) {
+    for (; c + Op::kVecs * kLanes <= channels; c += Op::kVecs * kLanes) {
+      op.template run<kPixels, Op::kVecs, false>(p, pixels, c, kLanes);
+    }
   }
-  for (; c + kLanes <= channels; c += kLanes) op.template run<1, false>(p, pixels, c, kLanes);
-  if (c < channels) op.template run<1, true>(p, pixels, c, channels - c);
+  for (; c + kLanes <= channels; c += kLanes) {
+    op.template run<kPixels, 1, false>(p, pixels, c, kLanes);
+  }
+  if (c < channels) op.template run<kPixels, 1, true>(p, pixels, c, channels - c);
 }
 
 template <typename Op>
 inline void over_pixels(const Op& op, int64_t pixels, int64_t channels) {
   const bool whole = channels <= kLanes || channels == Op::kVecs * kLanes;
-  const int64_t at_once = whole ? pixels : kPixelsAtOnce;
-  for (int64_t p = 0; p < pixels; p += at_once) {
-    over_channels(op, p, pixels - p < at_once ? pixels - p : at_once, channels);
+  int64_t p = 0;
+  if constexpr (kFixedPixels > 0) {
+    for (; !whole && p + kFixedPixels <= pixels; p += kFixedPixels) {
+      over_channels<kFixedPixels>(op, p, kFixedPixels, channels);
+    }
+  }
+  const int64_t at_once = whole || kFixedPixels > 0 ? pixels : kPixelsAtOnce;
+  for (; p < pixels; p += at_once) {
+    over_channels<0>(op, p, pixels - p < at_once ? pixels - p : at_once, channels);
   }
 }
 
@@ -62,22 +90,24 @@ struct Moments {
   static constexpr int kVecs = kManyRegisters ? 4 : 2;
   const MomentsArgs& a;
 
-  template <int kRun, bool kTail>
+  template <int kPixels, int kRun, bool kTail>
   void run(int64_t p, int64_t pixels, int64_t c, int64_t lanes) const {
     Vec shift[kRun], sum[kRun], square[kRun];
     load_all<kRun, kTail>(shift, a.shift + c, lanes);
     load_all<kRun, kTail>(sum, a.sum + c, lanes);
     load_all<kRun, kTail>(square, a.square + c, lanes);
     const float* x = a.x + p * a.x_stride + c;
-    for (int64_t i = 0; i < pixels; ++i, x += a.x_stride) {
-      fetch_ahead<kRun>(x, c);
+    fetch_ahead<kPixels, kRun>(x, a.x_stride, c);
+    for_pixels<kPixels>(pixels, [&] {
+      if constexpr (kPixels == 0) fetch_ahead<1, kRun>(x, a.x_stride, c);
 #pragma GCC unroll 4
       for (int j = 0; j < kRun; ++j) {
         const Vec d = sub(load_channels<kTail>(x + j * kLanes, lanes), shift[j]);
         sum[j] = add(sum[j], d);
         square[j] = fma(d, d, square[j]);
       }
-    }
+      x += a.x_stride;
+    });
     store_all<kRun, kTail>(a.sum + c, sum, lanes);
     store_all<kRun, kTail>(a.square + c, square, lanes);
   }
@@ -103,13 +133,14 @@ struct Normalize {
   static constexpr int kVecs = kManyRegisters ? 4 : 2;
   const NormalizeArgs& a;
 
-  template <int kRun, bool kTail>
+  template <int kPixels, int kRun, bool kTail>
   void run(int64_t p, int64_t pixels, int64_t c, int64_t lanes) const {
     const Affine<kRun, kTail> affine(a, c, lanes);
     const float* x = a.x + p * a.x_stride + c;
     float* y = a.y + p * a.y_stride + in_blocks(c, a.y_block_stride);
-    for (int64_t i = 0; i < pixels; ++i, x += a.x_stride, y += a.y_stride) {
-      fetch_ahead<kRun>(x, c);
+    fetch_ahead<kPixels, kRun>(x, a.x_stride, c);
+    for_pixels<kPixels>(pixels, [&] {
+      if constexpr (kPixels == 0) fetch_ahead<1, kRun>(x, a.x_stride, c);
 #pragma GCC unroll 4
       for (int j = 0; j < kRun; ++j) {
         const Vec d = sub(load_channels<kTail>(x + j * kLanes, lanes), affine.mean[j]);
@@ -118,16 +149,18 @@ struct Normalize {
                                                       : activate_cheap(u, kActivation);
         put_channels<kStream, kTail>(y + in_blocks(j * kLanes, a.y_block_stride), value, lanes);
       }
-    }
+      x += a.x_stride;
+      y += a.y_stride;
+    });
   }
 };
 
 template <int32_t kActivation>
 struct NormalizeSums {
-  static constexpr int kVecs = kManyRegisters ? 4 : 2;
+  static constexpr int kVecs = kManyRegisters ? 4 : 1;
   const NormalizeSumsArgs& a;
 
-  template <int kRun, bool kTail>
+  template <int kPixels, int kRun, bool kTail>
   void run(int64_t p, int64_t pixels, int64_t c, int64_t lanes) const {
     const Affine<kRun, kTail> affine(a, c, lanes);
     Vec sum[kRun], dot[kRun];
@@ -135,9 +168,13 @@ struct NormalizeSums {
     load_all<kRun, kTail>(dot, a.dot + c, lanes);
     const float* x = a.x + p * a.x_stride + c;
     const float* dy = a.dy + p * a.dy_stride + c;
-    for (int64_t i = 0; i < pixels; ++i, x += a.x_stride, dy += a.dy_stride) {
-      fetch_ahead<kRun>(x, c);
-      fetch_ahead<kRun>(dy, c);
+    fetch_ahead<kPixels, kRun>(x, a.x_stride, c);
+    fetch_ahead<kPixels, kRun>(dy, a.dy_stride, c);
+    for_pixels<kPixels>(pixels, [&] {
+      if constexpr (kPixels == 0) {
+        fetch_ahead<1, kRun>(x, a.x_stride, c);
+        fetch_ahead<1, kRun>(dy, a.dy_stride, c);
+      }
 #pragma GCC unroll 4
       for (int j = 0; j < kRun; ++j) {
         const Vec d = sub(load_channels<kTail>(x + j * kLanes, lanes), affine.mean[j]);
@@ -146,7 +183,9 @@ struct NormalizeSums {
         sum[j] = add(sum[j], g);
         dot[j] = fma(g, d, dot[j]);
       }
-    }
+      x += a.x_stride;
+      dy += a.dy_stride;
+    });
     store_all<kRun, kTail>(a.sum + c, sum, lanes);
     store_all<kRun, kTail>(a.dot + c, dot, lanes);
   }
@@ -157,7 +196,7 @@ struct NormalizeGrad {
   static constexpr int kVecs = kManyRegisters ? 2 : 1;
   const NormalizeGradArgs& a;
 
-  template <int kRun, bool kTail>
+  template <int kPixels, int kRun, bool kTail>
   void run(int64_t p, int64_t pixels, int64_t c, int64_t lanes) const {
     const Affine<kRun, kTail> affine(a, c, lanes);
     Vec offset[kRun], slope[kRun];
@@ -166,9 +205,13 @@ struct NormalizeGrad {
     const float* x = a.x + p * a.x_stride + c;
     const float* dy = a.dy + p * a.dy_stride + c;
     float* dx = a.dx + p * a.dx_stride + in_blocks(c, a.dx_block_stride);
-    for (int64_t i = 0; i < pixels; ++i, x += a.x_stride, dy += a.dy_stride, dx += a.dx_stride) {
-      fetch_ahead<kRun>(x, c);
-      fetch_ahead<kRun>(dy, c);
+    fetch_ahead<kPixels, kRun>(x, a.x_stride, c);
+    fetch_ahead<kPixels, kRun>(dy, a.dy_stride, c);
+    for_pixels<kPixels>(pixels, [&] {
+      if constexpr (kPixels == 0) {
+        fetch_ahead<1, kRun>(x, a.x_stride, c);
+        fetch_ahead<1, kRun>(dy, a.dy_stride, c);
+      }
 #pragma GCC unroll 4
       for (int j = 0; j < kRun; ++j) {
         const Vec d = sub(load_channels<kTail>(x + j * kLanes, lanes), affine.mean[j]);
@@ -178,7 +221,10 @@ struct NormalizeGrad {
         put_channels<kStream, kTail>(dx + in_blocks(j * kLanes, a.dx_block_stride),
                                      sub(mul(affine.scale[j], g), statistics), lanes);
       }
-    }
+      x += a.x_stride;
+      dy += a.dy_stride;
+      dx += a.dx_stride;
+    });
   }
 };
 
