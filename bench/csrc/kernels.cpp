@@ -152,78 +152,49 @@ void bench_kernel(Bench& bench, const std::string& name,
   }
 }
 
-/// A row of dx under one window, zeros around dy.
+/// A row of dx and of x under one window, zeros around dy.
 template <typename Run>
-void bench_input_grad(Bench& bench, const std::string& name, const Line& line,
-                      const WindowOfRow& window, Run run) {
+void bench_gradients(Bench& bench, const std::string& name, const Line& line,
+                     const WindowOfRow& window, Run run) {
   const std::int64_t columns = line.columns * window.stride;
   const std::int64_t rows = (window.kernel + window.stride - 1) / window.stride;
   const std::int64_t row = line.columns + 2 * window.kernel;
-  const Case what{"kernel", name + "/w" + text(columns) + "_c" + text(line.channels),
-                  2.0 * static_cast<double>(line.columns * line.channels * window.kernel * rows),
-                  kFloat * static_cast<double>(line.channels * (rows * line.columns + columns))};
+  const Case what{
+      "kernel", name + "/w" + text(columns) + "_c" + text(line.channels),
+      4.0 * static_cast<double>(line.columns * line.channels * window.kernel * rows),
+      kFloat * static_cast<double>(line.channels * (rows * line.columns + 2 * columns))};
   if (!bench.wants(what)) return;
-  const Floats dy = numbers(rows * row * line.channels);
+  const Floats dy = numbers(rows * row * line.channels), x = numbers(columns * line.channels);
   const Floats w = numbers(padded(line.channels) * window.kernel * window.kernel);
-  Floats dx(static_cast<std::size_t>(columns * line.channels));
+  Floats dx(x.size()), dw(w.size());
   std::vector<const float*> pointers;
   for (std::int64_t r = 0; r < rows; ++r) {
     pointers.push_back(dy.data() + (r * row + window.kernel) * line.channels);
   }
-  const DepthwiseInputGradArgs args{
-      pointers.data(), line.channels, w.data(),          dx.data(), line.channels, 0,
-      window.stride,   rows,          window.kernel / 2, columns,   line.channels};
+  DepthwiseGradArgs args{};
+  args.dy_rows = pointers.data();
+  args.dy_stride = args.x_stride = args.dx_stride = args.channels = line.channels;
+  args.w = w.data();
+  args.dw = dw.data();
+  args.x = x.data();
+  args.dx = dx.data();
+  args.row_step = window.stride;
+  args.rows = rows;
+  args.first = window.kernel / 2;
+  args.columns = columns;
   bench.run(what, [&] { run(args); });
 }
 
-void bench_kernel(Bench& bench, const std::string& name,
-                  void (*kernel)(const DepthwiseInputGradArgs&)) {
-  for (const Line& line : kLines) bench_input_grad(bench, name, line, window_of(name), kernel);
+void bench_kernel(Bench& bench, const std::string& name, void (*kernel)(const DepthwiseGradArgs&)) {
+  for (const Line& line : kLines) bench_gradients(bench, name, line, window_of(name), kernel);
 }
 
 void bench_kernel(Bench& bench, const std::string& name,
-                  void (*kernel)(const DepthwiseInputGradAnyArgs&)) {
+                  void (*kernel)(const DepthwiseGradAnyArgs&)) {
   const Line line{28, 120};
-  bench_input_grad(bench, name, line, {7, 1}, [&](const DepthwiseInputGradArgs& common) {
+  bench_gradients(bench, name, line, {7, 1}, [&](const DepthwiseGradArgs& common) {
     kernel({common, 7, 7, 1, 1, line.columns});
   });
-}
-
-/// Eight output rows.
-template <typename Run>
-void bench_weight_grad(Bench& bench, const std::string& name, const Line& line,
-                       const WindowOfRow& window, Run run) {
-  constexpr std::int64_t kRows = 8;
-  const std::int64_t x_columns = (line.columns - 1) * window.stride + window.kernel;
-  const std::int64_t x_rows = (kRows - 1) * window.stride + window.kernel;
-  const std::int64_t taps = window.kernel * window.kernel;
-  const Case what{
-      "kernel", name + "/w" + text(line.columns) + "_c" + text(line.channels),
-      2.0 * static_cast<double>(kRows * line.columns * line.channels * taps),
-      kFloat * static_cast<double>(line.channels * (x_rows * x_columns + kRows * line.columns))};
-  if (!bench.wants(what)) return;
-  const Floats x = numbers(x_rows * x_columns * line.channels);
-  const Floats dy = numbers(kRows * line.columns * line.channels);
-  Floats dw(static_cast<std::size_t>(padded(line.channels) * taps));
-  const std::int64_t row = x_columns * line.channels;
-  const DepthwiseWeightGradArgs args{
-      x.data(),      window.stride * row, row,
-      line.channels, dy.data(),           line.columns * line.channels,
-      line.channels, dw.data(),           kRows,
-      line.columns,  line.channels};
-  bench.run(what, [&] { run(args); });
-}
-
-void bench_kernel(Bench& bench, const std::string& name,
-                  void (*kernel)(const DepthwiseWeightGradArgs&)) {
-  for (const Line& line : kLines) bench_weight_grad(bench, name, line, window_of(name), kernel);
-}
-
-void bench_kernel(Bench& bench, const std::string& name,
-                  void (*kernel)(const DepthwiseWeightGradAnyArgs&)) {
-  bench_weight_grad(
-      bench, name, {28, 120}, {7, 1},
-      [kernel](const DepthwiseWeightGradArgs& common) { kernel({common, 7, 7, 1, 1}); });
 }
 
 void bench_kernel(Bench& bench, const std::string& name,

@@ -42,14 +42,6 @@ class PixelSource {
 
   bool is_made() const { return normal_.mean != nullptr; }
 
-  /// Where in memory dense pixels [first, first + count) come from: add(address, elements), once or
-  /// twice.
-  template <typename Ranges>
-  void add_ranges(Ranges& ranges, std::int64_t first, std::int64_t count) const {
-    ranges.add(x_ + first * stride_, count * stride_);
-    if (dy_ != nullptr) ranges.add(dy_ + first * stride_, count * stride_);
-  }
-
   /// Pixels [first, first + count), channels [channel, channel + channels): in memory, or made in
   /// `scratch` of count * channels elements.
   View fetch(const Run& run, std::int64_t first, std::int64_t count, std::int64_t channel,
@@ -64,11 +56,13 @@ class PixelSource {
   View all(const Run& run, std::int64_t pixels, std::int64_t channels,
            Workspace::Scope& scope) const;
 
- private:
+  /// Those that are made, to `out`: pixels `stride` apart, blocks of a pixel's channels
+  /// `block_stride`.
   void make(const Run& run, std::int64_t first, std::int64_t count, std::int64_t channel,
             std::int64_t channels, float* out, std::int64_t stride,
             std::int64_t block_stride) const;
 
+ private:
   const float* x_;
   std::int64_t stride_;
   Normalization normal_;

@@ -111,62 +111,45 @@ struct DepthwiseAnyArgsOf {
 };
 using DepthwiseAnyArgs = DepthwiseAnyArgsOf<float>;
 
-/// Memory that is needed soon; any address will do. Kernels of 16 lanes fetch it to the second
-/// cache as they go, `lines` of 16 elements per 16 columns of a block of channels; others leave
-/// that to the processor.
-struct Ahead {
-  const float* at;
-  std::int64_t lines;  ///< 0: none
+/// Pixels that are needed after this row. Only fetched, and any address will do.
+struct RowsAhead {
+  const float *x,
+      *dy;  ///< as many columns as the row has, and of dy one for each stride; or nullptr
+  std::int64_t stride;
 };
 
-/// One row (or a part of it) of the gradient by the input of a depthwise convolution:
-///   dx[i, c] = sum_{r < rows} sum_v w[c, first_row + r * row_step, v]
-///                                   * dy_rows[r][(first + i - v) / stride * dy_stride + c]
-/// over the v in [0, kernel) for which stride divides first + i - v. Those columns of dy must be
-/// there, also the ones before column 0 and after the last: rows are padded with zeros. The
-/// window's width and stride are fixed by the table entry.
-struct DepthwiseInputGradArgs {
+/// One row (or a part of it) of the gradient by the input of a depthwise convolution, and what that
+/// row of x gives to the gradient by the weight. With
+///   g(r, i, v, c) = dy_rows[r][(first + i - v) / stride * dy_stride + c]
+/// over the v in [0, kernel) for which stride divides first + i - v:
+///   dx[i, c] = sum_{r < rows} sum_v w[c, first_row + r * row_step, v] * g(r, i, v, c)
+///   dw[c, first_row + r * row_step, v] += sum_i x[i, c] * g(r, i, v, c)
+/// Those columns of dy must be there, also the ones before column 0 and after the last: rows are
+/// padded with zeros. The window's width and stride are fixed by the table entry.
+struct DepthwiseGradArgs {
   const float* const* dy_rows;  ///< `rows` pointers to the pixel of output column 0
   std::int64_t dy_stride;
   const float* w;  ///< as in DepthwiseArgs
+  float* dw;       ///< laid out as w; channels beyond the last are left alone
+  const float* x;
+  std::int64_t x_stride;
   float* dx;
   std::int64_t dx_stride;
   std::int64_t first_row, row_step, rows;
-  std::int64_t first;    ///< of the padded input row, the column that dx starts at; >= 0
+  std::int64_t first;    ///< of the padded input row, the column that dx and x start at; >= 0
   std::int64_t columns;  ///< of dx, >= 0
-  std::int64_t channels;
-  Ahead ahead = {nullptr, 0};
+  std::int64_t first_channel, channels;  ///< from a multiple of 16 to, not with, channel `channels`
+  bool stream;  ///< no cache would hold dx until it is read; a kernel may ignore it
+  RowsAhead ahead;
 };
 
-/// As DepthwiseInputGradArgs for any window, over the v for which stride divides
+/// As DepthwiseGradArgs for any window, over the v for which stride divides
 /// first + i - v * dilation and the quotient lies in [0, dy_columns): no padding is read.
-struct DepthwiseInputGradAnyArgs {
-  DepthwiseInputGradArgs common;
+struct DepthwiseGradAnyArgs {
+  DepthwiseGradArgs common;
   std::int64_t kernel_h, kernel_w;
   std::int64_t stride, dilation;  ///< along the row
   std::int64_t dy_columns;
-};
-
-/// Gradient by the weight of a depthwise convolution, all taps inside x:
-///   dw[c, u, v] += sum_{i < rows} sum_{j < columns} dy[i * dy_row_stride + j * dy_stride + c]
-///                  * x[i * x_row_step + u * x_row_stride + (j * stride + v) * x_stride + c]
-struct DepthwiseWeightGradArgs {
-  const float* x;
-  std::int64_t x_row_step;    ///< from one output row to the next
-  std::int64_t x_row_stride;  ///< from one row of the window to the next
-  std::int64_t x_stride;
-  const float* dy;
-  std::int64_t dy_row_stride, dy_stride;
-  float* dw;  ///< laid out as DepthwiseArgs::w; channels beyond the last are left alone
-  std::int64_t rows, columns, channels;
-  Ahead ahead = {nullptr, 0};
-};
-
-/// As DepthwiseWeightGradArgs for any window, with x at column j * stride + v * dilation.
-struct DepthwiseWeightGradAnyArgs {
-  DepthwiseWeightGradArgs common;
-  std::int64_t kernel_h, kernel_w;
-  std::int64_t stride, dilation;  ///< along the row
 };
 
 /// Gradient by the weight of a pointwise convolution:
