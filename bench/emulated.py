@@ -12,8 +12,9 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 EMULATOR = "qemu-aarch64-static"
 LIBRARIES = "/usr/aarch64-linux-gnu"  # of the cross compiler, as in cmake/toolchain-aarch64.cmake
@@ -22,6 +23,7 @@ HALF_CPU = "cortex-a76"  # with float16 arithmetic
 TRACE = b"Trace "
 CODE = b"0x"
 END = 2**64 - 1
+Row = TypeVar("Row")
 
 
 def is_aarch64(binary: Path) -> bool:
@@ -93,6 +95,17 @@ def count_rows(binary: Path, arguments: Sequence[str], cpu: str = CPU) -> dict[s
     Raises:
         RuntimeError: The micro-benchmark failed.
     """
+    return logged_rows(binary, arguments, cpu, executed)
+
+
+def logged_rows(
+    binary: Path,
+    arguments: Sequence[str],
+    cpu: str,
+    read: Callable[[Iterable[bytes], int, int], list[Row]],
+) -> dict[str, Row]:
+    """What `read` makes of the log of every row of the micro-benchmark; it is called as `executed`
+    is."""
     begin, end = symbol(binary, "count_begin"), symbol(binary, "count_end")
     start, stop = text_section(binary)
     wanted = ((0, start - 1), (begin, begin), (end, end), (stop, END))
@@ -106,7 +119,7 @@ def count_rows(binary: Path, arguments: Sequence[str], cpu: str = CPU) -> dict[s
             command, env=environment, stdout=rows, stderr=subprocess.PIPE, bufsize=1 << 20
         ) as process:
             assert process.stderr is not None
-            counts = executed(process.stderr, begin, end)
+            counts = read(process.stderr, begin, end)
         rows.seek(0)
         names = [line.split()[0] for line in rows]
     if process.returncode != 0 or len(names) != len(counts):

@@ -12,8 +12,10 @@ A reading of those rules, not a measurement. Caches are always hit; latencies ar
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 REGISTER = re.compile(r"\b([vqdsx]|w)(\d+)\b")
 
@@ -41,6 +43,10 @@ CORES = {
         load_latency=3,
     ),
 }
+# Reads the register that it writes.
+CHANGES = re.compile(r"fml[as]|(mov|ins)\s+v\d+\.[bhsd]\[")
+# Of vectors, but no arithmetic.
+MOVES = re.compile(r"(mov|movi|fmov|dup|mvni)\s")
 VECTOR_LATENCY = 4  # of an FMA to the next one on its accumulator, and of an insert
 
 
@@ -73,7 +79,7 @@ def cycles(loop: Sequence[str], core: Core, passes: int = 20) -> float:
             what = kind(text)
             names = _registers(text)
             store = text.startswith(("st", "prfm", "cmp", "nop"))
-            read = names if store or what in ("vector", "insert") else names[1:]
+            read = names if store or CHANGES.match(text) else names[1:]
             earliest = max([cycle, *(ready.get(name, 0) for name in read)])
             together = earliest == start and frozenset({previous, what}) in core.pairs
             if previous and not together:
@@ -92,5 +98,28 @@ def cycles(loop: Sequence[str], core: Core, passes: int = 20) -> float:
 
 
 def fma_cycles(loop: Sequence[str]) -> int:
-    """Cycles of the vector arithmetic alone: one instruction of 128 bits in each."""
-    return sum(kind(text) == "vector" for text in loop)
+    """Cycles of the vector arithmetic alone: one instruction of 128 bits in each. Copies and
+    constants are none."""
+    return sum(kind(text) == "vector" and not MOVES.match(text) for text in loop)
+
+
+def issue_cycles(loop: Sequence[str], core: Core) -> int:
+    """Cycles that these instructions take at least, in whatever order, if none waits for a result:
+    half as many as instructions, or as many as there are of kinds that start in no cycle
+    together."""
+    counts = Counter(kind(text) for text in loop)
+    whole = counts.pop("whole", 0)
+    apart = (
+        sum(counts[each] for each in kinds)
+        for n in range(1, len(counts) + 1)
+        for kinds in combinations(counts, n)
+        if not any(frozenset(two) <= frozenset(kinds) for two in core.pairs)
+    )
+    return 2 * whole + max([*apart, (sum(counts.values()) + 1) // 2])
+
+
+def bound(loop: Sequence[str], core: Core) -> int:
+    """The larger of the cycles of the vector arithmetic alone and those of loads and stores, with
+    what puts halves of vectors together, alone."""
+    accesses = [text for text in loop if kind(text) in ("whole", "half", "scalar", "insert")]
+    return max(fma_cycles(loop), issue_cycles(accesses, core))

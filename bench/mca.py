@@ -5,7 +5,8 @@ hand: caches are always hit and branches always predicted. Needs aarch64-linux-g
 llvm-mca-19.
 
 LLVM has no model of its own for A72 (A57's is used) and A76 (Neoverse N1's, the same family). The
-last two columns are no work of llvm-mca's: bench/in_order.py.
+last two columns are no work of llvm-mca's: bench/in_order.py. The depthwise tiles for cores that
+issue in order are in bench/in_order_rows.py.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def _depthwise(isa: str, element: str) -> dict[str, tuple[str, int]]:
     loops = {(3, 1): 63, (3, 2): 63, (5, 1): 175, (5, 2): 175}
     return {
         f"depthwise {k}x{k} s{s}": (
-            rf"{isa}::.*(depthwise_k{k}s{s}_{element}|depthwise_row<{k}, {s}>)",
+            rf"{isa}::.*(depthwise_k{k}s{s}_{element}|depthwise(_row|_columns)?<{k}, {s}\b)",
             fmas,
         )
         for (k, s), fmas in loops.items()
