@@ -5,8 +5,9 @@
 #include "isa/table.inl"
 #undef WEEBILL_TILES_IN_REGISTERS
 
-// The same for cores that issue in order (Cortex-A35, A53, A55), but for the product, which takes
-// its operands by loads of 64 bits: kernels/scheduled.inl.
+// The same for cores that issue in order (Cortex-A35, A53, A55), but for the product and the
+// depthwise tiles, which take their operands by loads of 64 bits: kernels/scheduled.inl and
+// kernels/in_order_depthwise.inl.
 #define WEEBILL_NARROW_LOADS
 namespace weebill {
 namespace neon_inorder {
@@ -14,6 +15,9 @@ namespace {
 
 using namespace neon;
 #include "kernels/pointwise.inl"
+// clang-format off
+#include "kernels/in_order_depthwise.inl"
+// clang-format on
 
 }  // namespace
 

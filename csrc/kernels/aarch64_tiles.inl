@@ -6,7 +6,8 @@
 //
 // It is one asm statement per tile: with every register taken gcc 12 spills accumulators in
 // whatever form the loop is written otherwise. The accumulators are its outputs, which start as the
-// bias. This is the only file of kernels/ that is of one instruction set.
+// bias. This file and in_order_depthwise.inl are the only ones of kernels/ that are of one
+// instruction set.
 
 // What all tiles of a column of weight blocks share; the asm reads it by these offsets.
 struct Panel {

@@ -5,7 +5,8 @@
 // every tap that needs it: 3x3 stride 1 loads 9 inputs + 3 weights for 21 FMAs, 5x5 11 + 5 for 35,
 // stride 2 15 + 3 and 17 + 5: with two loads and two FMAs a cycle the FMAs bound them all. What is
 // left is to keep all other instructions few: strided.inl, scheduled.inl, and for 32 registers of
-// 16 lanes depthwise_tiles.inl, whose tiles are wider. Each output is bias, then one FMA per tap in
+// 16 lanes depthwise_tiles.inl, whose tiles are wider. Cores that issue in order have
+// in_order_depthwise.inl. Each output is bias, then one FMA per tap in
 // row order: results do not depend on the tile.
 
 // Straight code for a tile with all its rows inside the image. Where an instruction takes any of
@@ -107,14 +108,15 @@ inline void depthwise_tile(const DepthwiseArgs& a, const Element* w, int64_t fir
 }
 
 // Tiles from column first to column last, each with its channels from first_channel on, a multiple
-// of kBlock.
+// of kLanes.
 template <int kKernel, int kStride, int kColumns, bool kAllRows>
 inline void depthwise_columns(const DepthwiseArgs& args, int64_t first_channel, int64_t first,
                               int64_t last) {
   const DepthwiseArgs a = args;  // a copy that the stores to y can't change stays in registers
   constexpr int64_t kBlockTaps = kKernel * kKernel * kBlock;
   for (int64_t j = first; j < last; j += kColumns) {
-    const Element* w = a.w + first_channel * kKernel * kKernel + a.first_row * kKernel * kBlock;
+    const Element* w = a.w + first_channel / kBlock * kBlockTaps + first_channel % kBlock +
+                       a.first_row * kKernel * kBlock;
     int64_t c = first_channel;
     while (c + kLanes <= a.channels) {
       depthwise_tile<kKernel, kStride, kColumns, false, kAllRows>(a, w, j, c, kLanes);
@@ -133,19 +135,9 @@ inline void depthwise_columns(const DepthwiseArgs& args, int64_t first_channel, 
 #include "kernels/depthwise_tiles.inl"
 #endif
 
+// Columns from j on, less than a tile.
 template <int kKernel, int kStride>
-inline void depthwise_row(const DepthwiseArgs& a, int64_t first_channel) {
-#if defined(WEEBILL_STRIDED_TILES)
-  if (a.columns >= kFewColumns) return strided_depthwise_row<kKernel, kStride>(a);
-  const int64_t j = 0;
-#else
-  const int64_t j = a.columns - a.columns % 7;
-  if (kUnrollRows && a.rows == kKernel) {
-    depthwise_columns<kKernel, kStride, 7, kUnrollRows>(a, first_channel, 0, j);
-  } else {
-    depthwise_columns<kKernel, kStride, 7, false>(a, first_channel, 0, j);
-  }
-#endif
+inline void depthwise_rest(const DepthwiseArgs& a, int64_t first_channel, int64_t j) {
   switch (a.columns - j) {
 #define WEEBILL_CASE(n)                                                            \
   case n:                                                                          \
@@ -161,6 +153,22 @@ inline void depthwise_row(const DepthwiseArgs& a, int64_t first_channel) {
     default:
       break;
   }
+}
+
+template <int kKernel, int kStride>
+inline void depthwise_row(const DepthwiseArgs& a, int64_t first_channel) {
+#if defined(WEEBILL_STRIDED_TILES)
+  if (a.columns >= kFewColumns) return strided_depthwise_row<kKernel, kStride>(a);
+  const int64_t j = 0;
+#else
+  const int64_t j = a.columns - a.columns % 7;
+  if (kUnrollRows && a.rows == kKernel) {
+    depthwise_columns<kKernel, kStride, 7, kUnrollRows>(a, first_channel, 0, j);
+  } else {
+    depthwise_columns<kKernel, kStride, 7, false>(a, first_channel, 0, j);
+  }
+#endif
+  depthwise_rest<kKernel, kStride>(a, first_channel, j);
 }
 
 template <int kKernel, int kStride>
