@@ -21,7 +21,7 @@ from weebill.bench.reference import relative_error
 from weebill.bench.results import FAILED, OK, SKIPPED, WRONG, Result, Row
 from weebill.bench.roofline import Level, Peaks
 from weebill.bench.run import Runner, check_output, evaluate, make_cases
-from weebill.bench.timing import Record
+from weebill.bench.timing import Beside, Record
 from weebill.bench.worker import Worker
 
 PEAKS = Peaks("scalar", 10.0, (Level("L1", 32 << 10, 40.0), Level("DRAM", 0, 4.0)))
@@ -173,6 +173,10 @@ def test_failed_and_missing_engines_have_rows_with_reasons(
     assert good.wall_ms is not None
 
 
+def beside(*ms: float, tainted: tuple[int, ...] = ()) -> list[Beside]:
+    return [Beside(1e6 * value, k in tainted) for k, value in enumerate(ms)]
+
+
 def test_ratios_and_rounds_that_count(tmp_path: Path) -> None:
     case = small_case(tmp_path)
     rows = {name: row(case, name) for name in ("weebill", "torch")}
@@ -180,7 +184,7 @@ def test_ratios_and_rounds_that_count(tmp_path: Path) -> None:
     peer = [np.array([2e6, 2.4e6]), np.array([2e6, 2e6]), np.array([3e6, 3e6])]
     records = {
         "weebill": Record(ours, ours, [False, True, False]),
-        "torch": Record(peer, peer, [False, False, False], retried=2),
+        "torch": Record(peer, peer, [False] * 3, beside(1.04, 9.0, 1.0, tainted=(1,)), retried=2),
     }
     evaluate(rows, records, min_clean=2)
     assert rows["torch"].ratio is not None
@@ -197,13 +201,14 @@ def test_an_engine_that_is_always_disturbed_leaves_the_others_their_rounds(tmp_p
     ours = [np.array([ms * 1e6]) for ms in (1.0, 9.0, 1.0, 1.0)]
     peer = [np.array([ms * 1e6]) for ms in (2.0, 2.0, 8.0, 2.2)]
     slow = [np.array([ms * 1e6]) for ms in (4.0, 5.0, 5.0, 5.0)]
+    around = beside(1.0, 9.0, 1.0, 1.0, tainted=(1,))
     records = {
         "weebill": Record(ours, ours, [False, True, False, False]),
-        "torch": Record(peer, peer, [False, False, True, False]),
-        "litert": Record(slow, slow, [True, True, True, True]),
+        "torch": Record(peer, peer, [False, False, True, False], around),
+        "litert": Record(slow, slow, [True, True, True, True], around),
     }
     evaluate(rows, records, min_clean=2)
-    assert [rows[name].rounds for name in rows] == [[0, 2, 3], [0, 3], [0, 2, 3]]
+    assert [rows[name].turn_ms for name in rows] == [[1.0] * 3, [2.0, 2.2], [4.0, 5.0, 5.0]]
     assert [rows[name].tainted for name in rows] == [False, False, True]
     assert rows["torch"].ratio is not None
     assert rows["torch"].ratio.value == pytest.approx(2.1)
@@ -212,6 +217,19 @@ def test_an_engine_that_is_always_disturbed_leaves_the_others_their_rounds(tmp_p
     result = Result({}, list(rows.values()))
     again = compare(result, result, relative=True)
     assert [change.before for change in again.changes] == pytest.approx([2.1, 5.0])
+
+
+def test_a_base_that_turned_out_wrong_leaves_no_ratios(tmp_path: Path) -> None:
+    case = small_case(tmp_path)
+    rows = {name: row(case, name) for name in ("weebill", "weebill_native", "torch")}
+    rows["weebill"].status = WRONG
+    once = [np.array([1e6])]
+    records = {"weebill": Record(once, once, [False])} | {
+        name: Record(once, once, [False], beside(1.0)) for name in ("weebill_native", "torch")
+    }
+    evaluate(rows, records, min_clean=1)
+    assert rows["torch"].wall_ms is not None
+    assert rows["torch"].ratio is None
 
 
 def test_an_interrupted_run_keeps_what_was_measured(tmp_path: Path) -> None:

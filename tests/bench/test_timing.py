@@ -11,6 +11,7 @@ import pytest
 
 from weebill.bench.interference import Interference
 from weebill.bench.timing import (
+    Beside,
     Plan,
     Record,
     Turn,
@@ -144,19 +145,64 @@ def test_turns_of_a_contender_that_is_always_disturbed_are_repeated_at_first_onl
     assert measured.records["b"].tainted == [False] * 10
 
 
-def test_a_round_is_clean_when_all_turns_of_it_are() -> None:
+def test_the_base_has_a_turn_before_and_after_each_of_the_others() -> None:
+    log: list[str] = []
+    contenders = {name: Scripted(name, log) for name in ("a", "b", "c")}
+    records = measure(contenders, Plan(rounds=2, turn_ns=5e6), base="b").records
+    assert log == [*"aabbcc", *"babcb", *"bcbab"]  # warm-up and calibration, two rounds
+    assert [len(records[name].rounds) for name in "abc"] == [2, 6, 2]
+    assert records["a"].beside == records["c"].beside == [Beside(pytest.approx(1e6), False)] * 2
+    assert records["b"].beside == []
+
+
+def test_the_base_alone_has_turns_like_any_other() -> None:
+    log: list[str] = []
+    records = measure({"a": Scripted("a", log)}, Plan(rounds=2), base="a").records
+    assert len(records["a"].rounds) == 2
+
+
+def test_a_base_that_is_not_there_or_dies_leaves_plain_rounds() -> None:
+    class Dying(Scripted):
+        def turn(self, refill: int, calls: int) -> Turn:
+            if len(self.calls) == 4:
+                raise RuntimeError("process ended")
+            return super().turn(refill, calls)
+
+    log: list[str] = []
+    contenders = {"a": Scripted("a", log), "b": Dying("b", log), "c": Scripted("c", log)}
+    measured = measure(contenders, Plan(rounds=3), base="b")
+    assert measured.broken == {"b": "process ended"}
+    assert [len(measured.records[name].rounds) for name in "ac"] == [3, 3]
+    # The base died behind its second turn: of the first round a's turn has one on both sides.
+    assert [len(measured.records[name].beside) for name in "ac"] == [1, 0]
+    absent = measure({"a": Scripted("a", log)}, Plan(rounds=3), base="b").records
+    assert absent["a"].beside == []
+
+
+def test_the_figure_beside_a_turn_is_of_the_undisturbed_one() -> None:
+    def turn(ns: float, disturbed: Interference) -> Turn:
+        samples = np.full(3, ns)
+        return Turn(samples, samples, disturbed)
+
+    assert Beside.of(turn(2e6, QUIET), turn(8e6, QUIET)) == Beside(pytest.approx(4e6), False)
+    assert Beside.of(turn(2e6, QUIET), turn(8e6, NOISY)) == Beside(pytest.approx(2e6), False)
+    assert Beside.of(turn(2e6, NOISY), turn(8e6, NOISY)) == Beside(pytest.approx(4e6), True)
+
+
+def test_a_round_is_clean_when_its_turn_and_one_beside_it_are() -> None:
     sample = np.ones(1)
-    a = Record([sample] * 4, [sample] * 4, [False, True, False, False])
-    b = Record([sample] * 4, [sample] * 4, [False, False, False, True])
-    assert clean_rounds({"a": a, "b": b}, min_clean=2) == ([0, 2], False)
-    assert clean_rounds({"a": a, "b": b}, min_clean=3) == ([0, 1, 2, 3], True)
-    assert clean_rounds({}, min_clean=3) == ([], False)
+    beside = [Beside(1.0, tainted) for tainted in (False, False, False, True)]
+    record = Record([sample] * 4, [sample] * 4, [False, True, False, False], beside)
+    assert clean_rounds(record, min_clean=2) == ([0, 2], False)
+    assert clean_rounds(record, min_clean=3) == ([0, 1, 2], True)
+    assert clean_rounds(record, min_clean=4) == ([0, 1, 2, 3], True)
+    assert clean_rounds(Record(), min_clean=3) == ([], False)
 
 
 def test_few_rounds_without_taint_are_not_called_tainted() -> None:
     sample = np.ones(1)
-    records = {"a": Record([sample] * 2, [sample] * 2, [False, False])}
-    assert clean_rounds(records, min_clean=5) == ([0, 1], False)
+    record = Record([sample] * 2, [sample] * 2, [False, False])
+    assert clean_rounds(record, min_clean=5) == ([0, 1], False)
 
 
 def test_interruption_keeps_complete_rounds() -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from weebill.bench.results import Result, grouped, ours
+from weebill.bench.results import Result
 from weebill.bench.stats import Ratio, permutation_p, unpaired_ratio
 from weebill.bench.tables import Table, format_ratio
 
@@ -117,7 +117,8 @@ def compare(
     if engines:
         names = [name for name in names if name.rpartition("/")[2] in engines]
     if not names:
-        raise ValueError("compare: A and B must have a timed row in common, got none")
+        what = "row with a ratio to ours" if relative else "timed row"
+        raise ValueError(f"compare: A and B must have a {what} in common, got none")
     p_values = [permutation_p(new[name], old[name]) for name in names]
     significant = _holm(p_values, alpha)
     changes = []
@@ -138,17 +139,11 @@ def _times(result: Result) -> dict[str, list[float]]:
 
 
 def _ratios_to_ours(result: Result) -> dict[str, list[float]]:
-    found: dict[str, list[float]] = {}
-    for rows in grouped(result.rows):
-        base = ours(rows)
-        for row in rows:
-            if base is None or row is base:
-                continue
-            # Results of before rows named their rounds have those of ours in all rows.
-            of_ours = dict(zip(base.rounds or range(len(base.turn_ms)), base.turn_ms, strict=True))
-            own = zip(row.rounds or range(len(row.turn_ms)), row.turn_ms, strict=True)
-            found[row.name] = [ms / of_ours[k] for k, ms in own if k in of_ours]
-    return {name: ratios for name, ratios in found.items() if ratios}
+    return {
+        row.name: [other / ours for other, ours in zip(row.turn_ms, row.base_ms, strict=True)]
+        for row in result.rows
+        if row.base_ms
+    }
 
 
 def _holm(p_values: list[float], alpha: float) -> list[bool]:

@@ -55,7 +55,7 @@ class Row:
     wall_ms: Summary | None = None
     cpu_ms: Summary | None = None
     turn_ms: list[float] = field(default_factory=list)  # one figure per kept round
-    rounds: list[int] = field(default_factory=list)  # which they are
+    base_ms: list[float] = field(default_factory=list)  # ours beside each of them
     tainted: bool = False  # disturbed rounds had to be kept
     dropped: int = 0  # disturbed rounds that were left out
     retried: int = 0  # disturbed turns that were repeated

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -260,7 +259,7 @@ class Runner:
         if options.mode == "single-stream":
             measured = single_stream(contenders, plan, show)
         else:
-            measured = measure(contenders, plan, show)
+            measured = measure(contenders, plan, show, next(filter(contenders.get, OURS), None))
         for name, problem in measured.broken.items():
             by_engine[name].status, by_engine[name].reason = FAILED, problem
             workers[name].close()
@@ -325,21 +324,15 @@ def check_output(row: Row, output: npt.NDArray[Any], case: Case, tolerance: floa
 def evaluate(
     rows: dict[str, Row], records: dict[str, Record], min_clean: int, *, interleaved: bool = True
 ) -> None:
-    """Fill in times and ratios from the rounds that nobody disturbed.
+    """Fill in times and ratios from the rounds that nobody disturbed; see `clean_rounds`.
 
-    Of each engine those count in which neither its turn nor ours was disturbed: an engine whose
-    threads always wait for each other would leave no round to the rest. To itself it leaves those
-    in which ours was not. Records that were not interleaved have no rounds in common: all of them
-    count, and a ratio is one of medians.
+    Records that were not interleaved have no base beside their turns: all of them count, and a
+    ratio is one of medians.
     """
-    sound = (name for name in OURS if name in records and rows[name].status == OK)
-    shared = {name: records[name] for name in itertools.islice(sound, 1)}
     for name, record in records.items():
         kept, tainted = list(range(len(record.rounds))), any(record.tainted)
         if interleaved:
-            kept, tainted = clean_rounds({**shared, name: record}, min_clean)
-            if tainted and shared:
-                kept, _ = clean_rounds(shared, min_clean)
+            kept, tainted = clean_rounds(record, min_clean)
         row = rows[name]
         row.tainted, row.retried = tainted, record.retried
         row.dropped = len(record.rounds) - len(kept)
@@ -350,14 +343,16 @@ def evaluate(
         row.queries = row.wall_ms.count
         row.cpu_ms = summarize([record.cpu[k] / 1e6 for k in kept])
         row.turn_ms = [float(t) for t in turn_figures(wall)]
-        row.rounds = kept
+        if record.beside:
+            row.base_ms = [record.beside[k].figure / 1e6 for k in kept]
         row.gflops = 2.0 * row.macs / (row.wall_ms.minimum * 1e6)
     base = ours(list(rows.values()))
+    if base is None or (interleaved and records[base.engine].beside):  # another was the base
+        return
     for row in rows.values():
-        if base is None or row is base or not row.turn_ms:
+        if row is base or not row.turn_ms:
             continue
-        if interleaved:
-            beside = [records[base.engine].rounds[k] / 1e6 for k in row.rounds]
-            row.ratio = paired_ratio(row.turn_ms, turn_figures(beside))
-        else:
+        if not interleaved:
             row.ratio = unpaired_ratio(row.turn_ms, base.turn_ms)
+        elif row.base_ms:
+            row.ratio = paired_ratio(row.turn_ms, row.base_ms)

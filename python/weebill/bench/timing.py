@@ -1,9 +1,12 @@
 """Interleaved timing: rounds in which every contender gets one turn, in rotating order.
 
 A turn is a few untimed calls, which bring the contender's weights and code back into the
-caches that the others just filled, and then timed calls, each with its own time stamp.  A
-turn in which the core was shared is repeated at once, a few times at most; a round that
-stays tainted is left out of the statistics as long as enough clean rounds remain.
+caches that the others just filled, and then timed calls, each with its own time stamp.  The
+base, which all others are compared with, has a turn before and after every one of theirs: a
+shared machine changes its pace within tenths of a second, and what stands a whole round away
+from a turn ran on another machine.  A turn in which the core was shared is repeated at once, a
+few times at most; a round that stays tainted is left out of the statistics as long as enough
+clean rounds remain.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from weebill.bench.interference import Interference, interference, read_counters
+from weebill.bench.stats import geometric_mean, turn_figures
 
 Samples = npt.NDArray[np.float64]  # nanoseconds per call
 
@@ -116,6 +120,7 @@ class Record:
     rounds: list[Samples] = field(default_factory=list)
     cpu: list[Samples] = field(default_factory=list)
     tainted: list[bool] = field(default_factory=list)
+    beside: list[Beside] = field(default_factory=list)  # empty for the base, and without one
     retried: int = 0  # turns thrown away and repeated
 
     @property
@@ -127,6 +132,27 @@ class Record:
         turns = len(self.rounds) + self.retried
         return turns < 6 or 4 * self.tainted.count(False) >= turns
 
+    def add(self, turn: Turn) -> None:
+        """Append a turn."""
+        self.rounds.append(turn.samples)
+        self.cpu.append(turn.cpu)
+        self.tainted.append(turn.disturbed.tainted)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """The base's turns next to one of another contender."""
+
+    figure: float  # nanoseconds
+    tainted: bool  # both
+
+    @staticmethod
+    def of(before: Turn, after: Turn) -> Beside:
+        """Geometric mean of the figures of both turns, or that of the undisturbed one."""
+        clean = [turn for turn in (before, after) if not turn.disturbed.tainted]
+        figures = turn_figures([turn.samples for turn in clean or (before, after)])
+        return Beside(geometric_mean([float(f) for f in figures]), not clean)
+
 
 @dataclass
 class Measured:
@@ -137,22 +163,25 @@ class Measured:
     interrupted: bool = False
 
 
-def clean_rounds(records: Mapping[str, Record], min_clean: int) -> tuple[list[int], bool]:
-    """Rounds to evaluate, and whether tainted ones had to be kept among them.
+def clean_rounds(record: Record, min_clean: int) -> tuple[list[int], bool]:
+    """Rounds of a record to evaluate, and whether tainted ones had to be kept among them.
 
-    A round is clean when no contender's turn in it was tainted: ratios need both sides.
+    A round is clean when neither the turn in it was disturbed nor both of the base's beside it:
+    ratios need both sides. Where too few are, those count in which the base was not disturbed.
     """
-    count = min((len(r.rounds) for r in records.values()), default=0)
-    clean = [k for k in range(count) if not any(r.tainted[k] for r in records.values())]
-    if len(clean) >= min(min_clean, count):
+    rounds = range(len(record.rounds))
+    sound = [k for k in rounds if not (record.beside and record.beside[k].tainted)]
+    clean = [k for k in sound if not record.tainted[k]]
+    if len(clean) >= min(min_clean, len(rounds)):
         return clean, False
-    return list(range(count)), True
+    return sound if len(sound) >= min(min_clean, len(rounds)) else list(rounds), True
 
 
 def measure(
     contenders: Mapping[str, Contender],
     plan: Plan,
     progress: Callable[[int], None] = lambda _round: None,
+    base: str | None = None,
 ) -> Measured:
     """Measure all contenders against each other.
 
@@ -164,44 +193,95 @@ def measure(
         contenders: By name.
         plan: How long.
         progress: Called after each round with the number of rounds done.
+        base: The contender that the others are compared with, if it is there: it has a turn
+            before and after each of theirs.
     """
-    calls: dict[str, tuple[int, int]] = {}  # untimed and timed
-    broken: dict[str, str] = {}
+    run = _Measurement(contenders, plan, base)
     start = time.monotonic()
-    for name, contender in contenders.items():
-        try:
-            contender.turn(0, plan.min_calls)  # warm-up
-            first = contender.turn(1, plan.min_calls).samples
-            calls[name] = refill_calls(first, plan), calls_per_turn(first, plan)
-        except RuntimeError as error:
-            broken[name] = str(error)
-    records = {name: Record() for name in calls}
+    run.warm_up()
     try:
         for index in range(plan.rounds):
             # Where every turn is disturbed, repeating them would take three times the plan's time.
             spent = time.monotonic() - start
             in_time = index == 0 or spent * plan.min_rounds <= plan.seconds * index
-            turns: dict[str, tuple[Turn, int]] = {}
-            for name in rotated(list(records), index):
-                repeats = plan.repeats if in_time and records[name].often_clean else 0
-                try:
-                    turns[name] = _undisturbed(contenders[name], plan, *calls[name], repeats)
-                except RuntimeError as error:
-                    broken[name] = str(error)
-                    del records[name]
-            for name, (turn, retried) in turns.items():
-                records[name].retried += retried
-                records[name].rounds.append(turn.samples)
-                records[name].cpu.append(turn.cpu)
-                records[name].tainted.append(turn.disturbed.tainted)
+            run.round(index, plan.repeats if in_time else 0)
             progress(index + 1)
             spent = time.monotonic() - start
             # a round more would take as long as those before
             if index + 1 >= plan.min_rounds and spent * (index + 2) / (index + 1) > plan.seconds:
                 break
     except KeyboardInterrupt:
-        return Measured(records, broken, interrupted=True)
-    return Measured(records, broken)
+        return Measured(run.records, run.broken, interrupted=True)
+    return Measured(run.records, run.broken)
+
+
+class _Measurement:
+    """The state of `measure`."""
+
+    def __init__(self, contenders: Mapping[str, Contender], plan: Plan, base: str | None) -> None:
+        self.records: dict[str, Record] = {}
+        self.broken: dict[str, str] = {}
+        self._contenders = contenders
+        self._plan = plan
+        self._base = base
+        self._calls: dict[str, tuple[int, int]] = {}  # untimed and timed
+
+    def warm_up(self) -> None:
+        """Find out how many calls fill a turn of each."""
+        plan = self._plan
+        for name, contender in self._contenders.items():
+            try:
+                contender.turn(0, plan.min_calls)  # warm-up
+                first = contender.turn(1, plan.min_calls).samples
+            except RuntimeError as error:
+                self.broken[name] = str(error)
+            else:
+                self._calls[name] = refill_calls(first, plan), calls_per_turn(first, plan)
+                self.records[name] = Record()
+
+    def round(self, index: int, repeats: int) -> None:
+        """A turn of each; what is interrupted leaves no trace."""
+        compared = self._base in self.records and len(self.records) > 1
+        names = [name for name in self.records if not (compared and name == self._base)]
+        taken: list[tuple[str, Turn, Beside | None]] = []
+        last = self._turn(self._base, repeats) if compared else None
+        if self._base is not None and last is not None:
+            taken.append((self._base, last, None))
+        for name in rotated(names, index):
+            turn = self._turn(name, repeats)
+            if turn is None:
+                continue
+            after = self._turn(self._base, repeats) if last is not None else None
+            if self._base is not None and after is not None:
+                taken.append((self._base, after, None))
+            beside = Beside.of(last, after) if last is not None and after is not None else None
+            taken.append((name, turn, beside))
+            last = after
+        for name, turn, beside in taken:
+            if name in self.records:
+                self.records[name].add(turn)
+                if beside is not None:
+                    self.records[name].beside.append(beside)
+
+    def _turn(self, name: str | None, repeats: int) -> Turn | None:
+        """A turn, repeated where it was tainted and that is worth it; None of one that died."""
+        if name is None or name not in self.records:
+            return None
+        record, contender = self.records[name], self._contenders[name]
+        left = repeats if record.often_clean else 0
+        try:
+            while True:
+                if self._plan.pause_s > 0.0:
+                    time.sleep(self._plan.pause_s)
+                turn = contender.turn(*self._calls[name])
+                if not turn.disturbed.tainted or left == 0:
+                    return turn
+                left -= 1
+                record.retried += 1
+        except RuntimeError as error:
+            self.broken[name] = str(error)
+            del self.records[name]
+            return None
 
 
 def single_stream(
@@ -232,9 +312,7 @@ def single_stream(
             calls = calls_per_turn(contender.turn(1, plan.min_calls).samples, plan)
             while queries < min_queries or spent < min_ns:
                 turn = contender.turn(0, calls)
-                record.rounds.append(turn.samples)
-                record.cpu.append(turn.cpu)
-                record.tainted.append(turn.disturbed.tainted)
+                record.add(turn)
                 queries += turn.samples.size
                 spent += float(turn.samples.sum())
                 share = min(queries / min_queries, spent / min_ns if min_ns else 1.0, 1.0)
@@ -249,17 +327,3 @@ def single_stream(
         else:
             measured.records[name] = record
     return measured
-
-
-def _undisturbed(
-    contender: Contender, plan: Plan, refill: int, calls: int, repeats: int
-) -> tuple[Turn, int]:
-    """A turn and how often it was repeated because it was tainted."""
-    retried = 0
-    while True:
-        if plan.pause_s > 0.0:
-            time.sleep(plan.pause_s)
-        turn = contender.turn(refill, calls)
-        if not turn.disturbed.tainted or retried == repeats:
-            return turn, retried
-        retried += 1

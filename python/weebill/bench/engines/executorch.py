@@ -39,9 +39,17 @@ class ExecuTorch(Engine):
     name: ClassVar[str] = "executorch"
     distribution: ClassVar[str] = "executorch"
     modules: ClassVar[tuple[str, ...]] = ("executorch",)
-    library: ClassVar[str] = "executorch.extension.pybindings.portable_lib"
     settings: ClassVar[Settings] = Settings(note="XnnpackPartitioner")
     heavy: ClassVar[bool] = True
+
+    def import_library(self) -> None:
+        """Import the runtime alone.
+
+        Its Python module `portable_lib` imports the whole compiler for the type of a warning, which
+        takes several seconds; all it has comes from this library, which needs torch's first.
+        """
+        import torch  # noqa: F401
+        from executorch.extension.pybindings import _C  # noqa: F401
 
     def export(self, case: Case, folder: Path) -> None:
         """Export, lower and write ``model.pte``."""
@@ -59,8 +67,8 @@ class ExecuTorch(Engine):
     def load(self, folder: Path, x: FloatArray, threads: int) -> Session:
         """Load the program; the thread pool is one per process."""
         import torch
-        from executorch.extension.pybindings import portable_lib
+        from executorch.extension.pybindings import _C
 
-        portable_lib._unsafe_reset_threadpool(threads)
-        module = portable_lib._load_for_executorch(str(folder / "model.pte"))
+        _C._unsafe_reset_threadpool(threads)
+        module = _C._load_for_executorch(str(folder / "model.pte"))
         return ExecuTorchSession(module, torch.from_numpy(x))
