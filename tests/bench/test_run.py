@@ -21,6 +21,7 @@ from weebill.bench.reference import relative_error
 from weebill.bench.results import FAILED, OK, SKIPPED, WRONG, Result, Row
 from weebill.bench.roofline import Level, Peaks
 from weebill.bench.run import Runner, check_output, evaluate, make_cases
+from weebill.bench.seats import Seats
 from weebill.bench.timing import Beside, Record
 from weebill.bench.worker import Worker
 
@@ -171,6 +172,21 @@ def test_failed_and_missing_engines_have_rows_with_reasons(
     assert "FileNotFoundError" in native.reason
     assert (native.wall_ms, native.ratio) == (None, None)
     assert good.wall_ms is not None
+
+
+def test_engines_of_one_library_share_a_process_that_is_renewed_once() -> None:
+    seats = Seats(["torch", "torch_folded", "weebill_native"], {}, ())
+    try:
+        shared = seats["torch"].worker
+        assert seats["torch_folded"].worker is shared
+        assert seats["weebill_native"].worker is not shared
+        shared.kill()
+        for name in ("torch", "torch_folded", "weebill_native"):
+            seats.renew(name)
+        assert seats["torch"].worker is seats["torch_folded"].worker is not shared
+        assert seats["torch"].worker.call("describe", "torch")["missing"] is None
+    finally:
+        seats.close()
 
 
 def beside(*ms: float, tainted: tuple[int, ...] = ()) -> list[Beside]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,10 +18,11 @@ from weebill.bench.options import Options, Progress, worker_environment
 from weebill.bench.reference import relative_error
 from weebill.bench.results import FAILED, OK, OURS, SKIPPED, WRONG, Row, ours
 from weebill.bench.roofline import Peaks, set_shares
+from weebill.bench.seats import Seats
 from weebill.bench.stats import paired_ratio, summarize, turn_figures, unpaired_ratio
 from weebill.bench.suites import Block, load_suite, operators, resize, unrolled
 from weebill.bench.timing import Plan, Record, clean_rounds, measure, single_stream
-from weebill.bench.worker import Worker
+from weebill.bench.worker import Worker, python_of
 
 __all__ = ["DEFAULT_NETWORKS", "Runner", "case_blocks", "make_cases"]
 
@@ -183,31 +183,21 @@ class Runner:
             environment = worker_environment(isa, threads, options.wait_policy)
             usable = [name for name in options.backends if not self._facts[name]["missing"]]
             cpus = options.cpus[-threads:]
-            workers = {name: Worker(name, environment, cpus) for name in usable}
+            seats = Seats(usable, environment, cpus)
             try:
-                self._prepare(workers, index / len(units))
+                self._progress("starting the engines", index / len(units))
+                seats.prepare()
                 for number, case in enumerate(self._cases):
                     step = 1.0 / (len(self._cases) * len(units))
                     done = (index * len(self._cases) + number) * step
                     now = time.monotonic()
                     end = now + (self._deadline - now) * step / (1.0 - done)
-                    self.rows += self._measure(case, isa, threads, workers, end, done, step)
+                    self.rows += self._measure(case, isa, threads, seats, end, done, step)
                     self._save(self.rows)
                     if self.interrupted:
                         return
             finally:
-                for worker in workers.values():
-                    worker.kill()
-                    worker.close()
-
-    def _prepare(self, workers: Mapping[str, Worker], done: float) -> None:
-        """Import all engines at the same time, before they are pinned."""
-        self._progress("starting the engines", done)
-        for name, worker in workers.items():
-            worker.send("prepare", name)
-        for worker in workers.values():
-            with contextlib.suppress(RuntimeError):  # loading will say it again, as a row
-                worker.receive()
+                seats.close()
 
     def _describe(self) -> None:
         """Versions, and why an engine is missing; asked of each engine's own Python."""
@@ -215,13 +205,14 @@ class Runner:
             if not self._options.slow and (reason := make_engine(name).slow):
                 self._facts[name] = {"missing": reason, "version": ""}
         wanted = [name for name in self._options.backends if name not in self._facts]
-        workers = {name: Worker(name, {}) for name in wanted}
+        pythons = {python_of(name): name for name in wanted}
+        workers = {python: Worker(name, {}) for python, name in pythons.items()}
         try:
-            for name, worker in workers.items():
-                worker.send("describe", name)
-            for name, worker in workers.items():
+            for name in wanted:
+                workers[python_of(name)].send("describe", name)
+            for name in wanted:
                 try:
-                    self._facts[name] = worker.receive()
+                    self._facts[name] = workers[python_of(name)].receive()
                 except RuntimeError as error:
                     self._facts[name] = {"missing": str(error), "version": ""}
         finally:
@@ -233,7 +224,7 @@ class Runner:
         case: Case,
         isa: str | None,
         threads: int,
-        workers: dict[str, Worker],
+        seats: Seats,
         end: float,
         done: float,
         step: float,
@@ -242,8 +233,8 @@ class Runner:
         self._progress(f"{case.name}, threads {threads}: loading", done)
         rows = [self._row(case, name, isa, threads) for name in options.backends]
         by_engine = {row.engine: row for row in rows}
-        self._load(case, threads, [row for row in rows if row.status == OK], workers)
-        contenders = {row.engine: workers[row.engine] for row in rows if row.status == OK}
+        self._load(case, threads, [row for row in rows if row.status == OK], seats)
+        contenders = {row.engine: seats[row.engine] for row in rows if row.status == OK}
         plan = Plan(
             rounds=options.rounds,
             seconds=end - time.monotonic(),
@@ -262,13 +253,10 @@ class Runner:
             measured = measure(contenders, plan, show, next(filter(contenders.get, OURS), None))
         for name, problem in measured.broken.items():
             by_engine[name].status, by_engine[name].reason = FAILED, problem
-            workers[name].close()
-            workers[name] = Worker(
-                name, worker_environment(isa, threads, options.wait_policy), options.cpus[-threads:]
-            )
+            seats.renew(name)
         for name in () if measured.interrupted else measured.records:
             # Catches an engine whose later runs read what the first one overwrote.
-            check_output(by_engine[name], workers[name].output(), case, options.tolerance)
+            check_output(by_engine[name], seats[name].output(), case, options.tolerance)
         interleaved = options.mode != "single-stream"
         evaluate(by_engine, measured.records, plan.min_clean, interleaved=interleaved)
         self.interrupted = measured.interrupted
@@ -296,21 +284,22 @@ class Runner:
             row.status, row.reason = FAILED, problem
         return row
 
-    def _load(
-        self, case: Case, threads: int, rows: Sequence[Row], workers: dict[str, Worker]
-    ) -> None:
+    def _load(self, case: Case, threads: int, rows: Sequence[Row], seats: Seats) -> None:
         """Load all engines at the same time, then compare their answers."""
-        for row in rows:
+        asked = [(row, seats[row.engine]) for row in rows]
+        for row, seat in asked:
             folder = case.folder / f"{row.engine}-{row.version}"
-            x_path = str(case.folder / "input.npy")
-            workers[row.engine].send("load", row.engine, str(folder), x_path, threads)
-        for row in rows:
+            seat.send_load(folder, case.folder / "input.npy", threads)
+        for row, seat in asked:
             try:
-                output = workers[row.engine].receive()
+                output = seat.worker.receive()
             except RuntimeError as error:
                 row.status, row.reason = FAILED, str(error)
             else:
                 check_output(row, output, case, self._options.tolerance)
+        for row in rows:
+            if row.status == FAILED:
+                seats.renew(row.engine)
 
 
 def check_output(row: Row, output: npt.NDArray[Any], case: Case, tolerance: float) -> None:

@@ -1,9 +1,11 @@
 """Every engine has a process of its own, which converts, loads, and runs when it is told to.
 
-So engines cannot disturb each other (idle workers of one thread pool spin on the cores that the
-next engine needs, an allocator or a denormal flag set by one holds for all), a crash is a row and
-not the end, and an engine may run in another Python environment. The process sleeps between its
-turns. Run as a program this module is that process: ``python -m weebill.bench.worker FD``.
+Engines of one library (torch as written, and with its other settings) share theirs: importing it
+takes seconds. Otherwise engines cannot disturb each other (idle workers of one thread pool spin on
+the cores that the next engine needs, an allocator or a denormal flag set by one holds for all), a
+crash is a row and not the end, and an engine may run in another Python environment. The process
+sleeps between its turns. Run as a program this module is that process: ``python -m
+weebill.bench.worker FD``.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -26,7 +29,7 @@ import numpy as np
 from weebill.bench.engines.base import FloatArray, Session
 from weebill.bench.timing import Turn, take_turn
 
-__all__ = ["Worker", "python_of"]
+__all__ = ["Seat", "Worker", "python_of"]
 
 LOAD_TIMEOUT_S = 600.0  # converters and compilers are slow
 TURN_TIMEOUT_S = 120.0
@@ -39,10 +42,10 @@ def python_of(engine: str) -> str:
 
 
 class Worker:
-    """The parent's end of an engine's process.
+    """The parent's end of a process.
 
     Args:
-        engine: Its name.
+        engine: That the process is for, or one of them: its Python is taken.
         environment: Variables that the process has besides ours: engines read them at import.
         cpus: Cores that the process is pinned to, once it is prepared; empty: not pinned.
     """
@@ -94,15 +97,10 @@ class Worker:
         self.send(request, *arguments)
         return self.receive(timeout)
 
-    def turn(self, refill: int, calls: int) -> Turn:
-        """See `weebill.bench.timing.Contender`."""
-        turn: Turn = self.call("turn", refill, calls, timeout=TURN_TIMEOUT_S)
-        return turn
-
-    def output(self) -> FloatArray:
-        """Output of the last call."""
-        y: FloatArray = self.call("output", timeout=TURN_TIMEOUT_S)
-        return y
+    @property
+    def alive(self) -> bool:
+        """Whether the process still runs."""
+        return self._process.poll() is None
 
     def _last_words(self) -> str:
         code = self._process.wait()
@@ -127,13 +125,35 @@ class Worker:
         self._log.close()
 
 
+@dataclass(frozen=True)
+class Seat:
+    """An engine in a process: what `weebill.bench.timing` gives turns to."""
+
+    worker: Worker
+    engine: str
+
+    def send_load(self, folder: Path, x_path: Path, threads: int) -> None:
+        """Ask for what was exported to be loaded and run once; the answer is the output."""
+        self.worker.send("load", self.engine, str(folder), str(x_path), threads)
+
+    def turn(self, refill: int, calls: int) -> Turn:
+        """See `weebill.bench.timing.Contender`."""
+        turn: Turn = self.worker.call("turn", self.engine, refill, calls, timeout=TURN_TIMEOUT_S)
+        return turn
+
+    def output(self) -> FloatArray:
+        """Output of the last call."""
+        y: FloatArray = self.worker.call("output", self.engine, timeout=TURN_TIMEOUT_S)
+        return y
+
+
 class _Server:
     """The process's end: one method per request."""
 
     def __init__(self, cpus: Sequence[int]) -> None:
         self._cpus = cpus
         self._unpinned = bool(cpus)
-        self._session: Session | None = None
+        self._sessions: dict[str, Session] = {}
 
     def answer(self, request: str, arguments: Sequence[object]) -> Any:
         """What the request's method returns; all but `prepare` run on the given cores only."""
@@ -170,23 +190,22 @@ class _Server:
         """Load what `export` made and run once; the output."""
         from weebill.bench.engines import make_engine
 
-        self._session = None  # the one before goes first
+        self._sessions.pop(engine, None)  # the one before goes first
         x = np.load(x_path)
-        self._session = make_engine(engine).load(Path(folder), x, threads)
-        with self._session.active():
-            self._session.run()
-        return self.output()
+        self._sessions[engine] = make_engine(engine).load(Path(folder), x, threads)
+        with self._sessions[engine].active():
+            self._sessions[engine].run()
+        return self.output(engine)
 
-    def turn(self, refill: int, calls: int) -> Turn:
+    def turn(self, engine: str, refill: int, calls: int) -> Turn:
         """A turn of the loaded session."""
-        assert self._session is not None
-        with self._session.active():
-            return take_turn(self._session.run, self._cpus, refill, calls)
+        session = self._sessions[engine]
+        with session.active():
+            return take_turn(session.run, self._cpus, refill, calls)
 
-    def output(self) -> FloatArray:
+    def output(self, engine: str) -> FloatArray:
         """The loaded session's last output."""
-        assert self._session is not None
-        return np.array(self._session.output())
+        return np.array(self._sessions[engine].output())
 
     def peaks(self, seconds: float) -> dict[str, Any]:
         """What the core under us can do at most; see `weebill.bench.roofline`."""

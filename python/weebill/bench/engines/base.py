@@ -58,6 +58,7 @@ class Engine(ABC):
     modules: ClassVar[tuple[str, ...]]  # top-level modules that must be importable
     library: ClassVar[str] = ""  # what `load` imports, where it is not modules[0]
     settings: ClassVar[Settings] = Settings()
+    process: ClassVar[str] = ""  # shared by the engines that name it; empty: its own
     slow: ClassVar[str] = ""  # why the engine runs only if it is asked for
     heavy: ClassVar[bool] = False  # converting a network takes many seconds
 

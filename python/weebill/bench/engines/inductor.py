@@ -26,6 +26,7 @@ class Inductor(TorchFolded):
         layout="NHWC", isa="environment", note="torch.compile, freezing, cpp_wrapper"
     )
 
+    process: ClassVar[str] = ""  # of its own: the compiler has settings for a whole process
     slow: ClassVar[str] = "compiles for half a minute a network; --backend all includes it"
 
     def load(self, folder: Path, x: FloatArray, threads: int) -> Session:

@@ -61,6 +61,7 @@ class TorchEager(Engine):
 
     name: ClassVar[str] = "torch"
     distribution: ClassVar[str] = "torch"
+    process: ClassVar[str] = "torch"
     modules: ClassVar[tuple[str, ...]] = ("torch",)
     settings: ClassVar[Settings] = Settings(isa="environment", note="eager")
 
