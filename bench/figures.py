@@ -182,7 +182,9 @@ def show(result: Result) -> None:
     shown = to_markdown(table(result) if networks else block_table(result))
     made = shown + "\n" + machine(result) + "\n"
     if "*" in shown:
-        made += "\n\\* Other work had a core in many rounds; ratios are taken within each round.\n"
+        made += (
+            "\n\\* Threads waited for a core in too many rounds, for other work or each other.\n"
+        )
     if networks:
         chart(result)
         image = "![Time of other engines over weebill's](docs/images/bench.svg)\n\n"

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <limits>
+#include <optional>
 
 #include "core/cpu.h"
 #include "core/record.h"
@@ -14,6 +15,7 @@ namespace {
 constexpr std::int64_t kFloat = sizeof(float);
 
 std::atomic<FusionPolicy> policy_in_use{FusionPolicy::kAuto};
+std::optional<Caches> assumed_caches;
 
 // Input rows under `rows` output rows.
 std::int64_t input_rows(const Window& w, std::int64_t rows) {
@@ -149,7 +151,10 @@ ProductPlan plan_product(std::int64_t m, std::int64_t k, std::int64_t n, bool sc
 void set_fusion_policy(FusionPolicy policy) { policy_in_use = policy; }
 FusionPolicy fusion_policy() { return policy_in_use; }
 
-Caches machine_caches() { return {cpu_info().l1d_bytes, cpu_info().l2_bytes}; }
+Caches machine_caches() {
+  return assumed_caches.value_or(Caches{cpu_info().l1d_bytes, cpu_info().l2_bytes});
+}
+void assume_caches(const Caches& caches) { assumed_caches = caches; }
 
 int plan_threads(std::int64_t multiply_adds, int threads) {
   return static_cast<int>(std::clamp<std::int64_t>(multiply_adds / kRegion, 1, threads));

@@ -12,8 +12,10 @@ struct Caches {
   std::int64_t l1d_bytes, l2_bytes;
 };
 
-/// Those of this machine.
+/// Those of this machine, or what assume_caches() said.
 WEEBILL_API Caches machine_caches();
+/// For counts that are to be the same on every machine. Before the first run: nothing guards it.
+WEEBILL_API void assume_caches(const Caches& caches);
 
 /// A separable block on one image, its padding made explicit.
 struct SeparableProblem {

@@ -78,6 +78,9 @@ struct Walk {
   Cursor out;
 };
 
+#if defined(WEEBILL_STRIDED_TILES) || defined(WEEBILL_STORE_APART)
+#include "kernels/window_rows.inl"
+#endif
 #if defined(WEEBILL_STRIDED_TILES)
 #include "kernels/strided_tiles.inl"
 #include "kernels/window_tiles.inl"

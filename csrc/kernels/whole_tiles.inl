@@ -48,7 +48,7 @@ inline __attribute__((always_inline)) void multiply_add_now(Vec* acc, const floa
 }
 
 // kRound inputs at a time, and with more than one the weights of the next block and the pixels of
-// the next tile are fetched meanwhile.
+// the next tile are fetched meanwhile; with one, the rows below the windows.
 template <int32_t kActivation, bool kResidual, bool kOffsets, int kRound, int kMr>
 __attribute__((noinline)) void whole_tiles_of(const PointwiseArgs& a, Walk& walk, int64_t count) {
   constexpr int kGroup = finished_pixels(kActivation);
@@ -62,7 +62,9 @@ __attribute__((noinline)) void whole_tiles_of(const PointwiseArgs& a, Walk& walk
   const float* residual = walk.residual;
   float* y = walk.out.y + walk.y_channel;
   int64_t column = walk.out.column;
+  const LinesBelow below(a, kRound == 1 ? x_stride : 0);
   for (; count > 0; --count) {
+    if constexpr (kRound == 1) below.fetch(x);
     Vec acc[kMr * kFullVecs];
     const float* pixels[kMr];
     const float* w = hidden(walk.w);
@@ -177,7 +179,7 @@ inline bool whole_tiles_in_rounds(const PointwiseArgs& a, Walk& walk, int64_t co
 template <bool kOffsets, int kMr>
 inline bool whole_tiles(const PointwiseArgs& a, Walk& walk, int64_t count) {
   if (walk.channels != kBlock || a.k < kTogether) return false;
-  // Few inputs through offsets are a stem's: near, and done before anything would have come.
+  // Few inputs through offsets are a stem's, done before those of the next tile would have come.
   if (kOffsets && a.k < 2 * kBlock) return whole_tiles_in_rounds<kOffsets, 1, kMr>(a, walk, count);
   return whole_tiles_in_rounds<kOffsets, kTogether, kMr>(a, walk, count);
 }

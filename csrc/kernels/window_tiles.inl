@@ -4,14 +4,8 @@
 // displacement from a pointer to the kernel row, or to that of each plane, where the table costs an
 // offset and two additions for each of 27 inputs.
 //
-// A network's image comes from the last cache or from memory, in three or nine streams that end
-// with every output row: the two rows of it that the next output row is the first to read are
-// fetched while this one is computed. The same for the outputs gave nothing.
-//
-// Uses multiply_add_strided(), activate_now() and Walk.
+// Uses window_rows.inl, multiply_add_strided(), activate_now() and Walk.
 
-constexpr int kWindowChannels = 3;
-constexpr int kWindowRun = 9;  // inputs of a kernel row
 constexpr int kWindowMr = 14;
 
 // A kernel row of the tile's windows.
@@ -148,10 +142,8 @@ __attribute__((noinline)) void window_tiles(const PointwiseArgs& a, const Walk& 
   const int64_t rows = a.k / kWindowRun;
   const int64_t* const offsets = a.offsets;
   const int64_t block_stride = a.w_block_stride;
-  // From an image row to the next, and from x to the first that is to be fetched.
-  const int64_t image_row = rows > 1 ? offsets[kWindowRun] - offsets[0] : 0;
-  const int64_t ahead = offsets[kWindowRun * (rows - 1)] + image_row;
-  const int64_t plane = offsets[1] - offsets[0];
+  const WindowRows ahead(a);
+  const int64_t plane = ahead.plane;
   const float* x = walk.x;
   float* y = walk.out.y + walk.y_channel;
   for (; count > 0; --count, x += kTileFloats) {
@@ -159,14 +151,7 @@ __attribute__((noinline)) void window_tiles(const PointwiseArgs& a, const Walk& 
     const float* w[kFull + 1];
 #pragma GCC unroll 4
     for (int j = 0; j <= kFull; ++j) w[j] = walk.w + j * block_stride;
-#pragma GCC unroll 3
-    for (int64_t c = 0; c < (kStep == 1 ? kWindowChannels : 1); ++c) {
-#pragma GCC unroll 6
-      for (int64_t i = 0; i < kTileFloats; i += kLine) {
-        prefetch_near(x + ahead + c * plane + i);
-        prefetch_near(x + ahead + c * plane + image_row + i);
-      }
-    }
+    ahead.template fetch<kStep, kWindowMr>(x);
     auto row = [&](int64_t offset) __attribute__((always_inline)) {
       const float* p = x + offset;
       return WindowRow<kStep>{{p, p + plane, p + 2 * plane}};
@@ -181,21 +166,6 @@ __attribute__((noinline)) void window_tiles(const PointwiseArgs& a, const Walk& 
     tile.template row<true>(row(*offset), w);
     y = tile.y;
   }
-}
-
-// Whether the offsets are those of kernel rows three wide, three channels to a pixel.
-inline bool in_window_rows(const PointwiseArgs& a, int64_t step) {
-  if (a.k == 0 || a.k % kWindowRun != 0) return false;
-  const int64_t plane = a.offsets[1] - a.offsets[0];
-  int64_t apart = step == 1 ? 0 : plane - 1;
-  for (int64_t i = 0; i < a.k; i += kWindowRun) {
-#pragma GCC unroll 9
-    for (int64_t j = 1; j < kWindowRun; ++j) {
-      apart |= a.offsets[i + j] - a.offsets[i] - j / kWindowChannels * step -
-               j % kWindowChannels * plane;
-    }
-  }
-  return apart == 0;
 }
 
 // All m pixels of a column of blocks; false, and nothing done, where they are no such windows, an

@@ -131,6 +131,9 @@ inline void stream_fence() { _mm_sfence(); }
 inline __attribute__((always_inline)) void prefetch(const float* p) {
   _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1);
 }
+inline __attribute__((always_inline)) void prefetch_near(const float* p) {
+  _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0);
+}
 inline Vec load_now(const float* p) {
   Vec v;
   __asm__ volatile("vmovups %1, %0" : "=x"(v) : "m"(*reinterpret_cast<const __m256_u*>(p)));
