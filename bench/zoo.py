@@ -28,6 +28,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -176,24 +177,23 @@ def times(folder: Path, name: str) -> dict[str, Any]:
     # made outside: what is loaded in inference mode counts no changes, and is not packed
     made = contenders(folder, name)
     with torch.inference_mode():
-        measured = measure(made, PLAN)
-    rounds, tainted = clean_rounds(measured.records, PLAN.min_clean)
+        records = measure(made, PLAN, base="weebill").records
+    kept = {key: clean_rounds(record, PLAN.min_clean) for key, record in records.items()}
     figures = {
-        key: turn_figures([record.rounds[k] for k in rounds]) / 1e6
-        for key, record in measured.records.items()
+        key: turn_figures([record.rounds[k] for k in kept[key][0]])
+        for key, record in records.items()
     }
-    layouts = [figures.pop("eager"), figures.pop("eager_nhwc")]
-    figures["eager"] = min(layouts, key=lambda values: float(sorted(values)[len(values) // 2]))
-    ratios = {
-        key: paired_ratio(values, figures["weebill"])
-        for key, values in figures.items()
-        if key != "weebill"
-    }
-    return {
-        "ms": {key: float(sorted(values)[len(values) // 2]) for key, values in figures.items()},
-        "ratio": {key: [ratio.value, ratio.low, ratio.high] for key, ratio in ratios.items()},
-        "tainted": tainted,
-    }
+    ms = {key: float(np.median(values)) / 1e6 for key, values in figures.items()}
+    ratios = {}
+    for key, record in records.items():
+        if record.beside:
+            beside = [record.beside[k].figure for k in kept[key][0]]
+            ratio = paired_ratio(figures[key], beside)
+            ratios[key] = [ratio.value, ratio.low, ratio.high]
+    layout = min("eager", "eager_nhwc", key=lambda key: ratios[key][0])
+    ms["eager"], ratios["eager"] = ms[layout], ratios[layout]
+    del ms["eager_nhwc"], ratios["eager_nhwc"]
+    return {"ms": ms, "ratio": ratios, "tainted": any(tainted for _, tainted in kept.values())}
 
 
 def read(folder: Path) -> dict[str, Any]:

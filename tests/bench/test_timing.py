@@ -151,7 +151,9 @@ def test_the_base_has_a_turn_before_and_after_each_of_the_others() -> None:
     records = measure(contenders, Plan(rounds=2, turn_ns=5e6), base="b").records
     assert log == [*"aabbcc", *"babcb", *"bcbab"]  # warm-up and calibration, two rounds
     assert [len(records[name].rounds) for name in "abc"] == [2, 6, 2]
-    assert records["a"].beside == records["c"].beside == [Beside(pytest.approx(1e6), False)] * 2
+    for name in "ac":
+        assert [b.figure for b in records[name].beside] == pytest.approx([1e6, 1e6])
+        assert not any(b.tainted for b in records[name].beside)
     assert records["b"].beside == []
 
 
@@ -184,9 +186,11 @@ def test_the_figure_beside_a_turn_is_of_the_undisturbed_one() -> None:
         samples = np.full(3, ns)
         return Turn(samples, samples, disturbed)
 
-    assert Beside.of(turn(2e6, QUIET), turn(8e6, QUIET)) == Beside(pytest.approx(4e6), False)
-    assert Beside.of(turn(2e6, QUIET), turn(8e6, NOISY)) == Beside(pytest.approx(2e6), False)
-    assert Beside.of(turn(2e6, NOISY), turn(8e6, NOISY)) == Beside(pytest.approx(4e6), True)
+    quiet = Beside.of(turn(2e6, QUIET), turn(8e6, QUIET))
+    half = Beside.of(turn(2e6, QUIET), turn(8e6, NOISY))
+    noisy = Beside.of(turn(2e6, NOISY), turn(8e6, NOISY))
+    assert [b.figure for b in (quiet, half, noisy)] == pytest.approx([4e6, 2e6, 4e6])
+    assert [b.tainted for b in (quiet, half, noisy)] == [False, False, True]
 
 
 def test_a_round_is_clean_when_its_turn_and_one_beside_it_are() -> None:
