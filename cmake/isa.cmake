@@ -14,11 +14,12 @@ include(CheckCXXCompilerFlag)
 set(CMAKE_CXX_FLAGS_RELWITHDEBINFO "${CMAKE_CXX_FLAGS_RELEASE}")
 
 # Under sanitizers every access is a call: inlined checks made the kernels ten times as long, and
-# took minutes to compile. AddressSanitizer finds what the two left out would: uses of a null
-# pointer, and of bytes beyond an object.
+# took minutes to compile. AddressSanitizer finds what those left out would (uses of a null pointer,
+# of one that left its object, and of bytes beyond an object), and the processor what an instruction
+# that wants its operand aligned does to one that isn't.
 set(WEEBILL_ISA_SANITIZERS "")
 if(CMAKE_CXX_FLAGS MATCHES "-fsanitize=address" AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-  set(WEEBILL_ISA_SANITIZERS -Og -fno-sanitize=null,object-size
+  set(WEEBILL_ISA_SANITIZERS -Og -fno-sanitize=null,object-size,pointer-overflow,alignment
                              "SHELL:--param asan-instrumentation-with-call-threshold=0")
 endif()
 
@@ -70,7 +71,7 @@ function(weebill_add_all_isas)
     if(WEEBILL_EMULATE_AVX512)
       # SIMDe's headers are not ours to keep free of warnings, and inline better when asked less.
       weebill_add_isa(avx512 SOURCE avx512_emulated OPTIMISE -O1 FLAGS -mavx2 -mfma -w -g0)
-    else()
+    elseif(WEEBILL_AVX512)
       set(quiet "")
       if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
         # gcc 12 warns of its own AVX-512 header (GCC bug 105593).
