@@ -47,6 +47,15 @@ class Scripted:
         return Turn(samples, samples, NOISY if tainted else QUIET)
 
 
+class Dying(Scripted):
+    """Ends behind its second timed turn."""
+
+    def turn(self, refill: int, calls: int) -> Turn:
+        if len(self.calls) == 4:
+            raise RuntimeError("process ended")
+        return super().turn(refill, calls)
+
+
 def test_rotation_gives_every_contender_every_place() -> None:
     names = ["a", "b", "c"]
     orders = [rotated(names, k) for k in range(6)]
@@ -164,12 +173,6 @@ def test_the_base_alone_has_turns_like_any_other() -> None:
 
 
 def test_a_base_that_is_not_there_or_dies_leaves_plain_rounds() -> None:
-    class Dying(Scripted):
-        def turn(self, refill: int, calls: int) -> Turn:
-            if len(self.calls) == 4:
-                raise RuntimeError("process ended")
-            return super().turn(refill, calls)
-
     log: list[str] = []
     contenders = {"a": Scripted("a", log), "b": Dying("b", log), "c": Scripted("c", log)}
     measured = measure(contenders, Plan(rounds=3), base="b")
@@ -229,12 +232,6 @@ def test_the_plans_time_leaves_out_rounds_but_the_fewest(seconds: float, rounds:
 
 
 def test_a_contender_that_dies_leaves_the_others() -> None:
-    class Dying(Scripted):
-        def turn(self, refill: int, calls: int) -> Turn:
-            if len(self.calls) == 4:
-                raise RuntimeError("process ended")
-            return super().turn(refill, calls)
-
     log: list[str] = []
     contenders = {"a": Scripted("a", log), "b": Dying("b", log)}
     measured = measure(contenders, Plan(rounds=5))
