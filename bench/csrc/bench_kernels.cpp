@@ -171,12 +171,12 @@ int run_all(int argc, char** argv) {
   Bench bench(options);
   std::vector<Bandwidth> bandwidth;
   const bool measured = options.once == 0 && !options.count;
-  if (!measured) {
-    assume_caches({32 << 10, 512 << 10});  // how blocks are cut decides what is counted
-  } else {
+  if (measured) {
     bench.set_peak(peak_gflops(isa(), options.min_time));
     bandwidth = read_bandwidth(isa(), options.min_time);
     if (!options.json) print_head(bench, bandwidth);
+  } else {
+    assume_caches({32 << 10, 512 << 10});  // how blocks are cut decides what is counted
   }
   if (!options.layers) bench_kernels(bench);
   bench_blocks(bench);

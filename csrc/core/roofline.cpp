@@ -5,11 +5,10 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstddef>
-#include <new>
 
 #include "core/cpu.h"
 #include "core/dispatch.h"
+#include "core/workspace.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -130,23 +129,6 @@ double fastest_ns(double seconds, Body body) {
   return best;
 }
 
-// Ones, from the start of a cache line on: a vector that crosses a line is read as two.
-class LineAligned {
- public:
-  explicit LineAligned(std::int64_t count)
-      : floats_(static_cast<float*>(::operator new(static_cast<std::size_t>(count) * sizeof(float),
-                                                   std::align_val_t(64)))) {
-    std::fill_n(floats_, count, 1.0f);
-  }
-  ~LineAligned() { ::operator delete(floats_, std::align_val_t(64)); }
-  LineAligned(const LineAligned&) = delete;
-  LineAligned& operator=(const LineAligned&) = delete;
-  const float* floats() const { return floats_; }
-
- private:
-  float* const floats_;
-};
-
 }  // namespace
 
 double peak_gflops(const std::string& isa, double seconds) {
@@ -175,9 +157,14 @@ std::vector<Bandwidth> read_bandwidth(const std::string& isa, double seconds) {
     const std::int64_t count = level.bytes / static_cast<std::int64_t>(sizeof(float));
     // A read of a small cache takes less than the clock can tell: it is repeated.
     const std::int64_t times = std::max<std::int64_t>(1, (1 << 20) / level.bytes);
-    const LineAligned data(count);
+    // From the start of a line on, for a vector that crosses one is read as two; in a workspace of
+    // its own, which gives the memory back.
+    Workspace workspace;
+    Workspace::Scope scope(workspace);
+    float* const data = scope.take(count);
+    std::fill_n(data, count, 1.0f);
     const double ns = fastest_ns(seconds, [&] {
-      for (std::int64_t i = 0; i < times; ++i) keep(loops.read(data.floats(), count));
+      for (std::int64_t i = 0; i < times; ++i) keep(loops.read(data, count));
     });
     level.gbps = static_cast<double>(times * level.bytes) / ns;
   }
