@@ -19,10 +19,6 @@
 namespace weebill {
 namespace {
 
-// A line that is fetched to be overwritten costs as much as one that is read again later, so
-// results that a last cache might just hold go past it too.
-constexpr std::int64_t kStreamedGradients = kStreamedElements / 4;
-
 using TunedKernel = void (*)(const DepthwiseGradArgs&);
 
 // None for a window that has no kernel of its own.
@@ -211,7 +207,7 @@ class DepthwiseBackward {
     Workspace::Scope scope(Workspace::of_this_thread());
     RowRing ring(run_, dy, {y_.h, y_.w, left_, dy_columns_, ring_rows_, channels}, scope);
     const float** row_at = scope.take<const float*>(w_.kernel_h);
-    const bool streams = x_.n * x_.h * x_.w * x_.c >= kStreamedGradients;
+    const bool streams = x_.n * x_.h * x_.w * x_.c >= kStreamedDepthwise;
     // What is not wanted: x without a gradient by the weight, dx; and a dx that is read again.
     const float* no_x = wanted_.weight == nullptr ? scope.zeros(channels) : nullptr;
     float* scratch_x = x.is_made() && no_x == nullptr ? scope.take(x_.w * channels) : nullptr;

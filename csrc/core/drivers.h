@@ -41,6 +41,7 @@ struct RunOf {
   const typename TableOf<T>::Type& kernels;
   Caches caches;  ///< as plans count in float32: twice their size for Half
   int threads;
+  bool streams = false;  ///< nobody reads the result while a cache would hold it
 
   /// body(task) for each task, in parallel where there is more than one thread.
   template <typename Body>
@@ -57,6 +58,9 @@ using Run = RunOf<float>;
 /// Results of at least so many elements, 16 MB, are not in a cache any more when somebody reads
 /// them.
 constexpr std::int64_t kStreamedElements = 1 << 22;
+/// The same for a depthwise convolution, whose stores wait for the lines that they overwrite: one
+/// that is fetched for that costs as much as one that is read again later.
+constexpr std::int64_t kStreamedDepthwise = kStreamedElements / 4;
 
 /// run() with what is given; `output` gives the memory for the result.
 template <typename T>

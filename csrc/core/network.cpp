@@ -389,7 +389,10 @@ void run_with(const RunOf<T>& run, const std::string& op, const TensorViewOf<T>&
   }
   T* const y = output(shapes.back());
   if (x.n == 0) return;
-  const RunOf<T> whole = {run.kernels, run.caches, plan.threads};
+  const Shape& last = shapes.back();
+  const bool streams =
+      records.size() == 1 && last.n * last.c * last.h * last.w >= kStreamedDepthwise;
+  const RunOf<T> whole = {run.kernels, run.caches, plan.threads, streams};
   with_threads(plan.threads, [&] {
     if (x.n == 1 || tail == 0) {
       run_list(whole, records, shapes, 0, records.size(), x.n, x, y);
@@ -397,7 +400,7 @@ void run_with(const RunOf<T>& run, const std::string& op, const TensorViewOf<T>&
     }
     // Image by image without threads as well: the activations of one image stay in the cache. With
     // an image for every thread, nothing is shared but the weights.
-    const RunOf<T> per_image = {whole.kernels, whole.caches, plan.threads_of_image()};
+    const RunOf<T> per_image = {whole.kernels, whole.caches, plan.threads_of_image(), streams};
     Workspace::Scope scope(Workspace::of_this_thread());
     const Shape& middle = shapes[tail];
     const std::int64_t image = middle.c * middle.h * middle.w;

@@ -78,6 +78,9 @@ class DepthwiseRow {
     args_.bias = block.record.depthwise_b.template as<T>() + first_channel;
     args_.channels = channels;
     args_.activation = static_cast<std::int32_t>(block.h.depthwise_activation);
+    // Few channels are written in the order of memory as they are.
+    args_.stream = block.run.streams && !block.problem.has_project && !block.problem.has_se &&
+                   block.problem.c_mid >= 2 * kBlock;
     if (rows.padded && tuned_ != nullptr) {
       const std::int64_t reach = (block.problem.ow - 1) * w.stride_w + w.kernel_w;
       args_.zeros_left = w.pad_left;
@@ -449,7 +452,7 @@ void run_separable(const RunOf<T>& run, const Record& record, const Pixels<T>& x
   const RecordHeader& h = *record.header;
   const SeparableProblem p = separable_problem(record, shape, record_output("run", record, shape));
   const SeparablePlan plan = plan_separable(p, run.caches, run.threads, fusion_policy());
-  const RunOf<T> mine = {run.kernels, run.caches, plan.threads};
+  const RunOf<T> mine = {run.kernels, run.caches, plan.threads, run.streams};
   const Block<T> block = {mine, record, h, p.window, p, plan, x, y_stride > 0 ? y_stride : p.c_out};
   if (block.plan.row_fusion) {
     run_row_fusion(block, y);

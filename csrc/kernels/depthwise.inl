@@ -44,6 +44,12 @@ inline void store_channels(Element* p, Vec v, int64_t n) {
   }
 }
 
+// Whether pixels can be stored past the caches.
+inline bool can_stream(const Element* p, int64_t stride) {
+  return kStreams && reinterpret_cast<uintptr_t>(p) % (kLanes * sizeof(Element)) == 0 &&
+         stride % kLanes == 0;
+}
+
 // One kernel row: x at the input of column 0 and tap 0, w at tap 0.
 template <int kKernel, int kStride, bool kTail, int kColumns>
 inline void kernel_row(Vec (&acc)[kColumns], const Element* x, int64_t x_stride, const Element* w,

@@ -24,12 +24,12 @@ inline void put_channels(float* p, Vec v, int64_t lanes) {
   }
 }
 
-inline bool can_stream(const float* p, int64_t stride) {
-  return kStreams && reinterpret_cast<uintptr_t>(p) % (kLanes * sizeof(float)) == 0 &&
-         stride % kLanes == 0;
-}
-
-constexpr int kGradColumns = kRegisters >= 32 ? 8 : 4;
+// With 32 registers 7 columns, of which the widths 112 to 7 are multiples; for stride 2, whose
+// tiles start at even columns, 8.
+template <int kStride>
+constexpr int kGradColumns = kRegisters < 32 ? 4
+                             : kStride == 1  ? 7
+                                             : 8;
 
 /// The tile's lines of the rows that come next, to the second cache: memory does not rest during
 /// the arithmetic.
@@ -115,12 +115,13 @@ inline void grad_columns(const DepthwiseGradArgs& a, int64_t column) {
 
 template <int kKernel, int kStride, int kOdd>
 inline void grad_row(const DepthwiseGradArgs& a) {
+  constexpr int kColumns = kGradColumns<kStride>;
+  static_assert(kColumns % kStride == 0);  // the tiles that follow start at the same phase
   int64_t i = 0;
-  // Even counts: the tiles that follow start at the same phase.
-  for (; i + kGradColumns <= a.columns; i += kGradColumns) {
-    grad_columns<kKernel, kStride, kOdd, kGradColumns>(a, i);
+  for (; i + kColumns <= a.columns; i += kColumns) {
+    grad_columns<kKernel, kStride, kOdd, kColumns>(a, i);
   }
-  if (kGradColumns > 4 && i + 4 <= a.columns) {
+  if (kColumns > 4 && i + 4 <= a.columns) {
     grad_columns<kKernel, kStride, kOdd, 4>(a, i);
     i += 4;
   }

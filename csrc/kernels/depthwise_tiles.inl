@@ -73,6 +73,8 @@ inline __attribute__((always_inline)) void strided_depthwise_store(const Depthwi
     for (int j = 0; j < kVecs; ++j) {
       if (kHalf) {
         store_low_now(y, acc[t]);
+      } else if (a.stream) {
+        stream(y + j * kLanes, acc[t * kVecs + j]);
       } else {
         store_now(y + j * kLanes, acc[t * kVecs + j]);
       }
@@ -220,7 +222,7 @@ __attribute__((noinline)) void strided_depthwise_columns(const DepthwiseArgs& ar
 // are computed twice, to the same bits.
 constexpr int64_t kFewColumns = 7;
 template <int kKernel, int kStride>
-inline void strided_depthwise_row(const DepthwiseArgs& a) {
+inline void strided_depthwise_columns_of(const DepthwiseArgs& a) {
   const int64_t columns = a.columns, many = columns - columns % 14;
   if (many > 0) strided_depthwise_columns<kKernel, kStride, 14, 1>(a, 0, many, 0);
   if (columns == many) return;
@@ -234,4 +236,14 @@ inline void strided_depthwise_row(const DepthwiseArgs& a) {
   }
   const int64_t rest = many > 0 || columns == kFewColumns ? columns - many : columns - 7;
   strided_depthwise_columns<kKernel, kStride, 7, 2>(a, columns - 7, columns, 7 - rest);
+}
+
+// Goes past the caches only where every line is written by one store.
+template <int kKernel, int kStride>
+inline void strided_depthwise_row(const DepthwiseArgs& args) {
+  DepthwiseArgs a = args;
+  a.stream =
+      a.stream && a.channels % kLanes == 0 && can_stream(a.y, a.columns > 1 ? a.y_stride : 0);
+  strided_depthwise_columns_of<kKernel, kStride>(a);
+  if (a.stream) stream_fence();
 }

@@ -11,6 +11,7 @@
 
 constexpr int64_t kLanes = 8;
 constexpr int64_t kRegisters = 32;
+constexpr bool kStreams = false;
 
 namespace wide {
 // clang-format off

@@ -12,6 +12,7 @@
 
 constexpr int64_t kLanes = 1;
 constexpr int64_t kRegisters = 16;
+constexpr bool kStreams = false;
 
 namespace wide {
 // clang-format off

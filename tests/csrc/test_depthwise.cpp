@@ -67,6 +67,7 @@ struct Run {
   std::int32_t activation;
   bool sum;
   Flush flush;
+  bool stream = rng().coin();
 };
 
 /// Calls `kernel(common)` on the first run.columns columns between guard pages; returns y dense and
@@ -78,14 +79,14 @@ std::vector<float> run_kernel(const Problem& t, const std::string& isa, const Ru
   set_case(
       "isa %s channels %lld columns %lld kernel %lldx%lld first_row %lld rows %lld "
       "first_tap %lld taps %lld stride %lld dilation %lld x_stride %lld y_stride %lld "
-      "activation %d sum %d integers %d zeros %lld %lld %s",
+      "activation %d sum %d stream %d integers %d zeros %lld %lld %s",
       isa.c_str(), static_cast<long long>(s.channels), static_cast<long long>(run.columns),
       static_cast<long long>(s.kernel_h), static_cast<long long>(s.kernel_w),
       static_cast<long long>(s.first_row), static_cast<long long>(s.rows),
       static_cast<long long>(s.first_tap), static_cast<long long>(s.taps),
       static_cast<long long>(t.window.stride), static_cast<long long>(t.window.dilation),
       static_cast<long long>(run.x_stride), static_cast<long long>(run.y_stride), run.activation,
-      run.sum, t.integers, static_cast<long long>(t.zeros_left),
+      run.sum, run.stream, t.integers, static_cast<long long>(t.zeros_left),
       static_cast<long long>(t.zeros_right), flush_name(run.flush));
   std::vector<std::vector<T>> row_values;
   std::vector<std::unique_ptr<Guarded<T>>> rows;
@@ -119,6 +120,7 @@ std::vector<float> run_kernel(const Problem& t, const std::string& isa, const Ru
   args.zeros_right = run.columns == s.columns ? t.zeros_right : 0;
   args.channels = s.channels;
   args.activation = run.activation;
+  args.stream = run.stream;
   kernel(args);
 
   for (std::size_t u = 0; u < rows.size(); ++u) WEEBILL_EXPECT(rows[u]->unchanged(row_values[u]));

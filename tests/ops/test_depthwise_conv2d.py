@@ -69,6 +69,24 @@ def test_batch(batch: int, isa: str) -> None:
     run_case(torch.randn(batch, 17, 6, 7), torch.randn(17, 1, 5, 5), "5x5")
 
 
+@pytest.mark.parametrize("window", ["3x3", "5x5 s2"])
+def test_large_results_are_those_of_single_images(window: str, isa: str) -> None:
+    """Results of some megabytes may be written past the caches."""
+    kernel, stride, padding, dilation = WINDOWS[window]
+    x = torch.randn(8, 48, 60 * stride[0], 59 * stride[1])
+    x = x.to(memory_format=torch.channels_last)
+    weight = torch.randn(48, 1, *kernel)
+
+    def convolved(images: Tensor) -> Tensor:
+        return ops.depthwise_conv2d(
+            images, weight, stride=stride, padding=padding, dilation=dilation
+        )
+
+    y = convolved(x)
+    assert y.numel() > 1 << 20
+    assert torch.equal(y, torch.cat([convolved(image) for image in x.split(1)]))
+
+
 def test_layouts(isa: str) -> None:
     weight = torch.randn(20, 1, 3, 3)
     for x in layouts(torch.randn(2, 20, 7, 6)).values():
