@@ -95,7 +95,8 @@ struct DepthwiseArgsOf {
   std::int64_t zeros_left, zeros_right;
   std::int64_t channels;
   std::int32_t activation;
-  /// Nobody reads y while a cache would hold it. A kernel that writes whole lines may go past those.
+  /// Nobody reads y while a cache would hold it. A kernel that writes whole lines may go past
+  /// those.
   bool stream;
 };
 using DepthwiseArgs = DepthwiseArgsOf<float>;
