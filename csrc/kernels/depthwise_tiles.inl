@@ -36,18 +36,17 @@ inline __attribute__((always_inline)) void strided_depthwise_rows(Vec* acc, cons
         constexpr int kOf = decltype(j)::value;
         input[kOf] = kHalf ? load_half_at<kInput % 18>(x) : load_at<kInput % 18, kOf * kVec>(x);
       });
-      unrolled<0, kColumns>([&](auto t) __attribute__((always_inline)) {
+      using Meets = Meeting<kKernel, kStride, kColumns, kInput>;
+      unrolled<Meets::kFirst, Meets::kEnd>([&](auto t) __attribute__((always_inline)) {
         constexpr int kColumn = decltype(t)::value;
         constexpr int kTap = kInput - kColumn * kStride;
-        if constexpr (kTap >= 0 && kTap < kKernel) {
-          unrolled<0, kVecs>([&](auto j) __attribute__((always_inline)) {
-            constexpr int kOf = decltype(j)::value;
-            if constexpr (kHalf) {
-              accumulate_half_now(acc[kColumn], input[0], taps[kTap]);
-            } else {
-              accumulate_now(acc[kColumn * kVecs + kOf], input[kOf], taps[kTap * kVecs + kOf]);
-            }
-          });
+        if constexpr (kHalf) {
+          accumulate_half_now(acc[kColumn], input[0], taps[kTap]);
+        } else {
+#pragma GCC unroll 2
+          for (int j = 0; j < kVecs; ++j) {
+            accumulate_now(acc[kColumn * kVecs + j], input[j], taps[kTap * kVecs + j]);
+          }
         }
       });
     });
@@ -169,11 +168,9 @@ inline __attribute__((always_inline)) void strided_depthwise_pairs(const Depthwi
       constexpr int kInput = decltype(i)::value;
       Vec input = load_half_at<kInput>(near);
       insert_high_at<kInput>(input, far);
-      unrolled<0, kHigh>([&](auto t) __attribute__((always_inline)) {
-        constexpr int kTap = kInput - decltype(t)::value * kStride;
-        if constexpr (kTap >= 0 && kTap < kKernel) {
-          accumulate_now(acc[decltype(t)::value], input, taps[kTap]);
-        }
+      using Meets = Meeting<kKernel, kStride, kHigh, kInput>;
+      unrolled<Meets::kFirst, Meets::kEnd>([&](auto t) __attribute__((always_inline)) {
+        accumulate_now(acc[decltype(t)::value], input, taps[kInput - decltype(t)::value * kStride]);
       });
     });
   }

@@ -42,34 +42,31 @@ template <int kFirst, int kPixels, int kFull, int kHalf, int kInput, bool kOffse
 inline __attribute__((always_inline)) void multiply_add_strided(Vec* acc, const Operands& x,
                                                                 const float* const* w) {
   if constexpr (kPaired<kFull, kHalf>) {
-    return multiply_add_pairs<kFirst, kPixels, kInput, kOffsets>(acc, x, w);
-  }
-  constexpr int kAt = kOffsets ? 0 : kInput;  // behind x
-  constexpr int kVecs = kFull + kHalf;
-  Vec wv[kVecs];
-  unrolled<0, kFull>([&](auto j) __attribute__((always_inline)) {
-    constexpr int kVec = decltype(j)::value;
-    wv[kVec] = load_now<kInput * kBlock>(w[kVec]);
-  });
-  if constexpr (kHalf > 0) wv[kFull] = load_half_now<kInput * kHalfBlock>(w[kFull]);
-  // A broadcast of its own pays where two whole vectors take it.
-  constexpr bool kShared = kFull > 1;
-  unrolled<kFirst, kFirst + kPixels>([&](auto i) __attribute__((always_inline)) {
-    constexpr int kPixel = decltype(i)::value;
-    Vec input;
-    if constexpr (kShared) input = broadcast_now<kPixel, kAt>(x);
+    multiply_add_pairs<kFirst, kPixels, kInput, kOffsets>(acc, x, w);
+  } else {
+    constexpr int kAt = kOffsets ? 0 : kInput;  // behind x
+    constexpr int kVecs = kFull + kHalf;
+    Vec wv[kVecs];
     unrolled<0, kFull>([&](auto j) __attribute__((always_inline)) {
       constexpr int kVec = decltype(j)::value;
-      if constexpr (kShared) {
-        accumulate_now(acc[kPixel * kVecs + kVec], input, wv[kVec]);
-      } else {
-        accumulate_now<kPixel, kAt>(acc[kPixel * kVecs + kVec], x, wv[kVec]);
-      }
+      wv[kVec] = load_now<kInput * kBlock>(w[kVec]);
     });
-    if constexpr (kHalf > 0 && !kPaired<kFull, kHalf>) {
-      accumulate_half_now<kPixel, kAt>(acc[kPixel * kVecs + kFull], x, wv[kFull]);
-    }
-  });
+    if constexpr (kHalf > 0) wv[kFull] = load_half_now<kInput * kHalfBlock>(w[kFull]);
+    unrolled<kFirst, kFirst + kPixels>([&](auto i) __attribute__((always_inline)) {
+      constexpr int kPixel = decltype(i)::value;
+      Vec* const to = acc + kPixel * kVecs;
+      if constexpr (kFull > 1) {  // a broadcast of its own pays
+        const Vec input = broadcast_now<kPixel, kAt>(x);
+        unrolled<0, kFull>([&](auto j) __attribute__((always_inline)) {
+          constexpr int kVec = decltype(j)::value;
+          accumulate_now(to[kVec], input, wv[kVec]);
+        });
+      } else if constexpr (kFull == 1) {
+        accumulate_now<kPixel, kAt>(to[0], x, wv[0]);
+      }
+      if constexpr (kHalf > 0) accumulate_half_now<kPixel, kAt>(to[kFull], x, wv[kFull]);
+    });
+  }
 }
 
 // What a tile's loop goes on with: pixels, weights, offsets, and the weights to be fetched.

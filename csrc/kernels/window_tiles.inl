@@ -121,12 +121,11 @@ struct WindowTile {
     unrolled<0, kInputs>([&](auto i) __attribute__((always_inline)) {
       constexpr int kAt = decltype(i)::value;
       const Vec input = broadcast_now<0, kAt>(x);
-      unrolled<0, kWindowMr>([&](auto t) __attribute__((always_inline)) {
+      using Meets = Meeting<kWindowRun, kPixelInputs, kWindowMr, kAt>;
+      unrolled<Meets::kFirst, Meets::kEnd>([&](auto t) __attribute__((always_inline)) {
         constexpr int kPixel = decltype(t)::value;
         constexpr int kInput = kAt - kPixel * kPixelInputs;
-        if constexpr (kInput >= 0 && kInput < kWindowRun) {
-          accumulate_now(acc[kPixel], input, weights[kInput]);
-        }
+        accumulate_now(acc[kPixel], input, weights[kInput]);
         constexpr bool kEnds = kInput == kWindowRun - 1 && kPixel % kGroup == kGroup - 1;
         if constexpr (kLast && kEnds) finish<kPixel - kGroup + 1>();
       });
