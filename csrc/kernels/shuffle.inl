@@ -30,6 +30,22 @@ inline void shuffle_pixel(const ShuffleArgs& a, int64_t pixel, int64_t first) {
   }
 }
 
+// v[0][0] v[1][0] ...
+template <int kGroups>
+inline void store_turns(Element* y, Vec (&v)[kGroups]) {
+  if constexpr (kGroups == 3) {
+    store_interleaved(y, v[0], v[1], v[2]);
+#if defined(WEEBILL_STORE_PAIRS)
+  } else if constexpr (kGroups == 2) {
+    store_interleaved(y, v[0], v[1]);
+#endif
+  } else {
+    interleave(v);
+#pragma GCC unroll 8
+    for (int j = 0; j < kGroups; ++j) store(y + j * kLanes, v[j]);
+  }
+}
+
 // Where the groups of a pixel begin.
 template <int kGroups>
 struct Walks {
@@ -62,19 +78,14 @@ inline void shuffle_vectors(const ShuffleArgs& args) {
       Vec v[kGroups];
 #pragma GCC unroll 8
       for (int j = 0; j < kGroups; ++j) v[j] = load(walks.x[j] + i);
-      if constexpr (kGroups == 3) {
-        store_interleaved(y + i * kGroups, v[0], v[1], v[2]);
-      } else {
-        interleave(v);
-#pragma GCC unroll 8
-        for (int j = 0; j < kGroups; ++j) store(y + i * kGroups + j * kLanes, v[j]);
-      }
+      store_turns(y + i * kGroups, v);
     };
     if constexpr (kLanes >= 8) {
-      // One place calls it: of two, gcc takes one through the stack where vectors are long.
-      for (int64_t i = 0;; i = i + kLanes < last ? i + kLanes : last) {
-        vectors_at(i);
-        if (i == last) break;
+      // One place calls it: of two, gcc takes one through the stack where vectors are long. The
+      // bound is no part of what i is next: three cycles instead of one, as long as all the rest.
+      for (int64_t i = 0;; i += kLanes) {
+        vectors_at(i < last ? i : last);
+        if (i >= last) break;
       }
     } else {
       for (int64_t i = 0; i < last; i += kLanes) vectors_at(i);

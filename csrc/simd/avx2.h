@@ -117,6 +117,16 @@ inline void store_interleaved(float* p, Vec a, Vec b, Vec c) {
   store(p + 8, _mm256_blend_ps(_mm256_blend_ps(a, b, 0x24), c, 0x49));
   store(p + 16, _mm256_blend_ps(_mm256_blend_ps(a, b, 0x49), c, 0x92));
 }
+// Beside vectors of sixteen: one permutation and one store, where each half of them takes two
+// and a store.
+#if defined(__AVX512DQ__)
+#define WEEBILL_STORE_PAIRS
+inline void store_interleaved(float* p, Vec a, Vec b) {
+  const __m512i turns = _mm512_setr_epi32(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15);
+  const __m512 both = _mm512_insertf32x8(_mm512_castps256_ps512(a), b, 1);
+  _mm512_storeu_ps(p, _mm512_permutexvar_ps(turns, both));
+}
+#endif
 inline Vec round_even(Vec a) {
   return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }

@@ -26,6 +26,8 @@
 //                             only where it costs less than rounds of the two above
 //   store_interleaved(p, a, b, c)  a[0] b[0] c[0] a[1] ...: 3 * kLanes floats at p; these four not
 //                             of sixteen lanes, whose channels are shuffled by eight
+//   store_interleaved(p, a, b)  the same of two, where WEEBILL_STORE_PAIRS says that it costs less
+//                             than interleaving and two stores
 //   activate_exponential(v, activation)  silu or sigmoid, computed in float32
 //   to_element(x) load_narrowed(p) store_widened(p, v)  where Element is Half: of one float and of
 //                             kLanes of them
