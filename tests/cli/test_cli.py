@@ -1,4 +1,5 @@
-"""The command line through its real entry points, as processes of their own."""
+"""The command line through its real entry points, as processes of their own; where only torch would
+take long to import, in this one."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ import os
 import pty
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,12 @@ from PIL import Image
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 ESCAPE = "\x1b"
+HIDDEN = {"NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "WEEBILL_ISA", "COLUMNS"}
 
 
 def environment(**extra: str) -> dict[str, str]:
     """As the user has it, less what would change colours or kernels."""
-    hidden = {"NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "WEEBILL_ISA", "COLUMNS"}
-    return {k: v for k, v in os.environ.items() if k not in hidden} | extra
+    return {k: v for k, v in os.environ.items() if k not in HIDDEN} | extra
 
 
 @pytest.fixture
@@ -42,6 +43,30 @@ def run(tmp_path: Path) -> Run:
         )
 
     return call
+
+
+@pytest.fixture
+def run_here(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Run]:
+    """The same in this process, in which torch is imported."""
+    import torch
+
+    from weebill import config
+    from weebill.cli._app import run
+
+    monkeypatch.chdir(tmp_path)
+    for name in HIDDEN:
+        monkeypatch.delenv(name, raising=False)
+    threads, own = torch.get_num_threads(), config.threads()
+
+    def call(*arguments: object) -> subprocess.CompletedProcess[str]:
+        words = list(map(str, arguments))
+        return subprocess.CompletedProcess(words, run(words), *capsys.readouterr())
+
+    yield call
+    torch.set_num_threads(threads)
+    config.set_threads(own)
 
 
 @pytest.fixture
@@ -161,18 +186,18 @@ def test_models_json(run: Run) -> None:
     assert all(isinstance(entry["name"], str) for entry in weights)
 
 
-def test_models_pattern(run: Run) -> None:
-    names = [m["name"] for m in document(run("models", "mobilenet_v3*", "--json"))]
+def test_models_pattern(run_here: Run) -> None:
+    names = [m["name"] for m in document(run_here("models", "mobilenet_v3*", "--json"))]
     assert "mobilenet_v3_small" in names
     assert all(name.startswith("mobilenet_v3") for name in names)
-    table = run("models", "mobilenet_v3*").stdout
+    table = run_here("models", "mobilenet_v3*").stdout
     assert "mobilenet_v3_small" in table
     assert "efficientnet" not in table
     assert ESCAPE not in table
 
 
-def test_models_without_a_match(run: Run) -> None:
-    assert_one_line_error(run("models", "resnext*"), "resnext*")
+def test_models_without_a_match(run_here: Run) -> None:
+    assert_one_line_error(run_here("models", "resnext*"), "resnext*")
 
 
 def test_classify_names_the_coffee(run: Run) -> None:
@@ -184,9 +209,9 @@ def test_classify_names_the_coffee(run: Run) -> None:
     assert ESCAPE not in result.stdout
 
 
-def test_classify_compare_json(run: Run, photo: Path) -> None:
+def test_classify_compare_json(run_here: Run, photo: Path) -> None:
     answer = document(
-        run("classify", coffee(), photo, "--topk", 3, "--threads", 1, "--compare", "--json")
+        run_here("classify", coffee(), photo, "--topk", 3, "--threads", 1, "--compare", "--json")
     )
     assert set(answer) == {"model", "weights", "isa", "threads", "input", "results", "compare"}
     assert answer["model"] == "efficientnet_lite0"
@@ -229,8 +254,8 @@ def test_classify_missing_file_and_folder(run: Run, tmp_path: Path) -> None:
     assert_one_line_error(run("classify", tmp_path), str(tmp_path))
 
 
-def test_classify_unknown_model_suggests_one(run: Run, photo: Path) -> None:
-    result = run("classify", photo, "--model", "mobilenet_v3_lrage")
+def test_classify_unknown_model_suggests_one(run_here: Run, photo: Path) -> None:
+    result = run_here("classify", photo, "--model", "mobilenet_v3_lrage")
     assert_one_line_error(result, "mobilenet_v3_lrage", "mobilenet_v3_large")
 
 
@@ -239,8 +264,8 @@ def test_classify_precision_is_of_files(run: Run, photo: Path) -> None:
     assert_one_line_error(result, "--precision must go with a .weebill file")
 
 
-def test_classify_unknown_weights(run: Run, photo: Path) -> None:
-    result = run("classify", photo, "--weights", "IMAGENET_V9")
+def test_classify_unknown_weights(run_here: Run, photo: Path) -> None:
+    result = run_here("classify", photo, "--weights", "IMAGENET_V9")
     assert_one_line_error(result, "IMAGENET_V9", "IMAGENET1K_V1")
 
 
@@ -257,9 +282,9 @@ def small_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_classify_weights_from_a_file(run: Run, photo: Path, small_weights: Path) -> None:
+def test_classify_weights_from_a_file(run_here: Run, photo: Path, small_weights: Path) -> None:
     answer = document(
-        run(
+        run_here(
             "classify",
             photo,
             "--model",
@@ -275,13 +300,15 @@ def test_classify_weights_from_a_file(run: Run, photo: Path, small_weights: Path
     assert "compare" not in answer
 
 
-def test_classify_weights_of_another_model(run: Run, photo: Path, small_weights: Path) -> None:
-    assert_one_line_error(run("classify", photo, "--weights", small_weights), small_weights.name)
+def test_classify_weights_of_another_model(run_here: Run, photo: Path, small_weights: Path) -> None:
+    assert_one_line_error(
+        run_here("classify", photo, "--weights", small_weights), small_weights.name
+    )
 
 
 @pytest.mark.parametrize("name", ["cut.safetensors", "cut.pth"])
 def test_classify_truncated_weights(
-    run: Run, photo: Path, small_weights: Path, tmp_path: Path, name: str
+    run_here: Run, photo: Path, small_weights: Path, tmp_path: Path, name: str
 ) -> None:
     import torch
 
@@ -292,11 +319,13 @@ def test_classify_truncated_weights(
         path.write_bytes(small_weights.read_bytes())
     path.write_bytes(path.read_bytes()[:-5_000])
     arguments = ("classify", photo, "--model", "mobilenet_v3_small", "--weights", path)
-    assert_one_line_error(run(*arguments), name)
+    assert_one_line_error(run_here(*arguments), name)
 
 
-def test_missing_weights_file(run: Run, photo: Path) -> None:
-    assert_one_line_error(run("classify", photo, "--weights", "no.safetensors"), "no.safetensors")
+def test_missing_weights_file(run_here: Run, photo: Path) -> None:
+    assert_one_line_error(
+        run_here("classify", photo, "--weights", "no.safetensors"), "no.safetensors"
+    )
 
 
 @pytest.mark.parametrize(
