@@ -87,11 +87,12 @@ def test_calls_per_turn_follows_the_fastest_call_within_limits() -> None:
 
 
 def test_time_calls_times_each_call() -> None:
-    pauses = iter([0.002, 0.010, 0.002])
+    # Much longer than the ticks by which some machines count processor time.
+    pauses = iter([0.02, 0.1, 0.02])
     wall, cpu = time_calls(lambda: time.sleep(next(pauses)), 3)
     assert wall.shape == cpu.shape == (3,)
-    assert wall[1] >= 10e6
-    assert wall.min() >= 2e6
+    assert wall[1] >= 100e6
+    assert wall.min() >= 20e6
     assert cpu.sum() < 0.5 * wall.sum()  # sleeping takes no processor time
 
 
