@@ -60,25 +60,38 @@ constexpr int kZerosLeft = kKernel / 2;
 template <int kKernel, int kStride>
 constexpr int kZerosRight = (kKernel - kStride) / 2;
 
+// Out of line: no network needs it, and tiles are many.
+__attribute__((noinline)) void stream_pixels(const float* values, int pixels, int vecs, float* y,
+                                             int64_t y_stride) {
+  for (int i = 0; i < pixels; ++i, y += y_stride) {
+    for (int j = 0; j < vecs; ++j, values += kLanes) stream(y + j * kLanes, load(values));
+  }
+}
+
 // Stores a tile and counts the columns from `counted` on in a.sum.
 template <int kColumns, int kVecs, bool kHalf>
 inline __attribute__((always_inline)) void strided_depthwise_store(const DepthwiseArgs& a,
                                                                    const Vec* acc, int64_t column,
                                                                    int64_t counted, int64_t c) {
   float* y = a.y + column * a.y_stride + c;
+  if (!kHalf && __builtin_expect(a.stream, false)) {
+    float values[kColumns * kVecs * kLanes];
 #pragma GCC unroll 16
-  for (int t = 0; t < kColumns; ++t) {
+    for (int i = 0; i < kColumns * kVecs; ++i) store(values + i * kLanes, acc[i]);
+    stream_pixels(values, kColumns, kVecs, y, a.y_stride);
+  } else {
+#pragma GCC unroll 16
+    for (int t = 0; t < kColumns; ++t) {
 #pragma GCC unroll 2
-    for (int j = 0; j < kVecs; ++j) {
-      if (kHalf) {
-        store_low_now(y, acc[t]);
-      } else if (a.stream) {
-        stream(y + j * kLanes, acc[t * kVecs + j]);
-      } else {
-        store_now(y + j * kLanes, acc[t * kVecs + j]);
+      for (int j = 0; j < kVecs; ++j) {
+        if (kHalf) {
+          store_low_now(y, acc[t]);
+        } else {
+          store_now(y + j * kLanes, acc[t * kVecs + j]);
+        }
       }
+      y += a.y_stride;
     }
-    y += a.y_stride;
   }
   if (a.sum != nullptr) {
 #pragma GCC unroll 2
@@ -190,7 +203,11 @@ inline __attribute__((always_inline)) void strided_depthwise_pairs(const Depthwi
 template <int kKernel, int kStride, int kColumns, int kVecs>
 __attribute__((noinline)) void strided_depthwise_columns(const DepthwiseArgs& args, int64_t first,
                                                          int64_t last, int64_t counted) {
-  const DepthwiseArgs a = args;  // a copy that the stores to y can't change stays in registers
+  DepthwiseArgs a = args;  // a copy that the stores to y can't change stays in registers
+  // Past the caches only where every line is written by one store. Asked for here, where there is a
+  // copy: one more per row took 1 % of MobileNetV3-Small.
+  a.stream =
+      a.stream && a.channels % kLanes == 0 && can_stream(a.y, a.columns > 1 ? a.y_stride : 0);
   constexpr int64_t kBlockTaps = kKernel * kKernel * kBlock;
   for (int64_t at = first; at < last; at += kColumns) {
     const float* w = a.w + a.first_row * kKernel * kBlock;
@@ -213,13 +230,14 @@ __attribute__((noinline)) void strided_depthwise_columns(const DepthwiseArgs& ar
       }
     }
   }
+  if (a.stream) stream_fence();
 }
 
 // A row of at least kFewColumns. Its last tile begins early enough to be a whole one: some columns
 // are computed twice, to the same bits.
 constexpr int64_t kFewColumns = 7;
 template <int kKernel, int kStride>
-inline void strided_depthwise_columns_of(const DepthwiseArgs& a) {
+inline void strided_depthwise_row(const DepthwiseArgs& a) {
   const int64_t columns = a.columns, many = columns - columns % 14;
   if (many > 0) strided_depthwise_columns<kKernel, kStride, 14, 1>(a, 0, many, 0);
   if (columns == many) return;
@@ -233,14 +251,4 @@ inline void strided_depthwise_columns_of(const DepthwiseArgs& a) {
   }
   const int64_t rest = many > 0 || columns == kFewColumns ? columns - many : columns - 7;
   strided_depthwise_columns<kKernel, kStride, 7, 2>(a, columns - 7, columns, 7 - rest);
-}
-
-// Goes past the caches only where every line is written by one store.
-template <int kKernel, int kStride>
-inline void strided_depthwise_row(const DepthwiseArgs& args) {
-  DepthwiseArgs a = args;
-  a.stream =
-      a.stream && a.channels % kLanes == 0 && can_stream(a.y, a.columns > 1 ? a.y_stride : 0);
-  strided_depthwise_columns_of<kKernel, kStride>(a);
-  if (a.stream) stream_fence();
 }
