@@ -154,6 +154,27 @@ def test_input_is_not_kept() -> None:
     assert _C.run(floats(1, 5, 4, 4), record).shape == (1, 7, 2, 2)
 
 
+def test_memory_of_large_results_is_used_again_once_nobody_holds_it() -> None:
+    record = _C.pack_conv2d(floats(64, 3, 1, 1), None, UNIT, ZEROS, UNIT, 1, "none")
+    x, other = floats(1, 3, 48, 48), floats(1, 3, 48, 48)  # results of 0.6 MB
+    first = _C.run(x, record)
+    values, address = first.copy(), first.ctypes.data
+    held = [_C.run(other, record) for _ in range(8)]
+    assert len({y.ctypes.data for y in [first, *held]}) == 9
+    assert np.array_equal(first, values)
+    held.clear()
+    row = first[:, :, 0]
+    del first
+    later = [_C.run(other, record) for _ in range(8)]
+    assert address not in {y.ctypes.data for y in later}  # a view still looks at it
+    assert np.array_equal(row, values[:, :, 0])
+    later.clear()
+    del row
+    assert _C.run(other, record).ctypes.data == address
+    small = [_C.run(floats(1, 3, size, size), record) for size in (1, 2, 3)]
+    assert all(y.ctypes.data % 64 == 0 for y in small)
+
+
 def test_other_python_threads_run_meanwhile() -> None:
     import threading
 

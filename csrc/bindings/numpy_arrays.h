@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "bindings/convert.h"
+#include "bindings/result_memory.h"
 #include "core/status.h"
 #include "core/weebill.h"
 
@@ -26,7 +27,7 @@ namespace py = pybind11;
 
 /// What the core asks of packed records, and a cache line.
 /// Of results and of records that are made here; given ones need less (kRecordAlignment).
-constexpr std::size_t kAlignment = 64;
+constexpr std::size_t kAlignment = ResultMemory::kAlignment;
 
 inline std::string text_of(const py::handle& value) { return py::str(value).cast<std::string>(); }
 
@@ -120,9 +121,8 @@ template <typename T>
 py::array aligned_array(std::vector<py::ssize_t> shape, std::vector<py::ssize_t> strides) {
   std::size_t bytes = sizeof(T);
   for (const py::ssize_t size : shape) bytes *= static_cast<std::size_t>(size);
-  void* memory = ::operator new(std::max(bytes, kAlignment), std::align_val_t{kAlignment});
-  py::capsule owner(
-      memory, [](void* pointer) { ::operator delete(pointer, std::align_val_t{kAlignment}); });
+  void* memory = ResultMemory::instance().take(bytes);
+  py::capsule owner(memory, [](void* pointer) { ResultMemory::instance().give_back(pointer); });
   return py::array(py::dtype::of<T>(), std::move(shape), std::move(strides), memory, owner);
 }
 
