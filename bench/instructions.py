@@ -47,20 +47,17 @@ ISAS = {"x86_64": ("avx2", "scalar"), "aarch64": ("neon", "neon_inorder", "neon_
 LIMIT = 0.02  # more instructions than that fail
 # Rows that take long to emulate and whose code other rows cover.
 LARGE = ("m12544_", "m3136_", "m784_", "_n672", "k672_")  # products
+NETWORKS = (
+    *("mobilenet_v1/", "mobilenet_v2/", "mobilenet_v3_large/", "efficientnet_lite0/"),
+    *("xnnpack_separable/", "shufflenet_v2_x1_0/"),
+)
 SKIP = {
-    "avx2": (
-        *("mobilenet_v1/", "mobilenet_v2/", "mobilenet_v3_large/", "efficientnet_lite0/"),
-        *("xnnpack_separable/", "shufflenet_v2_x1_0/"),
-    ),
+    "avx2": NETWORKS,
     "scalar": (
         *("mobilenet_", "efficientnet_lite0/", "xnnpack_separable/", "published/"),
         *("shufflenet_", *LARGE),
     ),
-    "neon": (
-        *("mobilenet_v1/", "mobilenet_v2/", "mobilenet_v3_large/", "efficientnet_lite0/"),
-        *("xnnpack_separable/", "published/", "shufflenet_v2_x1_0/", "shufflenet_v1_g3/28_"),
-        *("shufflenet_v1_g3/56", *LARGE),
-    ),
+    "neon": (*NETWORKS, "published/", "shufflenet_v1_g3/28_", "shufflenet_v1_g3/56", *LARGE),
     # Differs from neon in products and depthwise rows alone.
     "neon_inorder": (
         *LARGE,

@@ -50,8 +50,7 @@ class Backward {
  private:
   static py::array array(bool wanted, std::vector<py::ssize_t> shape,
                          std::vector<py::ssize_t> strides) {
-    return wanted ? aligned_array<float>(std::move(shape), std::move(strides))
-                  : aligned_array<float>({0}, {kItem});
+    return wanted ? result_array(std::move(shape), std::move(strides)) : result_array({0}, {kItem});
   }
 
   WeightArguments weights_;

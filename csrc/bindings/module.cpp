@@ -196,7 +196,7 @@ py::array join(const std::vector<py::object>& records) {
     if (!is_plain(arrays.back())) arrays.back() = arrays.back().attr("copy")("C");
     bytes += arrays.back().size();
   }
-  py::array joined = aligned_array<std::uint8_t>({bytes}, {1});
+  py::array joined = record_bytes(static_cast<std::size_t>(bytes));
   auto* to = static_cast<std::uint8_t*>(joined.mutable_data());
   for (const py::array& array : arrays) {
     const auto size = static_cast<std::size_t>(array.size());
@@ -231,7 +231,7 @@ py::array with_output(const py::object& x, const py::object& records, const std:
   std::optional<py::gil_scoped_release> unlocked;
   work(view, packed, [&](const Shape& shape) {
     constexpr auto kItem = static_cast<py::ssize_t>(sizeof(float));
-    y = aligned_array<float>(
+    y = result_array(
         {shape.n, shape.c, shape.h, shape.w},
         {shape.h * shape.w * shape.c * kItem, kItem, shape.w * shape.c * kItem, shape.c * kItem});
     auto* data = static_cast<float*>(y.mutable_data());

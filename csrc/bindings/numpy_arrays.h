@@ -116,21 +116,28 @@ class WeightArguments {
   std::vector<py::array> kept_;
 };
 
-/// An array (with its memory) of uninitialised T; strides are in bytes.
-template <typename T>
-py::array aligned_array(std::vector<py::ssize_t> shape, std::vector<py::ssize_t> strides) {
-  std::size_t bytes = sizeof(T);
+/// An uninitialised array for a result; strides are in bytes.
+inline py::array result_array(std::vector<py::ssize_t> shape, std::vector<py::ssize_t> strides) {
+  std::size_t bytes = sizeof(float);
   for (const py::ssize_t size : shape) bytes *= static_cast<std::size_t>(size);
   void* memory = ResultMemory::instance().take(bytes);
   py::capsule owner(memory, [](void* pointer) { ResultMemory::instance().give_back(pointer); });
-  return py::array(py::dtype::of<T>(), std::move(shape), std::move(strides), memory, owner);
+  return py::array(py::dtype::of<float>(), std::move(shape), std::move(strides), memory, owner);
+}
+
+/// Uninitialised bytes for records, which are freed once and for all.
+inline py::array record_bytes(std::size_t bytes) {
+  void* memory = ::operator new(std::max(bytes, kAlignment), std::align_val_t{kAlignment});
+  py::capsule owner(
+      memory, [](void* pointer) { ::operator delete(pointer, std::align_val_t{kAlignment}); });
+  return py::array(py::dtype::of<std::uint8_t>(), {static_cast<py::ssize_t>(bytes)}, {1}, memory,
+                   owner);
 }
 
 /// Memory for a record of so many bytes: new, or what the function `allocate` (or None) gives.
 inline py::array record_memory(const std::string& op, const py::object& allocate,
                                std::size_t bytes) {
-  if (allocate.is_none())
-    return aligned_array<std::uint8_t>({static_cast<py::ssize_t>(bytes)}, {1});
+  if (allocate.is_none()) return record_bytes(bytes);
   const py::object given = allocate(bytes);
   py::array array = checked_array<std::uint8_t>(op, "allocate's result", given, "uint8");
   if (array.ndim() != 1 || static_cast<std::size_t>(array.size()) != bytes || !is_plain(array)) {

@@ -41,7 +41,7 @@ struct RunOf {
   const typename TableOf<T>::Type& kernels;
   Caches caches;  ///< as plans count in float32: twice their size for Half
   int threads;
-  bool streams = false;  ///< nobody reads the result while a cache would hold it
+  bool streams = false;  ///< what a depthwise convolution writes goes past the caches
 
   /// body(task) for each task, in parallel where there is more than one thread.
   template <typename Body>
@@ -90,6 +90,9 @@ void run_separable(const RunOf<T>& run, const Record& record, const Pixels<T>& x
 /// The block as plan_separable() wants it, for an input x and the output that record_output()
 /// gives.
 SeparableProblem separable_problem(const Record& record, const Shape& x, const Shape& out);
+/// Whether the result y of a call that is this record alone goes past the caches: a depthwise
+/// convolution writes it, and none would hold it until somebody reads it.
+bool goes_past_caches(const Record& record, const Shape& y);
 template <typename T>
 void run_squeeze_excite(const RunOf<T>& run, const Record& record, const T* x, const Shape& shape,
                         T* y);

@@ -389,9 +389,7 @@ void run_with(const RunOf<T>& run, const std::string& op, const TensorViewOf<T>&
   }
   T* const y = output(shapes.back());
   if (x.n == 0) return;
-  const Shape& last = shapes.back();
-  const bool streams =
-      records.size() == 1 && last.n * last.c * last.h * last.w >= kStreamedDepthwise;
+  const bool streams = records.size() == 1 && goes_past_caches(records[0], shapes.back());
   const RunOf<T> whole = {run.kernels, run.caches, plan.threads, streams};
   with_threads(plan.threads, [&] {
     if (x.n == 1 || tail == 0) {

@@ -78,7 +78,7 @@ class DepthwiseRow {
     args_.bias = block.record.depthwise_b.template as<T>() + first_channel;
     args_.channels = channels;
     args_.activation = static_cast<std::int32_t>(block.h.depthwise_activation);
-    args_.stream = block.run.streams && !block.problem.has_project && !block.problem.has_se;
+    args_.stream = block.run.streams;
     if (rows.padded && tuned_ != nullptr) {
       const std::int64_t reach = (block.problem.ow - 1) * w.stride_w + w.kernel_w;
       args_.zeros_left = w.pad_left;
@@ -441,6 +441,12 @@ SeparableProblem separable_problem(const Record& record, const Shape& x, const S
   p.has_se = h.has_se != 0;
   p.has_project = h.has_project != 0;
   return p;
+}
+
+bool goes_past_caches(const Record& record, const Shape& y) {
+  const RecordHeader& h = *record.header;
+  return h.kind == RecordKind::kSeparable && h.has_project == 0 && h.has_se == 0 &&
+         y.n * y.c * y.h * y.w >= kStreamedDepthwise;
 }
 
 template <typename T>
