@@ -363,6 +363,17 @@ void bench_kernel(Bench& bench, const std::string& name, void (*kernel)(const Sh
   }
 }
 
+void bench_kernel(Bench& bench, const std::string& name, void (*kernel)(const ShufflePlanesArgs&)) {
+  const std::vector<unsigned char> x(976 * 7 * 7 * sizeof(float));
+  std::vector<unsigned char> y(x.size());
+  for (const std::int64_t side : {7, 14}) {
+    const std::int64_t bytes = side * side * std::int64_t{sizeof(float)};
+    const std::int64_t planes = static_cast<std::int64_t>(x.size()) / bytes;
+    const Case what{"kernel", name + "/" + text(side), 0, 2.0 * static_cast<double>(x.size())};
+    bench.run(what, [&] { kernel({x.data(), bytes, y.data(), bytes, 0, planes, 2, planes / 2}); });
+  }
+}
+
 template <typename From, typename To, typename Args>
 void bench_conversion(Bench& bench, const std::string& name, void (*kernel)(const Args&)) {
   for (const std::int64_t count : {3 * 224 * 224, 1000}) {

@@ -1,6 +1,5 @@
 // Channel shuffle on its own: pixels through the kernel, planes by copies.
 #include <algorithm>
-#include <cstring>
 
 #include "core/cpu.h"
 #include "core/drivers.h"
@@ -61,23 +60,17 @@ void shuffle_planes(const Run& run, const AnyTensorView& x, std::int64_t groups,
   const std::int64_t planes = x.n * x.c, plane_bytes = x.h * x.w * x.element_bytes;
   const std::int64_t work = planes * plane_bytes / std::int64_t{sizeof(float)} * kWorkPerElement;
   const std::int64_t tasks = std::min<std::int64_t>(plan_threads(work, run.threads), planes);
+  const auto* const from = static_cast<const unsigned char*>(x.data);
+  auto* const to = static_cast<unsigned char*>(y);
   run.for_each(tasks, [&](std::int64_t task) {
-    std::int64_t at = task * planes / tasks;
     const std::int64_t last = (task + 1) * planes / tasks;
-    const auto* const from = static_cast<const std::byte*>(x.data);
-    auto* to = static_cast<std::byte*>(y) + at * plane_bytes;
-    // Counted on instead of divided: small planes take no longer than a division.
-    std::int64_t image = at / x.c, i = at % x.c / groups, j = at % groups;
-    for (; at < last; ++at, to += plane_bytes) {
-      const std::int64_t source = image * x.stride_n + (j * per_group + i) * x.stride_c;
-      std::memcpy(to, from + source * x.element_bytes, static_cast<std::size_t>(plane_bytes));
-      if (++j == groups) {
-        j = 0;
-        if (++i == per_group) {
-          i = 0;
-          ++image;
-        }
-      }
+    for (std::int64_t at = task * planes / tasks; at < last;) {
+      const std::int64_t image = at / x.c, first = at % x.c;
+      const std::int64_t count = std::min(last - at, x.c - first);
+      run.kernels.shuffle_planes({from + image * x.stride_n * x.element_bytes,
+                                  x.stride_c * x.element_bytes, to + at * plane_bytes, plane_bytes,
+                                  first, count, groups, per_group});
+      at += count;
     }
   });
 }

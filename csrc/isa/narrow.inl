@@ -12,6 +12,7 @@ namespace narrow {
 // clang-format off
 #include "simd/activation.inl"
 #include "kernels/depthwise.inl"
+#include "kernels/planes.inl"
 #include "kernels/pool.inl"
 #include "kernels/shuffle.inl"
 // clang-format on

@@ -39,7 +39,9 @@ namespace {
 #if defined(WEEBILL_NARROW_TAILS)
 // Loads and stores of 16 mostly cross a line, and groups are often narrower.
 using narrow::channel_shuffle_f32;
+using narrow::shuffle_planes;
 #else
+#include "kernels/planes.inl"
 #include "kernels/shuffle.inl"
 #endif
 

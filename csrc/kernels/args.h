@@ -337,4 +337,17 @@ struct ShuffleArgsOf {
 };
 using ShuffleArgs = ShuffleArgsOf<float>;
 
+/// Some of an image's planes in the order of a channel shuffle, `first` and those after it. Sizes
+/// and strides are bytes; no pointer needs to be aligned.
+///   y[(p - first) * bytes + k] = x[(p % groups * per_group + p / groups) * x_stride + k]
+struct ShufflePlanesArgs {
+  const unsigned char* x;  ///< plane 0
+  std::int64_t x_stride;   ///< between planes
+  unsigned char* y;        ///< plane `first`
+  std::int64_t bytes;      ///< of a plane, >= 0
+  std::int64_t first, planes;
+  std::int64_t groups;     ///< >= 1
+  std::int64_t per_group;  ///< planes of a group, >= 1
+};
+
 }  // namespace weebill

@@ -1,4 +1,5 @@
-// channel_shuffle.
+// channel_shuffle and shuffle_planes.
+#include <algorithm>
 #include <memory>
 
 #include "kernel_cases.h"
@@ -69,6 +70,39 @@ void test_cases_of_channel_shuffle_f32() {
 }
 void test_cases_of_channel_shuffle_f16() {
   test_channel_shuffle<Half>(&HalfKernelTable::channel_shuffle_f16);
+}
+
+void test_cases_of_shuffle_planes() {
+  for (std::int64_t bytes :
+       selected({0, 1, 2, 31, 32, 33, 63, 64, 65, 100, 128, 196, 300, 511, 512, 513, 784}, 8)) {
+    for (std::int64_t groups : {1, 2, 3, 8}) {
+      const std::int64_t per_group = rng().integer(1, 7), planes = groups * per_group;
+      const std::int64_t first = rng().integer(0, planes), count = rng().integer(0, planes - first);
+      const std::int64_t stride = bytes + rng().integer(0, 9);
+      // not a byte behind the last plane
+      std::vector<std::uint8_t> image(static_cast<std::size_t>((planes - 1) * stride + bytes));
+      for (std::uint8_t& value : image) value = static_cast<std::uint8_t>(rng().next());
+      std::vector<std::uint8_t> expected;
+      for (std::int64_t p = first; p < first + count; ++p) {
+        const std::int64_t from = (p % groups * per_group + p / groups) * stride;
+        expected.insert(expected.end(), image.begin() + from, image.begin() + from + bytes);
+      }
+      for (const auto& variant : variants(&KernelTable::shuffle_planes)) {
+        for (Flush flush : {Flush::kEnd, Flush::kStart}) {
+          set_case("isa %s bytes %lld stride %lld groups %lld of %lld, planes %lld + %lld %s",
+                   variant.isa.c_str(), static_cast<long long>(bytes),
+                   static_cast<long long>(stride), static_cast<long long>(groups),
+                   static_cast<long long>(per_group), static_cast<long long>(first),
+                   static_cast<long long>(count), flush_name(flush));
+          const Guarded<std::uint8_t> x("x", image, flush), y("y", expected.size(), flush);
+          variant.kernel({x.data(), stride, y.data(), bytes, first, count, groups, per_group});
+          WEEBILL_EXPECT(x.unchanged(image));
+          WEEBILL_EXPECT(y.intact());
+          WEEBILL_EXPECT(std::equal(expected.begin(), expected.end(), y.data()));
+        }
+      }
+    }
+  }
 }
 
 }  // namespace weebill::testing
