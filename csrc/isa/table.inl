@@ -2,6 +2,7 @@
 // table. Included by each isa/<name>.cpp. All else has internal linkage, and no C++ library header
 // may be reached from here: a template of it, instantiated with these flags and merged by the
 // linker into common code, would crash older machines.
+#include <stddef.h>
 #include <stdint.h>
 
 #include "kernels/args.h"
