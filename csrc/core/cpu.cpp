@@ -12,6 +12,10 @@
 #include <sched.h>
 #endif
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 #if defined(__linux__) && defined(__aarch64__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
@@ -118,6 +122,19 @@ bool issues_in_order(std::uint64_t id) {
 }
 #endif
 
+#if defined(__x86_64__)
+// AMD's family 0x19 with AVX-512. Leaf 0x8000001a names the width of the units, but hypervisors
+// clear the bit for 512, and a Zen 5 would pass for one without.
+bool is_zen4() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  __cpuid(0, eax, ebx, ecx, edx);
+  if (ebx != signature_AMD_ebx || ecx != signature_AMD_ecx || edx != signature_AMD_edx)
+    return false;
+  __cpuid(1, eax, ebx, ecx, edx);
+  return (eax >> 8 & 0xf) + (eax >> 20 & 0xff) == 0x19;
+}
+#endif
+
 CpuInfo detect() {
   CpuInfo info;
   info.model = read_model();
@@ -133,6 +150,7 @@ CpuInfo detect() {
 #if defined(WEEBILL_EMULATE_AVX512)
   info.avx512 = info.avx2;
 #endif
+  info.two_passes = info.avx512 && is_zen4();
 #elif defined(__linux__) && defined(__aarch64__)
   const unsigned long features = getauxval(AT_HWCAP);
   info.neon = (features & HWCAP_ASIMD) != 0;

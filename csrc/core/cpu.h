@@ -9,14 +9,15 @@
 namespace weebill {
 
 struct CpuInfo {
-  std::string model;      ///< as the machine calls itself, or "unknown"
-  bool avx2 = false;      ///< AVX2, FMA, F16C, BMI, and the system saves the registers
-  bool avx512 = false;    ///< AVX-512 F, BW, DQ, VL, CD, and the system saves the registers
-  bool neon = false;      ///< AArch64 Advanced SIMD
-  bool fp16 = false;      ///< half-precision arithmetic: armv8.2's FEAT_FP16 (asimdhp)
-  bool dotprod = false;   ///< int8 dot products: FEAT_DotProd (asimddp)
-  bool i8mm = false;      ///< int8 matrix products: FEAT_I8MM
-  bool in_order = false;  ///< every usable core is an ARM core that issues in order
+  std::string model;        ///< as the machine calls itself, or "unknown"
+  bool avx2 = false;        ///< AVX2, FMA, F16C, BMI, and the system saves the registers
+  bool avx512 = false;      ///< AVX-512 F, BW, DQ, VL, CD, and the system saves the registers
+  bool two_passes = false;  ///< an AVX-512 operation is done by units of 256 bits, in two passes
+  bool neon = false;        ///< AArch64 Advanced SIMD
+  bool fp16 = false;        ///< half-precision arithmetic: armv8.2's FEAT_FP16 (asimdhp)
+  bool dotprod = false;     ///< int8 dot products: FEAT_DotProd (asimddp)
+  bool i8mm = false;        ///< int8 matrix products: FEAT_I8MM
+  bool in_order = false;    ///< every usable core is an ARM core that issues in order
   std::int64_t l1d_bytes = 32 << 10;
   std::int64_t l2_bytes = 512 << 10;
   std::int64_t l3_bytes = 0;  ///< 0 where there is none

@@ -13,6 +13,9 @@ namespace weebill {
 namespace avx512 {
 extern const KernelTable kTable;
 }
+namespace avx512_256 {
+extern const KernelTable kTable;
+}
 #endif
 #if defined(WEEBILL_HAVE_AVX2)
 namespace avx2 {
@@ -58,9 +61,14 @@ const std::vector<Isa>& all_isas() {
   static const Isa kNeon = {"neon", cpu_info().neon, &neon::kTable, half};
   static const Isa kNeonInOrder = {"neon_inorder", cpu_info().neon, &neon_inorder::kTable, half};
 #endif
+#if defined(WEEBILL_HAVE_AVX512)
+  static const Isa kAvx512 = {"avx512", cpu_info().avx512, &avx512::kTable, nullptr};
+  static const Isa kAvx512By256 = {"avx512_256", cpu_info().avx512, &avx512_256::kTable, nullptr};
+#endif
   static const std::vector<Isa> list = {
 #if defined(WEEBILL_HAVE_AVX512)
-      {"avx512", cpu_info().avx512, &avx512::kTable, nullptr},
+      cpu_info().two_passes ? kAvx512By256 : kAvx512,
+      cpu_info().two_passes ? kAvx512 : kAvx512By256,
 #endif
 #if defined(WEEBILL_HAVE_AVX2)
       {"avx2", cpu_info().avx2, &avx2::kTable, nullptr},

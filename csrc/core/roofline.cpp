@@ -106,7 +106,7 @@ const Loops& loops_of(const std::string& isa) {
       {"scalar", 1, multiply_add_scalar, read_scalar},
   };
   for (const Loops& loops : all) {
-    if (isa == loops.isa) return loops;
+    if (isa.rfind(loops.isa, 0) == 0) return loops;  // "neon_inorder" too
   }
   return *(std::end(all) - 1);
 }

@@ -3,3 +3,5 @@
 #define WEEBILL_NARROW_TAILS
 #include <immintrin.h>
 #include "isa/table.inl"
+
+#include "isa/split.inl"

@@ -15,6 +15,12 @@ struct KernelTable {
 #undef WEEBILL_KERNEL
 };
 
+#if defined(WEEBILL_NARROW_TAILS)
+namespace avx2 {
+extern const KernelTable kTable;
+}
+#endif
+
 namespace WEEBILL_ISA {
 namespace {
 

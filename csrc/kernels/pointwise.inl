@@ -365,11 +365,70 @@ inline void scale_pixels(const PointwiseArgs& a, const Element* x, int64_t m) {
   }
 }
 
+#if defined(WEEBILL_NARROW_TAILS)
+// The columns from block b on by the kernels of AVX2.
 template <bool kOffsets>
-inline void product(const PointwiseArgs& a) {
+inline void avx2_columns_from(int64_t b, const PointwiseArgs& a, const Element* x, int64_t x_stride,
+                              int64_t m, int64_t p) {
+  const int64_t start = a.y_column + p;
+  PointwiseArgs rest = a;
+  rest.x = x;
+  rest.x_stride = x_stride;
+  rest.w += b * a.w_block_stride;
+  rest.bias += b * kBlock;
+  rest.y += p * a.y_stride + start / a.y_width * a.y_jump + b * (kBlock + a.y_block_jump);
+  rest.y_column = start % a.y_width;
+  if (a.residual != nullptr) rest.residual += p * a.residual_stride + b * kBlock;
+  if (!a.scale_weights) rest.scale = nullptr;  // the pixels at x have it
+  rest.m = m;
+  rest.n -= b * kBlock;
+  (kOffsets ? avx2::kTable.conv2d_f32 : avx2::kTable.pointwise_f32)(rest);
+}
+#endif
+
+// The columns from block b on, of one block of pixels.
+template <bool kOffsets, bool kSplit>
+inline void columns_from(int64_t b, const PointwiseArgs& a, const Element* x, int64_t x_stride,
+                         int64_t m, int64_t p) {
   const int64_t whole_blocks = a.n / kBlock + (a.n % kBlock > kHalfBlock ? 1 : 0);
   const int64_t blocks = (a.n + kBlock - 1) / kBlock;
   const bool adjacent = a.y_block_jump == 0;  // only tiles of two blocks know of another
+  while (b < blocks) {
+    const int64_t whole = whole_blocks - b;
+    const int64_t left = a.n - b * kBlock;
+    auto channels = [left](int64_t width) { return left < width ? left : width; };
+    if (!kOffsets && m == 1 && whole >= kBlocksOfOne && adjacent) {
+      column_of_tiles<1, kBlocksOfOne, 0, kOffsets>(a, x, x_stride, m, p, b,
+                                                    channels(kBlocksOfOne * kBlock));
+      b += kBlocksOfOne;
+    } else if (!kOffsets && kPairs && m <= kMrFour && whole >= 4 && adjacent) {
+      column_of_tiles<kMrFour, 4, 0, kOffsets>(a, x, x_stride, m, p, b, channels(4 * kBlock));
+      b += 4;
+    } else if ((kPairs ? whole != 2 || blocks - b != 3 : !kOffsets && m <= kMrTwo && adjacent) &&
+               whole >= 2) {
+      column_of_tiles<kMrTwo, 2, 0, kOffsets>(a, x, x_stride, m, p, b, channels(2 * kBlock));
+      b += 2;
+#if defined(WEEBILL_NARROW_TAILS)
+    } else if constexpr (kSplit) {
+      return avx2_columns_from<kOffsets>(b, a, x, x_stride, m, p);
+#endif
+    } else if (whole == 1 && blocks - b == 2) {
+      column_of_tiles<kMrOneHalf, 1, 1, kOffsets>(a, x, x_stride, m, p, b,
+                                                  channels(kBlock + kHalfBlock));
+      b += 2;
+    } else if (whole >= 1) {
+      column_of_tiles<kMrOne, 1, 0, kOffsets>(a, x, x_stride, m, p, b, channels(kBlock));
+      b += 1;
+    } else {
+      column_of_tiles<kMrHalf, 0, 1, kOffsets>(a, x, x_stride, m, p, b, channels(kHalfBlock));
+      b += 1;
+    }
+  }
+}
+
+// kSplit: columns that are less than two blocks by the kernels of AVX2.
+template <bool kOffsets, bool kSplit = false>
+inline void product(const PointwiseArgs& a) {
   for (int64_t p = 0; p < a.m; p += a.m_block) {
     const int64_t m = a.m - p < a.m_block ? a.m - p : a.m_block;
     const Element* x = a.x + p * a.x_stride;
@@ -379,33 +438,7 @@ inline void product(const PointwiseArgs& a) {
       x = a.scratch;
       x_stride = a.k;
     }
-    for (int64_t b = 0; b < blocks;) {
-      const int64_t whole = whole_blocks - b;
-      const int64_t left = a.n - b * kBlock;
-      auto channels = [left](int64_t width) { return left < width ? left : width; };
-      if (!kOffsets && m == 1 && whole >= kBlocksOfOne && adjacent) {
-        column_of_tiles<1, kBlocksOfOne, 0, kOffsets>(a, x, x_stride, m, p, b,
-                                                      channels(kBlocksOfOne * kBlock));
-        b += kBlocksOfOne;
-      } else if (!kOffsets && kPairs && m <= kMrFour && whole >= 4 && adjacent) {
-        column_of_tiles<kMrFour, 4, 0, kOffsets>(a, x, x_stride, m, p, b, channels(4 * kBlock));
-        b += 4;
-      } else if ((kPairs ? whole != 2 || blocks - b != 3 : !kOffsets && m <= kMrTwo && adjacent) &&
-                 whole >= 2) {
-        column_of_tiles<kMrTwo, 2, 0, kOffsets>(a, x, x_stride, m, p, b, channels(2 * kBlock));
-        b += 2;
-      } else if (whole == 1 && blocks - b == 2) {
-        column_of_tiles<kMrOneHalf, 1, 1, kOffsets>(a, x, x_stride, m, p, b,
-                                                    channels(kBlock + kHalfBlock));
-        b += 2;
-      } else if (whole >= 1) {
-        column_of_tiles<kMrOne, 1, 0, kOffsets>(a, x, x_stride, m, p, b, channels(kBlock));
-        b += 1;
-      } else {
-        column_of_tiles<kMrHalf, 0, 1, kOffsets>(a, x, x_stride, m, p, b, channels(kHalfBlock));
-        b += 1;
-      }
-    }
+    columns_from<kOffsets, kSplit>(0, a, x, x_stride, m, p);
   }
 }
 

@@ -37,6 +37,8 @@ __all__ = [
 class CpuInfo(TypedDict):
     """The machine: model name, instruction sets, cache sizes in bytes (0: none).
 
+    `two_passes`: units of 256 bits compute what AVX-512 asks for, in two passes (Zen 4).
+
     Of ARM cores, beside Advanced SIMD (`neon`): whether they have half-precision arithmetic
     (`fp16`, for `weebill.runtime.load(..., precision="float16")`), int8 dot products and int8
     matrix products, which no kernel uses yet, and whether all usable ones issue in order
@@ -46,6 +48,7 @@ class CpuInfo(TypedDict):
     model: str
     avx2: bool
     avx512: bool
+    two_passes: bool
     neon: bool
     fp16: bool
     dotprod: bool

@@ -232,8 +232,12 @@ std::vector<float> Rng::integers(std::int64_t count, std::int64_t low, std::int6
 }
 
 std::vector<std::string> tested_isas() {
-  if (!parsed.isa.empty()) return {parsed.isa};
-  return isas();
+  std::vector<std::string> tested;
+  for (const std::string& isa : isas()) {
+    if (isa.rfind(parsed.isa, 0) == 0) tested.push_back(isa);
+  }
+  if (tested.empty()) tested.push_back(parsed.isa);  // an exception names it
+  return tested;
 }
 
 void set_case(const char* text, ...) {

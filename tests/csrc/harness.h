@@ -16,7 +16,7 @@ namespace weebill::testing {
 struct Options {
   std::uint64_t seed = 0;
   std::string filter;  ///< tests whose name contains it
-  std::string isa;     ///< only this ISA; empty is all runnable
+  std::string isa;     ///< only ISAs whose names begin so; empty is all runnable
   bool quick = false;  ///< fewer cases, for emulators and sanitizers
   bool list = false;
 };
@@ -48,7 +48,7 @@ class Rng {
 /// The running test's generator, seeded by --seed and the test's name.
 Rng& rng();
 
-/// The ISAs to test: those that run here, or the one of --isa.
+/// The ISAs to test: those that run here, or those of them that --isa means.
 std::vector<std::string> tested_isas();
 
 /// Describes the case in hand. Cheap; call it before anything that may crash.

@@ -32,6 +32,11 @@ ISA_ENVIRONMENT = {
         "ONEDNN_MAX_CPU_ISA": "AVX512_CORE",
         "ATEN_CPU_CAPABILITY": "avx512",
     },
+    "avx512_256": {
+        "WEEBILL_ISA": "avx512_256",
+        "ONEDNN_MAX_CPU_ISA": "AVX512_CORE",
+        "ATEN_CPU_CAPABILITY": "avx512",
+    },
     "avx2": {
         "WEEBILL_ISA": "avx2",
         "ONEDNN_MAX_CPU_ISA": "AVX2",
