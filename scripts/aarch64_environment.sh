@@ -23,6 +23,10 @@ platforms=(--platform manylinux2014_aarch64)
 for minor in {17..28}; do platforms+=(--platform "manylinux_2_${minor}_aarch64"); done
 "${PYTHON:-python3.11}" -m pip install --quiet --no-compile --target "$site" "${platforms[@]}" \
   --only-binary=:all: --python-version 311 "${@:2}"
+# An emulated Python takes five times as long to compile a module. What torch does not import by
+# itself, most of its code, is left out.
+"${PYTHON:-python3.11}" -m compileall -q -x \
+  'torch/(_inductor|_vendor|testing/_internal|distributed/[a-z]\w*|ao/(nn|pruning))/|/(networkx|tests)/' "$site"
 for script in "$site"/bin/*; do
   if [ -f "$script" ]; then
     sed "1s|.*|#!$folder/bin/python|" "$script" > "$folder/bin/${script##*/}"

@@ -8,6 +8,9 @@ cd "$(dirname "$0")/.."
 target=$PWD/build/aarch64
 root=$target/root
 stamp=$root/.complete
+mkdir -p "$target"
+exec 9> "$root.lock"
+flock 9  # another one may be at it
 packages=(libpython3.11-stdlib python3.11-minimal libpython3.11-dev libstdc++6 libgomp1 libssl3 zlib1g)
 if [ -e "$stamp" ] && [ "$(cat "$stamp")" = "${packages[*]}" ]; then exit 0; fi
 
@@ -48,4 +51,6 @@ cp "$root"/usr/include/aarch64-linux-gnu/python3.11/pyconfig.h "$root/python-inc
 mkdir -p "$root/proc"
 printf 'processor\t: 0\nFeatures\t: fp asimd\nCPU implementer\t: 0x41\nCPU part\t: 0xd03\n' \
   > "$root/proc/cpuinfo"
+# Emulated, Python takes five times as long to compile a module.
+"${PYTHON:-python3.11}" -m compileall -q "$root/usr/lib/python3.11"
 echo "${packages[*]}" > "$stamp"

@@ -5,14 +5,13 @@
 #   the C++ tests                                   on Cortex-A53, A72, A76 and all that qemu knows
 #   the wheel with numpy alone, its command line    on Cortex-A53 (Raspberry Pi 3) and A72 (4)
 #   networks in float16                             on Cortex-A76 (Raspberry Pi 5)
-#   the torch ops, for each --torch VERSION         on Cortex-A72 and, from torch 2.10 on, on A76;
-#                                                   2.10 itself only there: it needs armv8.1
+#   the torch ops, for each --torch VERSION         on Cortex-A72 or A76, from 2.11 on on both
 #
-# --quick leaves out the C++ tests, Cortex-A72 but for torch, the wheel without its command line, and
-# networks with random weights. WHEEL is built if it is not given. Needs qemu-user-static and
-# g++-aarch64-linux-gnu, and weebill with torch and Pillow in $PYTHON. What is downloaded stays in
-# build/aarch64; torch is downloaded (100 to 430 MB) only where --torch asks for it. Of torch from
-# 2.11 on, which is a CUDA build, the CUDA part is left out (scripts/without_cuda.py).
+# --quick leaves out the C++ tests, Cortex-A72 but for torch before 2.10, the wheel without its command
+# line, networks with random weights, and most of the torch ops' tests. WHEEL is built if it is not
+# given. Needs qemu-user-static and g++-aarch64-linux-gnu, and weebill with torch and Pillow in
+# $PYTHON. What is downloaded stays in build/aarch64; torch is downloaded only where --torch asks for
+# it (scripts/emulate_torch.sh).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -66,25 +65,5 @@ done
 emulated cortex-a76 board -m tests.emulated.board "$target/networks" --float16
 
 for version in "${torches[@]}"; do
-  case $version in
-    2.?.*) cpus=(cortex-a72) ;;
-    2.10.*) cpus=(cortex-a76) ;;
-    *) cpus=(cortex-a72 cortex-a76) ;;
-  esac
-  site=lib/python3.11/site-packages
-  torch=$target/torch-$version/$site/torch
-  # Apart, so that it stays, and without --no-deps pip would add this machine's CUDA libraries.
-  if [ ! -e "$torch.complete" ]; then
-    scripts/aarch64_environment.sh "torch-$version" --no-deps "torch==$version" typing-extensions \
-      sympy mpmath filelock jinja2 markupsafe networkx fsspec
-    [ ! -e "$torch/lib/libtorch_cuda.so" ] || "$python" scripts/without_cuda.py "$torch" "$target/root"
-    touch "$torch.complete"
-  fi
-  scripts/aarch64_environment.sh "board-$version" "$wheel[cli,models]" pytest pytest-timeout hypothesis
-  echo "$target/torch-$version/$site" > "$target/board-$version/$site/torch.pth"
-  for cpu in "${cpus[@]}"; do
-    emulated "$cpu" "board-$version" -m tests.emulated.with_torch "$target/networks"
-    emulated "$cpu" "board-$version" -m pytest -q --timeout 0 -p no:cacheprovider -k 'not scalar' \
-      tests/ops/test_{depthwise_pointwise,inverted_residual,shuffle_unit,run}.py
-  done
+  scripts/emulate_torch.sh ${quick:+--quick} "$version" "$wheel" "$target/networks"
 done
