@@ -97,10 +97,19 @@ def cycles(loop: Sequence[str], core: Core, passes: int = 20) -> float:
     return (cycle + 1) / passes
 
 
+def is_access(text: str) -> bool:
+    """Loads and stores, with what puts halves of vectors together."""
+    return kind(text) in ("whole", "half", "scalar", "insert")
+
+
+def is_arithmetic(text: str) -> bool:
+    """Of vectors; copies and constants are none."""
+    return kind(text) == "vector" and not MOVES.match(text)
+
+
 def fma_cycles(loop: Sequence[str]) -> int:
-    """Cycles of the vector arithmetic alone: one instruction of 128 bits in each. Copies and
-    constants are none."""
-    return sum(kind(text) == "vector" and not MOVES.match(text) for text in loop)
+    """Cycles of the vector arithmetic alone: one instruction of 128 bits in each."""
+    return sum(is_arithmetic(text) for text in loop)
 
 
 def issue_cycles(loop: Sequence[str], core: Core) -> int:
@@ -119,7 +128,11 @@ def issue_cycles(loop: Sequence[str], core: Core) -> int:
 
 
 def bound(loop: Sequence[str], core: Core) -> int:
-    """The larger of the cycles of the vector arithmetic alone and those of loads and stores, with
-    what puts halves of vectors together, alone."""
-    accesses = [text for text in loop if kind(text) in ("whole", "half", "scalar", "insert")]
-    return max(fma_cycles(loop), issue_cycles(accesses, core))
+    """The larger of the cycles of the vector arithmetic alone and of loads and stores alone."""
+    return max(fma_cycles(loop), issue_cycles(list(filter(is_access, loop)), core))
+
+
+def load_fma_bound(loop: Sequence[str], core: Core) -> int:
+    """Cycles that the vector arithmetic and the loads and stores take together: a core on which a
+    load starts beside no FMA needs the sum of both."""
+    return issue_cycles([text for text in loop if is_access(text) or is_arithmetic(text)], core)

@@ -9,6 +9,7 @@ cycles are printed
 
     FMA       those in which an FMA starts; one can in each
     bound     the larger of: those of all arithmetic on vectors; those of loads and stores alone
+    both      those that arithmetic and loads and stores must take together (load/FMA bound)
     issue     those that the same instructions would take if none waited for another's result
 """
 
@@ -64,10 +65,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("binary", type=Path)
-    binary = parser.parse_args().binary
-    print(f"{'row':40}{'kernels':14}{'core':5}{'FMAs':>8}{'cycles':>8}   FMA bound issue")
+    parser.add_argument("--filter", default=ROWS, help="rows whose name contains it (%(default)s)")
+    arguments = parser.parse_args()
+    print(f"{'row':40}{'kernels':14}{'core':5}{'FMAs':>8}{'cycles':>8}   FMA bound both issue")
+    options = ["--filter", arguments.filter]
     rows = {
-        isa: emulated.logged_rows(binary, ["--isa", isa, "--filter", ROWS], emulated.CPU, executed)
+        isa: emulated.logged_rows(
+            arguments.binary, [*options, "--isa", isa], emulated.CPU, executed
+        )
         for isa in ISAS
     }
     for name in rows[ISAS[0]]:
@@ -77,10 +82,12 @@ def main() -> None:
                 taken = in_order.cycles(row, rules, passes=1)
                 fmas = sum(text.startswith("fmla") for text in row)
                 bound = in_order.bound(row, rules)
+                both = in_order.load_fma_bound(row, rules)
                 issue = in_order.issue_cycles(row, rules)
                 print(
                     f"{name:40}{isa:14}{core:5}{fmas:8}{taken:8.0f}"
-                    f"{fmas / taken:6.0%}{bound / taken:6.0%}{issue / taken:6.0%}"
+                    f"{fmas / taken:6.0%}{bound / taken:6.0%}"
+                    f"{both / taken:5.0%}{issue / taken:6.0%}"
                 )
 
 

@@ -22,6 +22,7 @@ from bench import in_order
 CORES = {"A53": "cortex-a53", "A55": "cortex-a55", "A57/A72": "cortex-a57", "A76": "neoverse-n1"}
 NO_HALF = ("cortex-a53", "cortex-a57")  # cores without float16 arithmetic
 ITERATIONS = 100
+THROUGHPUT = "Block RThroughput"  # of llvm-mca's: by the width and the units of the core
 
 
 def _depthwise(isa: str, element: str) -> dict[str, tuple[str, int]]:
@@ -135,27 +136,32 @@ def texts(loop: list[Instruction]) -> list[str]:
     return ["nop" if BRANCH.match(each.text) else each.text for each in loop]
 
 
-def cycles(loop: list[str], core: str) -> float:
-    """Per iteration."""
+def analysed(loop: list[str], core: str, figure: str) -> float:
+    """A figure of llvm-mca's summary."""
     text = "\n".join(loop)
     command = ["llvm-mca-19", "-mtriple=aarch64", f"-mcpu={core}", f"-iterations={ITERATIONS}"]
     output = subprocess.run(command, input=text, capture_output=True, text=True, check=True).stdout
-    total = re.search(r"^Total Cycles:\s+(\d+)$", output, re.MULTILINE)
-    assert total is not None, output
-    return int(total[1]) / ITERATIONS
+    found = re.search(rf"^{figure}:\s+([\d.]+)$", output, re.MULTILINE)
+    assert found is not None, output
+    return float(found[1])
 
 
-def bound(loop: list[str], core: str) -> float:
-    """Cycles that the arithmetic on vectors alone (a depthwise tile has more of it than FMAs), or
-    the loads and stores alone, would take if nothing waited."""
-    mnemonics = [each.split()[0] for each in loop]
-    arithmetic = [each for each in mnemonics if each in ("fmla", "fadd", "fmax", "fmin")]
-    accesses = sum(each in ("ldr", "ldp", "str", "stp") for each in mnemonics)
-    alone = [
-        [f"{each} v{i % 24}.4s, v30.4s, v31.4s" for i, each in enumerate(arithmetic)],
-        [f"ldr q{i % 24}, [x0, #{i % 8 * 16}]" for i in range(accesses)],
-    ]
-    return max(cycles(each, core) for each in alone)
+def cycles(loop: list[str], core: str) -> float:
+    """Per iteration."""
+    return analysed(loop, core, "Total Cycles") / ITERATIONS
+
+
+def fma_bound(loop: list[str], core: str) -> float:
+    """Cycles in which the core can start the arithmetic on vectors (a depthwise tile has more of it
+    than FMAs) if nothing waits and nothing else is done."""
+    return analysed([each for each in loop if in_order.is_arithmetic(each)], core, THROUGHPUT)
+
+
+def load_fma_bound(loop: list[str], core: str) -> float:
+    """The same of the arithmetic, the loads and the stores together: they share the core's width,
+    and on some a pipe."""
+    both = [each for each in loop if in_order.is_arithmetic(each) or in_order.is_access(each)]
+    return analysed(both, core, THROUGHPUT)
 
 
 def main() -> None:
@@ -163,23 +169,30 @@ def main() -> None:
     parser.add_argument("object", type=Path)
     path = parser.parse_args().object
     code = functions(disassembled(path))
-    print("Cycles per pass through the loop / bound, and the part of the bound that is reached")
-    by_rules = {} if is_half(path) else in_order.CORES
+    print(
+        "Cycles per pass through the loop, and the part of them that its vector arithmetic alone,\n"
+        "and that its arithmetic, loads and stores together must take"
+    )
+    half = is_half(path)
+    by_rules = {core: rules for core, rules in in_order.CORES.items() if not half or core != "A53"}
     cores = [*CORES, *(f"{core}, ncnn's rules" for core in by_rules)]
-    print(f"{'loop':18}{'insn':>6}{'FMA':>5}" + "".join(f"{core:>18}" for core in cores))
+    print(f"{'loop':18}{'insn':>6}{'FMA':>5}" + "".join(f"{core:>19}" for core in cores))
     for name, (function, fmas) in kernels_in(path).items():
         loop = texts(main_loop(code, function, fmas))
         row = f"{name:18}{len(loop):6}{fmas:5}"
         for core in CORES.values():
-            if is_half(path) and core in NO_HALF:
-                row += f"{'-':>14}"
+            if half and core in NO_HALF:
+                row += f"{'-':>19}"
                 continue
-            taken, least = cycles(loop, core), bound(loop, core)
-            row += f"{taken:7.0f}/{least:4.0f}{least / taken:6.0%}"
+            row += shares(cycles(loop, core), fma_bound(loop, core), load_fma_bound(loop, core))
         for rules in by_rules.values():
-            taken, least = in_order.cycles(loop, rules), in_order.fma_cycles(loop)
-            row += f"{taken:7.0f}/{least:4.0f}{least / taken:6.0%}"
+            alone, both = in_order.fma_cycles(loop), in_order.load_fma_bound(loop, rules)
+            row += shares(in_order.cycles(loop, rules), alone, both)
         print(row)
+
+
+def shares(taken: float, alone: float, both: float) -> str:
+    return f"{taken:7.0f}{alone / taken:6.0%}{both / taken:6.0%}"
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.in_order import CORES, bound, cycles, fma_cycles, issue_cycles, kind
+from bench.in_order import CORES, bound, cycles, fma_cycles, issue_cycles, kind, load_fma_bound
 from bench.in_order_rows import executed
 
 FMAS = [f"fmla\tv{i}.4s, v30.4s, v31.s[0]" for i in range(12)]
@@ -93,6 +93,26 @@ def test_the_bound_is_the_larger_of_arithmetic_and_loads() -> None:
         copied = [*FMAS, "mov\tv0.16b, v29.16b", "ldr\tq1, [x0]", "add\tx0, x0, #16"]
         assert bound(copied, core) == 12
         assert bound([*FMAS[:3], *(4 * ["ldr\tq1, [x0]"])], core) == 8
+
+
+@pytest.mark.parametrize(
+    ("loads", "a53", "a55"),
+    [
+        # Nothing starts beside a whole load or a store.
+        (12 * ["ldr\tq25, [x0]"], 36, 36),
+        (["str\tq25, [x0]"], 14, 14),
+        # A half starts beside an FMA on A55 alone; on A53 its insert does beside it.
+        (12 * ["ldr\td25, [x0]"], 24, 12),
+        (12 * LOADED, 24, 24),
+        (4 * LOADED, 16, 12),
+        (12 * ["ldr\tx3, [x0]"], 12, 12),
+    ],
+)
+def test_loads_and_arithmetic_together(loads: list[str], a53: int, a55: int) -> None:
+    rest = ["mov\tv0.16b, v29.16b", *(30 * ["add\tx0, x0, #16"])]
+    for core, least in (("A53", a53), ("A55", a55)):
+        assert load_fma_bound([*FMAS, *rest, *loads], CORES[core]) == least
+        assert least >= bound([*FMAS, *loads], CORES[core])
 
 
 def test_instructions_between_the_marks_are_read_in_their_order() -> None:
