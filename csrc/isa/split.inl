@@ -1,7 +1,7 @@
 // AVX-512 for processors that take two passes for 512 bits (Zen 4), after table.inl: the same
 // kernels, but for columns of a product that are one block of 16 channels wide, or one and a half,
-// or a half one. There every FMA of a tile of 512 bits takes a broadcast of its own, and such a
-// processor loads one vector of 512 bits a cycle, or two of 256.
+// or a half one. There a tile of 512 bits has broadcasts of its own, which take turns with the
+// FMAs.
 namespace weebill {
 namespace avx512_256 {
 namespace {

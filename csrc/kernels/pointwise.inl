@@ -317,7 +317,7 @@ __attribute__((noinline)) const Element* scaled_weights(const PointwiseArgs& a, 
 }
 
 // All pixels of a block of pixels through one column of weight blocks.
-template <int kMrMax, int kFull, int kHalf, bool kOffsets>
+template <int kMrMax, int kFull, int kHalf, bool kOffsets, [[maybe_unused]] bool kSplit = false>
 inline void column_of_tiles(const PointwiseArgs& a, const Element* x, int64_t x_stride, int64_t m,
                             int64_t first_pixel, int64_t block, int64_t channels) {
   const int64_t tiles = (m + kMrMax - 1) / kMrMax;
@@ -339,7 +339,7 @@ inline void column_of_tiles(const PointwiseArgs& a, const Element* x, int64_t x_
   walk.out = {a.y + first_pixel * a.y_stride + start / a.y_width * a.y_jump, start % a.y_width};
 #if defined(WEEBILL_STRIDED_TILES)
   if constexpr (kOffsets && kFull > 0 && kFull <= 2) {
-    if (windows<kFull, kHalf>(a, walk, m)) return;
+    if (windows<kFull, kHalf, kSplit>(a, walk, m)) return;
   }
 #endif
   if (larger > 0) tiles_of_size<kMrMax, kFull, kHalf, kOffsets>(a, walk, size + 1, larger);
@@ -409,7 +409,7 @@ inline void columns_from(int64_t b, const PointwiseArgs& a, const Element* x, in
       column_of_tiles<kMrTwo, 2, 0, kOffsets>(a, x, x_stride, m, p, b, channels(2 * kBlock));
       b += 2;
 #if defined(WEEBILL_NARROW_TAILS)
-    } else if constexpr (kSplit) {
+    } else if (kSplit && !(kOffsets && whole == 1 && blocks - b == 1)) {
       return avx2_columns_from<kOffsets>(b, a, x, x_stride, m, p);
 #endif
     } else if (whole == 1 && blocks - b == 2) {
@@ -417,7 +417,7 @@ inline void columns_from(int64_t b, const PointwiseArgs& a, const Element* x, in
                                                   channels(kBlock + kHalfBlock));
       b += 2;
     } else if (whole >= 1) {
-      column_of_tiles<kMrOne, 1, 0, kOffsets>(a, x, x_stride, m, p, b, channels(kBlock));
+      column_of_tiles<kMrOne, 1, 0, kOffsets, kSplit>(a, x, x_stride, m, p, b, channels(kBlock));
       b += 1;
     } else {
       column_of_tiles<kMrHalf, 0, 1, kOffsets>(a, x, x_stride, m, p, b, channels(kHalfBlock));
@@ -426,7 +426,8 @@ inline void columns_from(int64_t b, const PointwiseArgs& a, const Element* x, in
   }
 }
 
-// kSplit: columns that are less than two blocks by the kernels of AVX2.
+// kSplit: columns that are less than two blocks by the kernels of AVX2, but for one block of
+// windows.
 template <bool kOffsets, bool kSplit = false>
 inline void product(const PointwiseArgs& a) {
   for (int64_t p = 0; p < a.m; p += a.m_block) {
