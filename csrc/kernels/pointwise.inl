@@ -317,7 +317,7 @@ __attribute__((noinline)) const Element* scaled_weights(const PointwiseArgs& a, 
 }
 
 // All pixels of a block of pixels through one column of weight blocks.
-template <int kMrMax, int kFull, int kHalf, bool kOffsets, [[maybe_unused]] bool kSplit = false>
+template <int kMrMax, int kFull, int kHalf, bool kOffsets, bool kSplit = false>
 inline void column_of_tiles(const PointwiseArgs& a, const Element* x, int64_t x_stride, int64_t m,
                             int64_t first_pixel, int64_t block, int64_t channels) {
   const int64_t tiles = (m + kMrMax - 1) / kMrMax;
