@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +234,23 @@ def test_an_engine_that_is_always_disturbed_leaves_the_others_their_rounds(tmp_p
     result = Result({}, list(rows.values()))
     again = compare(result, result, relative=True)
     assert [change.before for change in again.changes] == pytest.approx([2.1, 5.0])
+
+
+def test_ratios_of_several_threads_are_of_all_calls(tmp_path: Path) -> None:
+    case = small_case(tmp_path)
+    rows = {name: replace(row(case, name), threads=2) for name in ("weebill", "torch")}
+    ours = [np.full(5, ms * 1e6) for ms in (1.0, 2.0, 1.0, 2.0)]
+    peer = [np.full(5, ms * 1e6) for ms in (6.0, 3.0, 6.0)]
+    records = {
+        "weebill": Record(ours, ours, [False] * 4),
+        "torch": Record(peer, peer, [False] * 3, beside(1.0, 2.0, 1.0)),
+    }
+    evaluate(rows, records, min_clean=2)
+    assert rows["torch"].ratio is not None
+    assert rows["torch"].ratio.value == pytest.approx(3.0)  # beside each other 6, 1.5 and 6
+    result = Result({}, list(rows.values()))
+    (change,) = compare(result, result, relative=True).changes
+    assert (change.before, change.after, change.ratio.value) == pytest.approx((3.0, 3.0, 1.0))
 
 
 def test_a_base_that_turned_out_wrong_leaves_no_ratios(tmp_path: Path) -> None:

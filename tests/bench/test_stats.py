@@ -9,6 +9,7 @@ from weebill.bench.stats import (
     geometric_mean,
     paired_ratio,
     permutation_p,
+    quantile_ratio,
     summarize,
     turn_figures,
     unpaired_ratio,
@@ -55,6 +56,32 @@ def test_an_interval_covers_the_truth_as_often_as_it_says() -> None:
 def test_rounds_of_a_paired_ratio_must_match(other: list[float], base: list[float]) -> None:
     with pytest.raises(ValueError, match="same number of rounds"):
         paired_ratio(other, base)
+
+
+def test_a_quantile_ratio_does_not_see_which_turns_waited() -> None:
+    rng = np.random.default_rng(4)
+
+    def turns(time: float, waited: float, count: int = 40) -> list[np.ndarray]:
+        slow = np.where(rng.random(count) < waited, 1.9, 1.0)
+        return [s * time * rng.normal(1.0, 0.01, 6) for s in slow]
+
+    for waited in (0.1, 0.4, 0.6):
+        ratio = quantile_ratio(turns(3.0, waited), turns(2.0, 0.3, 90))
+        assert ratio.value == pytest.approx(1.5, rel=0.03)
+        assert ratio.low <= ratio.value <= ratio.high
+        assert ratio.high - ratio.low < 0.1
+
+
+def test_a_quantile_ratio_is_that_of_the_calls() -> None:
+    other, base = [np.array([5.0, 2.0, 4.0]), np.array([3.0, 6.0])], [np.arange(1.0, 11.0)]
+    assert quantile_ratio(other, base, quantile=0.1).value == 2.0
+    assert quantile_ratio(other, base, quantile=0.6).value == pytest.approx(4.0 / 6.0)
+    assert quantile_ratio(other, base, quantile=1.0).value == pytest.approx(0.6)
+    same = quantile_ratio(other[:1], base)
+    assert same.low == same.value == same.high  # nothing to resample
+    for empty in ([], [np.empty(0)]):
+        with pytest.raises(ValueError, match="at least one call"):
+            quantile_ratio(empty, base)
 
 
 def test_ratio_of_two_runs() -> None:

@@ -122,14 +122,19 @@ def compare(
     p_values = [permutation_p(new[name], old[name]) for name in names]
     significant = _holm(p_values, alpha)
     changes = []
+    stored = [{row.name: row.ratio for row in result.rows} for result in (before, after)]
     for name, p, beyond_chance in zip(names, p_values, significant, strict=True):
+        values = float(np.median(old[name])), float(np.median(new[name]))
         ratio = unpaired_ratio(new[name], old[name])
+        a, b = (ratios[name] for ratios in stored)
+        if relative and a is not None and b is not None:
+            values = a.value, b.value
+            ratio = Ratio(b.value / a.value, b.low / a.high, b.high / a.low)
         verdict = SAME
         if beyond_chance and ratio.value > 1.0 + threshold:
             verdict = SLOWER
         elif beyond_chance and ratio.value < 1.0 / (1.0 + threshold):
             verdict = FASTER
-        values = float(np.median(old[name])), float(np.median(new[name]))
         changes.append(Change(name, *values, ratio, p, verdict))
     return Comparison(tuple(changes), tuple(_notes(before, after)), relative)
 
@@ -142,7 +147,7 @@ def _ratios_to_ours(result: Result) -> dict[str, list[float]]:
     return {
         row.name: [other / ours for other, ours in zip(row.turn_ms, row.base_ms, strict=True)]
         for row in result.rows
-        if row.base_ms
+        if row.ratio is not None and row.base_ms
     }
 
 

@@ -19,7 +19,13 @@ from weebill.bench.reference import relative_error
 from weebill.bench.results import FAILED, OK, OURS, SKIPPED, WRONG, Row, ours
 from weebill.bench.roofline import Peaks, set_shares
 from weebill.bench.seats import Seats
-from weebill.bench.stats import paired_ratio, summarize, turn_figures, unpaired_ratio
+from weebill.bench.stats import (
+    paired_ratio,
+    quantile_ratio,
+    summarize,
+    turn_figures,
+    unpaired_ratio,
+)
 from weebill.bench.suites import Block, load_suite, operators, resize, unrolled
 from weebill.bench.timing import Plan, Record, clean_rounds, measure, single_stream
 from weebill.bench.worker import Worker, python_of
@@ -315,9 +321,11 @@ def evaluate(
 ) -> None:
     """Fill in times and ratios from the rounds that nobody disturbed; see `clean_rounds`.
 
-    Records that were not interleaved have no base beside their turns: all of them count, and a
-    ratio is one of medians.
+    A ratio is that of turns beside each other; with several threads, of all calls. Records that
+    were not interleaved have no base beside their turns: all of them count, and a ratio is one of
+    medians.
     """
+    calls = {}
     for name, record in records.items():
         kept, tainted = list(range(len(record.rounds))), any(record.tainted)
         if interleaved:
@@ -327,7 +335,7 @@ def evaluate(
         row.dropped = len(record.rounds) - len(kept)
         if row.status != OK or not kept:
             continue
-        wall = [record.rounds[k] / 1e6 for k in kept]
+        wall = calls[name] = [record.rounds[k] / 1e6 for k in kept]
         row.wall_ms = summarize(wall)
         row.queries = row.wall_ms.count
         row.cpu_ms = summarize([record.cpu[k] / 1e6 for k in kept])
@@ -343,5 +351,7 @@ def evaluate(
             continue
         if not interleaved:
             row.ratio = unpaired_ratio(row.turn_ms, base.turn_ms)
+        elif row.base_ms and row.threads > 1:
+            row.ratio = quantile_ratio(calls[row.engine], calls[base.engine])
         elif row.base_ms:
             row.ratio = paired_ratio(row.turn_ms, row.base_ms)

@@ -6,6 +6,11 @@ while the engines of one round saw much the same machine. So the figure of a tur
 of its calls, a ratio is taken within each round, and the median over the rounds is the ratio that
 is reported: a slow stretch hits both sides of a quotient, and the rounds that it hit halfway are
 outliers on either side, which a median does not see. Intervals resample whole rounds.
+
+Several threads have two kinds of turns besides: those in which every thread woke on a core of its
+own, and those in which some waited for another, up to twice as long. How many there are of either
+kind changes from run to run, and with it on which of them a median lies. So with several threads
+the ratio is that of low quantiles of all calls, to which only undisturbed ones contribute.
 """
 
 from __future__ import annotations
@@ -22,6 +27,7 @@ __all__ = [
     "geometric_mean",
     "paired_ratio",
     "permutation_p",
+    "quantile_ratio",
     "summarize",
     "turn_figures",
     "unpaired_ratio",
@@ -107,6 +113,52 @@ def paired_ratio(
     picks = np.random.default_rng(seed).integers(0, ratios.size, (resamples, ratios.size))
     low, high = _interval(np.median(ratios[picks], axis=1), confidence)
     return Ratio(float(np.median(ratios)), low, high)
+
+
+def quantile_ratio(
+    other: Rounds,
+    base: Rounds,
+    *,
+    quantile: float = 0.1,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Ratio:
+    """Ratio of the quantiles of all calls, with its bootstrap interval over rounds.
+
+    Args:
+        other: Calls of the numerator, one array per round.
+        base: Calls of the denominator; the rounds need not be the same.
+        quantile: Which.
+        resamples: Of the percentile bootstrap over rounds of either side.
+        confidence: Mass between low and high.
+        seed: Of the resampling, so that a stored result repeats.
+
+    Raises:
+        ValueError: One of them has no call.
+    """
+    if not sum(map(len, other)) or not sum(map(len, base)):
+        raise ValueError("quantile_ratio: other and base must have at least one call each")
+    rng = np.random.default_rng(seed)
+    tops = _resampled_quantiles(other, quantile, resamples, rng)
+    bottoms = _resampled_quantiles(base, quantile, resamples, rng)
+    ratios = tops / bottoms
+    low, high = _interval(ratios[1:], confidence)
+    return Ratio(float(ratios[0]), low, high)
+
+
+def _resampled_quantiles(
+    rounds: Rounds, quantile: float, resamples: int, rng: np.random.Generator
+) -> Samples:
+    """Of the calls of the rounds as they are; then of rounds drawn from them, each time anew."""
+    calls = np.concatenate(list(rounds))
+    order = np.argsort(calls)
+    of_round = np.repeat(np.arange(len(rounds)), [len(samples) for samples in rounds])[order]
+    drawn = rng.multinomial(len(rounds), np.full(len(rounds), 1.0 / len(rounds)), resamples)
+    times = np.vstack([np.ones(len(rounds), drawn.dtype), drawn])  # that each round was drawn
+    below = np.cumsum(times[:, of_round], axis=1)
+    found: Samples = calls[order][np.argmax(below >= quantile * below[:, -1:], axis=1)]
+    return found
 
 
 def unpaired_ratio(

@@ -179,7 +179,8 @@ def remarks(result: Result) -> list[str]:
         lines["* threads waited for a core in too many rounds, for other work or each other"] = None
     if any(row.ratio is not None for row in result.rows):
         base = " or ".join(OURS)
-        lines[f"ratios: time / time of {base}, median over rounds, 95 % interval"] = None
+        way = "median over rounds, of several threads 10th percentiles of calls"
+        lines[f"ratios: time / time of {base}, {way}, 95 % interval"] = None
     return [*lines, *_slowdowns(result.context)]
 
 
