@@ -179,7 +179,7 @@ def remarks(result: Result) -> list[str]:
         lines["* threads waited for a core in too many rounds, for other work or each other"] = None
     if any(row.ratio is not None for row in result.rows):
         base = " or ".join(OURS)
-        way = "median over rounds, of several threads 10th percentiles of calls"
+        way = "median over rounds, of several threads 2nd percentiles of calls"
         lines[f"ratios: time / time of {base}, {way}, 95 % interval"] = None
     return [*lines, *_slowdowns(result.context)]
 
