@@ -3,7 +3,8 @@
 # the CPUs of the boards and compares it with this PC, bit for bit:
 #
 #   the C++ tests                                   on Cortex-A53, A72, A76 and all that qemu knows
-#   the wheel with numpy alone, its command line    on Cortex-A53 (Raspberry Pi 3) and A72 (4)
+#   the wheel with numpy alone, its command line    on Cortex-A53 (Raspberry Pi 3) and A72 (4), and
+#                                                   on all that qemu knows but SVE
 #   networks in float16                             on Cortex-A76 (Raspberry Pi 5)
 #   the torch ops, for each --torch VERSION         on Cortex-A72 or A76, from 2.11 on on both
 #
@@ -45,7 +46,7 @@ if [ -z "$wheel" ]; then
   wheel=$(realpath build/dist/weebill-*aarch64.whl)
 fi
 
-cpus=(cortex-a53)
+cpus=(cortex-a53 max,sve=off)  # emulated SVE takes fifteen times as long
 if [ -z "$quick" ]; then
   cpus+=(cortex-a72)
   cmake --preset arm64
