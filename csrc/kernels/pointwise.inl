@@ -386,50 +386,13 @@ inline void avx2_columns_from(int64_t b, const PointwiseArgs& a, const Element* 
 }
 #endif
 
-// The columns from block b on, of one block of pixels.
-template <bool kOffsets, bool kSplit>
-inline void columns_from(int64_t b, const PointwiseArgs& a, const Element* x, int64_t x_stride,
-                         int64_t m, int64_t p) {
-  const int64_t whole_blocks = a.n / kBlock + (a.n % kBlock > kHalfBlock ? 1 : 0);
-  const int64_t blocks = (a.n + kBlock - 1) / kBlock;
-  const bool adjacent = a.y_block_jump == 0;  // only tiles of two blocks know of another
-  while (b < blocks) {
-    const int64_t whole = whole_blocks - b;
-    const int64_t left = a.n - b * kBlock;
-    auto channels = [left](int64_t width) { return left < width ? left : width; };
-    if (!kOffsets && m == 1 && whole >= kBlocksOfOne && adjacent) {
-      column_of_tiles<1, kBlocksOfOne, 0, kOffsets>(a, x, x_stride, m, p, b,
-                                                    channels(kBlocksOfOne * kBlock));
-      b += kBlocksOfOne;
-    } else if (!kOffsets && kPairs && m <= kMrFour && whole >= 4 && adjacent) {
-      column_of_tiles<kMrFour, 4, 0, kOffsets>(a, x, x_stride, m, p, b, channels(4 * kBlock));
-      b += 4;
-    } else if ((kPairs ? whole != 2 || blocks - b != 3 : !kOffsets && m <= kMrTwo && adjacent) &&
-               whole >= 2) {
-      column_of_tiles<kMrTwo, 2, 0, kOffsets>(a, x, x_stride, m, p, b, channels(2 * kBlock));
-      b += 2;
-#if defined(WEEBILL_NARROW_TAILS)
-    } else if (kSplit && !(kOffsets && whole == 1 && blocks - b == 1)) {
-      return avx2_columns_from<kOffsets>(b, a, x, x_stride, m, p);
-#endif
-    } else if (whole == 1 && blocks - b == 2) {
-      column_of_tiles<kMrOneHalf, 1, 1, kOffsets>(a, x, x_stride, m, p, b,
-                                                  channels(kBlock + kHalfBlock));
-      b += 2;
-    } else if (whole >= 1) {
-      column_of_tiles<kMrOne, 1, 0, kOffsets, kSplit>(a, x, x_stride, m, p, b, channels(kBlock));
-      b += 1;
-    } else {
-      column_of_tiles<kMrHalf, 0, 1, kOffsets>(a, x, x_stride, m, p, b, channels(kHalfBlock));
-      b += 1;
-    }
-  }
-}
-
 // kSplit: columns that are less than two blocks by the kernels of AVX2, but for one block of
 // windows.
 template <bool kOffsets, bool kSplit = false>
 inline void product(const PointwiseArgs& a) {
+  const int64_t whole_blocks = a.n / kBlock + (a.n % kBlock > kHalfBlock ? 1 : 0);
+  const int64_t blocks = (a.n + kBlock - 1) / kBlock;
+  const bool adjacent = a.y_block_jump == 0;  // only tiles of two blocks know of another
   for (int64_t p = 0; p < a.m; p += a.m_block) {
     const int64_t m = a.m - p < a.m_block ? a.m - p : a.m_block;
     const Element* x = a.x + p * a.x_stride;
@@ -439,7 +402,38 @@ inline void product(const PointwiseArgs& a) {
       x = a.scratch;
       x_stride = a.k;
     }
-    columns_from<kOffsets, kSplit>(0, a, x, x_stride, m, p);
+    for (int64_t b = 0; b < blocks;) {
+      const int64_t whole = whole_blocks - b;
+      const int64_t left = a.n - b * kBlock;
+      auto channels = [left](int64_t width) { return left < width ? left : width; };
+      if (!kOffsets && m == 1 && whole >= kBlocksOfOne && adjacent) {
+        column_of_tiles<1, kBlocksOfOne, 0, kOffsets>(a, x, x_stride, m, p, b,
+                                                      channels(kBlocksOfOne * kBlock));
+        b += kBlocksOfOne;
+      } else if (!kOffsets && kPairs && m <= kMrFour && whole >= 4 && adjacent) {
+        column_of_tiles<kMrFour, 4, 0, kOffsets>(a, x, x_stride, m, p, b, channels(4 * kBlock));
+        b += 4;
+      } else if ((kPairs ? whole != 2 || blocks - b != 3 : !kOffsets && m <= kMrTwo && adjacent) &&
+                 whole >= 2) {
+        column_of_tiles<kMrTwo, 2, 0, kOffsets>(a, x, x_stride, m, p, b, channels(2 * kBlock));
+        b += 2;
+#if defined(WEEBILL_NARROW_TAILS)
+      } else if (kSplit && !(kOffsets && whole == 1 && blocks - b == 1)) {
+        avx2_columns_from<kOffsets>(b, a, x, x_stride, m, p);
+        b = blocks;
+#endif
+      } else if (whole == 1 && blocks - b == 2) {
+        column_of_tiles<kMrOneHalf, 1, 1, kOffsets>(a, x, x_stride, m, p, b,
+                                                    channels(kBlock + kHalfBlock));
+        b += 2;
+      } else if (whole >= 1) {
+        column_of_tiles<kMrOne, 1, 0, kOffsets, kSplit>(a, x, x_stride, m, p, b, channels(kBlock));
+        b += 1;
+      } else {
+        column_of_tiles<kMrHalf, 0, 1, kOffsets>(a, x, x_stride, m, p, b, channels(kHalfBlock));
+        b += 1;
+      }
+    }
   }
 }
 
