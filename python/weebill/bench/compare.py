@@ -124,12 +124,13 @@ def compare(
     changes = []
     stored = [{row.name: row.ratio for row in result.rows} for result in (before, after)]
     for name, p, beyond_chance in zip(names, p_values, significant, strict=True):
-        values = float(np.median(old[name])), float(np.median(new[name]))
-        ratio = unpaired_ratio(new[name], old[name])
         a, b = (ratios[name] for ratios in stored)
         if relative and a is not None and b is not None:
             values = a.value, b.value
             ratio = Ratio(b.value / a.value, b.low / a.high, b.high / a.low)
+        else:
+            values = float(np.median(old[name])), float(np.median(new[name]))
+            ratio = unpaired_ratio(new[name], old[name])
         verdict = SAME
         if beyond_chance and ratio.value > 1.0 + threshold:
             verdict = SLOWER
