@@ -50,7 +50,7 @@ void bench_product(Bench& bench, const std::string& name, void (*kernel)(const P
   const Numbers<T> w = numbers<T>(padded(p.n) * p.k), bias = numbers<T>(padded(p.n));
   const Numbers<T> factors = numbers<T>(p.k);
   Numbers<T> y(static_cast<std::size_t>(p.m * p.n));
-  args.m_block = plan_m_block(p.m, p.k, machine_caches());
+  args.m_block = plan_m_block(p.m, p.k, scale, machine_caches());
   Numbers<T> scratch(static_cast<std::size_t>(args.m_block * p.k));
   args.x = x.data();
   args.w = w.data();

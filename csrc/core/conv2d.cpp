@@ -18,7 +18,7 @@ Conv2dRows<T>::Conv2dRows(const RunOf<T>& run, const Record& record, const Tenso
       depth_(record.header->c_in / record.header->groups),
       k_(std::int64_t{window_.kernel_h} * window_.kernel_w * depth_),
       n_(record.header->c_out / record.header->groups),
-      m_block_(plan_m_block(interior_.last - interior_.first, k_, run.caches)) {
+      m_block_(plan_m_block(interior_.last - interior_.first, k_, false, run.caches)) {
   std::int64_t* offset = scope.take<std::int64_t>(k_);
   offsets_ = offset;
   for (std::int64_t u = 0; u < window_.kernel_h; ++u) {

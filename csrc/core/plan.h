@@ -103,8 +103,10 @@ WEEBILL_API PooledPlan plan_pooled(const Window& window, std::int64_t h, std::in
                                    FusionPolicy policy);
 
 /// Pixels over which one block of weights is reused before the next block
-/// (PointwiseArgs::m_block): as many as stay in the second cache.
-WEEBILL_API std::int64_t plan_m_block(std::int64_t m, std::int64_t k, const Caches& caches);
+/// (PointwiseArgs::m_block): as many as stay in the second cache. `scaled`: of scratch pixels, next
+/// to which there are those that they were made from.
+WEEBILL_API std::int64_t plan_m_block(std::int64_t m, std::int64_t k, bool scaled,
+                                      const Caches& caches);
 
 /// Threads that a piece of a call is worth: so many multiply-adds between two regions' ends.
 WEEBILL_API int plan_threads(std::int64_t multiply_adds, int threads);

@@ -176,7 +176,7 @@ void expand_rows(const Block<T>& b, T* ring, const Rows<T>& rows, std::int64_t f
     a.k = p.c_in;
     a.n = chunks * rows.pixel_stride;
     if (chunks > 1) a.y_block_jump = rows.slots * rows.row_stride - kBlock;
-    a.m_block = plan_m_block(a.m, a.k, b.run.caches);
+    a.m_block = plan_m_block(a.m, a.k, false, b.run.caches);
     a.activation = static_cast<std::int32_t>(b.h.expand_activation);
     (a.offsets == nullptr ? block::pointwise(b.run.kernels) : block::conv2d(b.run.kernels))(a);
     first += count;
@@ -353,7 +353,7 @@ PointwiseArgsOf<T> projection(const Block<T>& b, const T* from, std::int64_t fir
     a.residual_stride = b.input.pixel_stride;
     a.n = p.c_out;  // there is no more of x to add
   }
-  a.m_block = plan_m_block(a.m, a.k, b.run.caches);
+  a.m_block = plan_m_block(a.m, a.k, false, b.run.caches);
   a.activation = static_cast<std::int32_t>(b.h.activation);
   return a;
 }

@@ -25,7 +25,7 @@ void product(const RunOf<T>& run, const Record& record, const T* x, std::int64_t
   a.m = m;
   a.k = k;
   a.n = n;
-  a.m_block = plan_m_block(m, k, run.caches);
+  a.m_block = plan_m_block(m, k, false, run.caches);
   a.activation = static_cast<std::int32_t>(h.activation);
   for (std::int64_t group = 0; group < h.groups; ++group) {
     a.x = x + first * x_stride + (offsets == nullptr ? group * k : 0);

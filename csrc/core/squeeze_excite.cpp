@@ -13,7 +13,8 @@ void run_product(const RunOf<T>& run, PointwiseArgsOf<T> a) {
   const std::int64_t unit = plan.unit;
   const std::int64_t units = ceil_div(plan.by_channels ? a.n : a.m, unit);
   const std::int64_t part = plan.by_channels ? a.m : ceil_div(units, plan.tasks) * unit;
-  const std::int64_t m_block = plan_m_block(part, a.k, run.caches);
+  const std::int64_t m_block =
+      plan_m_block(part, a.k, a.scale != nullptr && !plan.scale_weights, run.caches);
   run.for_each(plan.tasks, [&](std::int64_t task) {
     const std::int64_t first = task * units / plan.tasks * unit;
     const std::int64_t end = (task + 1) * units / plan.tasks * unit;

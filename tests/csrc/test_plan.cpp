@@ -122,6 +122,37 @@ WEEBILL_TEST(plan_separable_regions) {
   }
 }
 
+// A block without an expansion goes by strips where its tensors do not fit the second cache
+// together, unless the weights that each strip reads again would take much of that cache.
+WEEBILL_TEST(plan_separable_strips) {
+  const Caches caches = {48 << 10, 2 << 20};
+  struct Case {
+    std::int64_t size, channels, c_out;
+    bool by_rows;
+  };
+  for (const Case& c : {Case{112, 16, 16, true},
+                        {112, 32, 16, true},
+                        {28, 256, 256, true},
+                        {28, 144, 32, false},
+                        {14, 576, 160, false},
+                        {28, 256, 1024, false}}) {
+    SeparableProblem p{};
+    p.c_in = p.c_mid = c.channels;
+    p.c_out = c.c_out;
+    p.h = p.w = p.oh = p.ow = c.size;
+    p.window.kernel_h = p.window.kernel_w = 3;
+    p.window.pad_top = p.window.pad_left = p.window.pad_bottom = p.window.pad_right = 1;
+    p.has_project = true;
+    set_case("%lld channels", static_cast<long long>(c.channels));
+    const SeparablePlan plan = plan_separable(p, caches, 1, FusionPolicy::kAuto);
+    WEEBILL_EXPECT(plan.row_fusion == c.by_rows);
+    if (c.by_rows) {
+      const std::int64_t strip = plan.strip_rows * p.ow * p.c_mid * kFloat;
+      WEEBILL_EXPECT(strip <= std::max(caches.l2_bytes / 8, p.c_mid * p.c_out * kFloat));
+    }
+  }
+}
+
 // Channels are shared out in blocks of 16: rows, where those do not divide by the threads.
 WEEBILL_TEST(plan_shares_channels_or_rows) {
   SeparableProblem p{};
@@ -198,7 +229,7 @@ WEEBILL_TEST(plan_m_block_invariants) {
     const Caches caches = any_caches();
     const std::int64_t m = rng().integer(0, 13000), k = rng().integer(1, 2000);
     set_case("m %lld k %lld", static_cast<long long>(m), static_cast<long long>(k));
-    const std::int64_t block = plan_m_block(m, k, caches);
+    const std::int64_t block = plan_m_block(m, k, rng().coin(), caches);
     WEEBILL_EXPECT(block >= 1 && block <= std::max<std::int64_t>(m, 1));
     // Blocks of equal size: the last is not a small rest.
     if (m > 0) {
