@@ -51,8 +51,8 @@ def seed(request: pytest.FixtureRequest) -> int:
 
 
 def _apart() -> list[str]:
-    """The instruction sets, but of two that share most kernels ("avx512", "avx512_256") the better
-    one: the C++ tests run every kernel of both."""
+    """The instruction sets, but of those that share most kernels ("avx512", "avx512_256") the best
+    one: the C++ tests run every kernel of all."""
     best: dict[str, str] = {}
     for name in config.isas():
         best.setdefault(name.split("_")[0], name)

@@ -307,6 +307,7 @@ py::dict cpu_info_dict() {
   info["avx2"] = cpu.avx2;
   info["avx512"] = cpu.avx512;
   info["two_passes"] = cpu.two_passes;
+  info["two_ports"] = cpu.two_ports;
   info["neon"] = cpu.neon;
   info["fp16"] = cpu.fp16;
   info["dotprod"] = cpu.dotprod;

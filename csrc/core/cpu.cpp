@@ -133,6 +133,13 @@ bool is_zen4() {
   __cpuid(1, eax, ebx, ecx, edx);
   return (eax >> 8 & 0xf) + (eax >> 20 & 0xff) == 0x19;
 }
+
+// Intel's: ports 0 and 1 together, and 5.
+bool is_intel() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  __cpuid(0, eax, ebx, ecx, edx);
+  return ebx == signature_INTEL_ebx && ecx == signature_INTEL_ecx && edx == signature_INTEL_edx;
+}
 #endif
 
 CpuInfo detect() {
@@ -151,6 +158,7 @@ CpuInfo detect() {
   info.avx512 = info.avx2;
 #endif
   info.two_passes = info.avx512 && is_zen4();
+  info.two_ports = info.avx512 && is_intel();
 #elif defined(__linux__) && defined(__aarch64__)
   const unsigned long features = getauxval(AT_HWCAP);
   info.neon = (features & HWCAP_ASIMD) != 0;

@@ -1,6 +1,8 @@
 #include "core/dispatch.h"
 
+#include <algorithm>
 #include <atomic>
+#include <cstddef>
 #include <cstdlib>
 
 #include "core/cpu.h"
@@ -14,6 +16,9 @@ namespace avx512 {
 extern const KernelTable kTable;
 }
 namespace avx512_256 {
+extern const KernelTable kTable;
+}
+namespace avx512_twoport {
 extern const KernelTable kTable;
 }
 #endif
@@ -51,6 +56,21 @@ struct Isa {
   const HalfKernelTable* half;  // nullptr: none that run here
 };
 
+#if defined(WEEBILL_HAVE_AVX512)
+// Which of AVX-512's tables is best says the processor; the others follow in the order written.
+std::vector<Isa> avx512_isas() {
+  const CpuInfo& cpu = cpu_info();
+  std::vector<Isa> list = {
+      {"avx512", cpu.avx512, &avx512::kTable, nullptr},
+      {"avx512_twoport", cpu.avx512, &avx512_twoport::kTable, nullptr},
+      {"avx512_256", cpu.avx512, &avx512_256::kTable, nullptr},
+  };
+  const std::ptrdiff_t best = cpu.two_passes ? 2 : cpu.two_ports ? 1 : 0;
+  std::rotate(list.begin(), list.begin() + best, list.begin() + best + 1);
+  return list;
+}
+#endif
+
 // Best first.
 const std::vector<Isa>& all_isas() {
 #if defined(WEEBILL_HAVE_NEON)
@@ -61,14 +81,11 @@ const std::vector<Isa>& all_isas() {
   static const Isa kNeon = {"neon", cpu_info().neon, &neon::kTable, half};
   static const Isa kNeonInOrder = {"neon_inorder", cpu_info().neon, &neon_inorder::kTable, half};
 #endif
-#if defined(WEEBILL_HAVE_AVX512)
-  static const Isa kAvx512 = {"avx512", cpu_info().avx512, &avx512::kTable, nullptr};
-  static const Isa kAvx512By256 = {"avx512_256", cpu_info().avx512, &avx512_256::kTable, nullptr};
-#endif
   static const std::vector<Isa> list = {
 #if defined(WEEBILL_HAVE_AVX512)
-      cpu_info().two_passes ? kAvx512By256 : kAvx512,
-      cpu_info().two_passes ? kAvx512 : kAvx512By256,
+      avx512_isas()[0],
+      avx512_isas()[1],
+      avx512_isas()[2],
 #endif
 #if defined(WEEBILL_HAVE_AVX2)
       {"avx2", cpu_info().avx2, &avx2::kTable, nullptr},

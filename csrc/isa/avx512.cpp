@@ -4,4 +4,4 @@
 #include <immintrin.h>
 #include "isa/table.inl"
 
-#include "isa/split.inl"
+#include "isa/avx512_units.inl"

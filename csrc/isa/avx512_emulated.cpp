@@ -57,4 +57,4 @@ inline void emulated_stream_ps(float* p, simde__m512 v) { simde_mm512_storeu_ps(
 #define WEEBILL_NARROW_TAILS
 #include "isa/table.inl"
 
-#include "isa/split.inl"
+#include "isa/avx512_units.inl"

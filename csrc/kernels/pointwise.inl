@@ -66,6 +66,10 @@ struct Cursor {
   }
 };
 
+// What a processor does with operations on 512 bits that are no FMAs: some run beside those, or in
+// two passes of 256 bits as FMAs do (Zen 4), or take the place of an FMA (Intel).
+enum class Units { kFree, kHalves, kShared };
+
 // `count` tiles of kMr pixels, one after the other.
 struct Walk {
   const Element* x;
@@ -82,8 +86,11 @@ struct Walk {
 #include "kernels/window_rows.inl"
 #endif
 #if defined(WEEBILL_STRIDED_TILES)
+// clang-format off
 #include "kernels/strided_tiles.inl"
+#include "kernels/interleaved_tiles.inl"
 #include "kernels/window_tiles.inl"
+// clang-format on
 #endif
 
 // One input channel of a tile: weights at w (blocks `block_stride` apart) and, of the half block,
@@ -317,7 +324,7 @@ __attribute__((noinline)) const Element* scaled_weights(const PointwiseArgs& a, 
 }
 
 // All pixels of a block of pixels through one column of weight blocks.
-template <int kMrMax, int kFull, int kHalf, bool kOffsets, bool kSplit = false>
+template <int kMrMax, int kFull, int kHalf, bool kOffsets, Units kUnits = Units::kFree>
 inline void column_of_tiles(const PointwiseArgs& a, const Element* x, int64_t x_stride, int64_t m,
                             int64_t first_pixel, int64_t block, int64_t channels) {
   const int64_t tiles = (m + kMrMax - 1) / kMrMax;
@@ -339,7 +346,11 @@ inline void column_of_tiles(const PointwiseArgs& a, const Element* x, int64_t x_
   walk.out = {a.y + first_pixel * a.y_stride + start / a.y_width * a.y_jump, start % a.y_width};
 #if defined(WEEBILL_STRIDED_TILES)
   if constexpr (kOffsets && kFull > 0 && kFull <= 2) {
-    if (windows<kFull, kHalf, kSplit>(a, walk, m)) return;
+    if (windows<kFull, kHalf, kUnits == Units::kHalves>(a, walk, m)) return;
+  }
+  if constexpr (kUnits == Units::kShared && !kOffsets && kFull == 1 && kHalf == 1) {
+    const int64_t left = interleave_pixels(a, walk, m);
+    if (left < m) return tiles_of_size<kMrMax, kFull, kHalf, kOffsets>(a, walk, left, 1);
   }
 #endif
   if (larger > 0) tiles_of_size<kMrMax, kFull, kHalf, kOffsets>(a, walk, size + 1, larger);
@@ -386,9 +397,9 @@ inline void avx2_columns_from(int64_t b, const PointwiseArgs& a, const Element* 
 }
 #endif
 
-// kSplit: columns that are less than two blocks by the kernels of AVX2, but for one block of
-// windows.
-template <bool kOffsets, bool kSplit = false>
+// Units::kHalves: columns that are less than two blocks by the kernels of AVX2, but for one block
+// of windows.
+template <bool kOffsets, Units kUnits = Units::kFree>
 inline void product(const PointwiseArgs& a) {
   const int64_t whole_blocks = a.n / kBlock + (a.n % kBlock > kHalfBlock ? 1 : 0);
   const int64_t blocks = (a.n + kBlock - 1) / kBlock;
@@ -418,16 +429,16 @@ inline void product(const PointwiseArgs& a) {
         column_of_tiles<kMrTwo, 2, 0, kOffsets>(a, x, x_stride, m, p, b, channels(2 * kBlock));
         b += 2;
 #if defined(WEEBILL_NARROW_TAILS)
-      } else if (kSplit && !(kOffsets && whole == 1 && blocks - b == 1)) {
+      } else if (kUnits == Units::kHalves && !(kOffsets && whole == 1 && blocks - b == 1)) {
         avx2_columns_from<kOffsets>(b, a, x, x_stride, m, p);
         b = blocks;
 #endif
       } else if (whole == 1 && blocks - b == 2) {
-        column_of_tiles<kMrOneHalf, 1, 1, kOffsets>(a, x, x_stride, m, p, b,
-                                                    channels(kBlock + kHalfBlock));
+        column_of_tiles<kMrOneHalf, 1, 1, kOffsets, kUnits>(a, x, x_stride, m, p, b,
+                                                            channels(kBlock + kHalfBlock));
         b += 2;
       } else if (whole >= 1) {
-        column_of_tiles<kMrOne, 1, 0, kOffsets, kSplit>(a, x, x_stride, m, p, b, channels(kBlock));
+        column_of_tiles<kMrOne, 1, 0, kOffsets, kUnits>(a, x, x_stride, m, p, b, channels(kBlock));
         b += 1;
       } else {
         column_of_tiles<kMrHalf, 0, 1, kOffsets>(a, x, x_stride, m, p, b, channels(kHalfBlock));

@@ -204,11 +204,10 @@ inline bool is_bounds(int32_t activation) {
   return activation == kActNone || activation == kActRelu || activation == kActRelu6;
 }
 struct Bounds {
-  float low, high;
+  bool from_zero, to_six;
 };
 inline Bounds bounds_of(int32_t activation) {
-  const float infinity = __builtin_inff();
-  return {activation == kActNone ? -infinity : 0.0f, activation == kActRelu6 ? 6.0f : infinity};
+  return {activation != kActNone, activation == kActRelu6};
 }
 
 // What the accumulators of vector j of a tile begin with.
@@ -220,7 +219,8 @@ inline Vec load_bias(const float* bias, int j) {
   return kPaired<kFull, kHalf> ? low_and_low(half, half) : half;
 }
 
-// hardswish(), or bounds.
+// hardswish(), or bounds: those that there are, for where a maximum takes the place of an FMA one
+// that changes nothing costs as much.
 template <bool kHardswish, int kCount>
 inline __attribute__((always_inline)) void activate_now(Vec* v, const Bounds& bounds) {
   static constexpr float kConstants[] = {3.0f, 6.0f, 1.0f / 6.0f};
@@ -229,10 +229,15 @@ inline __attribute__((always_inline)) void activate_now(Vec* v, const Bounds& bo
     const Vec sixth = set1_now(kConstants[2]);
 #pragma GCC unroll 8
     for (int i = 0; i < kCount; ++i) v[i] = hardswish(v[i], three, six, sixth);
-  } else {
-    const Vec low = set1_now(bounds.low), high = set1_now(bounds.high);
+  } else if (bounds.from_zero) {
+    const Vec low = zero();
 #pragma GCC unroll 8
-    for (int i = 0; i < kCount; ++i) v[i] = min_of(max_of(v[i], low), high);
+    for (int i = 0; i < kCount; ++i) v[i] = max_of(v[i], low);
+    if (bounds.to_six) {
+      const Vec high = set1_now(kConstants[1]);
+#pragma GCC unroll 8
+      for (int i = 0; i < kCount; ++i) v[i] = min_of(v[i], high);
+    }
   }
 }
 

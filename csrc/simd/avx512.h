@@ -87,6 +87,28 @@ inline __attribute__((always_inline)) void prefetch_near(const float* p) {
   _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0);
 }
 
+// Permutations of one and of two vectors; lane i of the result is lane kOf[i] of both. The lanes'
+// numbers are read where they are wanted: gcc would keep them in the registers of accumulators.
+using Lanes = __m512i;
+inline Lanes load_lanes_now(const int32_t (&of)[16]) {
+#if defined(__AVX512F__)
+  Lanes lanes;
+  __asm__ volatile("vmovdqu32 %1, %0" : "=v"(lanes) : "m"(of));
+  return lanes;
+#else
+  return _mm512_loadu_si512(of);
+#endif
+}
+inline Vec permuted(Vec a, Vec b, Lanes lanes) { return _mm512_permutex2var_ps(a, lanes, b); }
+// a[0] b[0] a[1] b[1] ..., the first half of that and the second.
+constexpr int32_t kLowPairs[] = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23};
+constexpr int32_t kHighPairs[] = {8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+// Undone, where a has the pairs of the even lanes and b those of the odd ones; and of a alone.
+constexpr int32_t kFirstOfPairs[] = {0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30};
+constexpr int32_t kSecondOfPairs[] = {1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31};
+constexpr int32_t kFirstThenSecond[] = {0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15};
+inline Vec low_pairs(Vec a, Vec b) { return permuted(a, b, load_lanes_now(kLowPairs)); }
+
 // What the loops of kernels/strided_tiles.inl and kernels/depthwise_tiles.inl are made of, in the
 // order written. kOffset counts floats behind what is named; "half" is lanes 0 to 7, "high" 8 to 15
 // as a half; what the others become is not said. A half is an instruction on 256 bits: processors
@@ -220,6 +242,25 @@ inline Vec low_and_high_now(Vec a, Vec b) {
                    : "v"(a), "v"(b), "Yk"(static_cast<__mmask16>(0xff00)));
   return v;
 }
+// Each lane of p's even, of its odd numbers, in two lanes; two numbers, in all pairs of lanes.
+template <int kOffset>
+inline Vec load_even_twice_now(const float* p) {
+  Vec v;
+  __asm__ volatile("vmovsldup %c2(%1), %0" : "=v"(v) : "r"(p), "i"(4 * kOffset));
+  return v;
+}
+template <int kOffset>
+inline Vec load_odd_twice_now(const float* p) {
+  Vec v;
+  __asm__ volatile("vmovshdup %c2(%1), %0" : "=v"(v) : "r"(p), "i"(4 * kOffset));
+  return v;
+}
+template <int kOffset>
+inline Vec broadcast_two_now(const float* p) {
+  Vec v;
+  __asm__ volatile("vbroadcastsd %c2(%1), %0" : "=v"(v) : "r"(p), "i"(4 * kOffset));
+  return v;
+}
 inline void store_now(float* p, Vec v) {
   __asm__ volatile("vmovups %1, %0" : "=m"(*reinterpret_cast<__m512_u*>(p)) : "v"(v));
 }
@@ -297,6 +338,20 @@ inline Vec load_twice_now(const float* p) {
   return low_and_low(load_low(p + kOffset), load_low(p + kOffset));
 }
 inline Vec low_and_high_now(Vec a, Vec b) { return _mm512_mask_blend_ps(0xff00, a, b); }
+template <int kOffset>
+inline Vec load_even_twice_now(const float* p) {
+  constexpr int32_t kOf[] = {0, 0, 2, 2, 4, 4, 6, 6, 8, 8, 10, 10, 12, 12, 14, 14};
+  return permuted(load(p + kOffset), zero(), load_lanes_now(kOf));
+}
+template <int kOffset>
+inline Vec load_odd_twice_now(const float* p) {
+  constexpr int32_t kOf[] = {1, 1, 3, 3, 5, 5, 7, 7, 9, 9, 11, 11, 13, 13, 15, 15};
+  return permuted(load(p + kOffset), zero(), load_lanes_now(kOf));
+}
+template <int kOffset>
+inline Vec broadcast_two_now(const float* p) {
+  return low_pairs(broadcast(p + kOffset), broadcast(p + kOffset + 1));
+}
 inline void settle(Vec&) {}
 #endif
 // Keeps the compiler from working out p anew wherever it is used.

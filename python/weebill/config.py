@@ -37,7 +37,8 @@ __all__ = [
 class CpuInfo(TypedDict):
     """The machine: model name, instruction sets, cache sizes in bytes (0: none).
 
-    `two_passes`: units of 256 bits compute what AVX-512 asks for, in two passes (Zen 4).
+    `two_passes`: units of 256 bits compute what AVX-512 asks for, in two passes (Zen 4);
+    `two_ports`: its operations of every kind take one of the FMAs' two ports (Intel).
 
     Of ARM cores, beside Advanced SIMD (`neon`): whether they have half-precision arithmetic
     (`fp16`, for `weebill.runtime.load(..., precision="float16")`), int8 dot products and int8
@@ -49,6 +50,7 @@ class CpuInfo(TypedDict):
     avx2: bool
     avx512: bool
     two_passes: bool
+    two_ports: bool
     neon: bool
     fp16: bool
     dotprod: bool

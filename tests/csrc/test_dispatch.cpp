@@ -85,14 +85,20 @@ WEEBILL_TEST(cpu_info_is_plausible) {
   // The compiler's run-time library reads the same bits.
   __builtin_cpu_init();
   WEEBILL_EXPECT(cpu.avx2 == (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")));
-  WEEBILL_EXPECT(!cpu.two_passes || cpu.avx512);
+  WEEBILL_EXPECT(!(cpu.two_passes || cpu.two_ports) || cpu.avx512);
+  WEEBILL_EXPECT(!(cpu.two_passes && cpu.two_ports));
+  WEEBILL_EXPECT(!cpu.avx512 || cpu.two_ports == static_cast<bool>(__builtin_cpu_is("intel")));
   if (cpu.avx512 && contains(built_isas(), "avx512")) {
-    WEEBILL_EXPECT(isas().front() == (cpu.two_passes ? "avx512_256" : "avx512"));
-    WEEBILL_EXPECT(contains(isas(), "avx512") && contains(isas(), "avx512_256"));
+    WEEBILL_EXPECT(isas().front() == (cpu.two_passes  ? "avx512_256"
+                                      : cpu.two_ports ? "avx512_twoport"
+                                                      : "avx512"));
+    for (const char* name : {"avx512", "avx512_twoport", "avx512_256"}) {
+      WEEBILL_EXPECT(contains(isas(), name));
+    }
   }
   WEEBILL_EXPECT(!cpu.neon && !cpu.fp16 && !cpu.dotprod && !cpu.i8mm && !cpu.in_order);
 #elif defined(__aarch64__)
-  WEEBILL_EXPECT(cpu.neon && !cpu.avx2 && !cpu.two_passes);
+  WEEBILL_EXPECT(cpu.neon && !cpu.avx2 && !cpu.two_passes && !cpu.two_ports);
   WEEBILL_EXPECT(isas().front() == (cpu.in_order ? "neon_inorder" : "neon"));
 #endif
 }

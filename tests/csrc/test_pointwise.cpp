@@ -279,6 +279,17 @@ void test_products(void (*TableFor<T>::*entry)(const PointwiseArgsOf<T>&), bool 
       }
     }
   }
+  // Columns of a block and a half, which AVX-512 takes in pairs of pixels, and as many inputs as
+  // make chunks of those, or not.
+  for (std::int64_t n : {24, 40}) {
+    for (std::int64_t k : selected({4, 8, 12, 24, 72, 512, 520}, 3, kIsHalf<T>)) {
+      const Problem pairs = make_problem<T>(kMostPixels, k, n, table);
+      for (std::int32_t activation : {kActNone, kActRelu, kActRelu6, kActHardswish, kActSilu}) {
+        check_problem<T>(pairs, kernels, table, {28, 31, 42},
+                         {activation, rng().coin(), table ? kNoScale : rng().pick(kScales)});
+      }
+    }
+  }
   // A whole row of a large image.
   check_problem<T>(make_problem<T>(112, 24, 40, table), kernels, table, {97, 111},
                    {kActRelu, true, kNoScale});
@@ -323,13 +334,14 @@ void test_special_values(void (*TableFor<T>::*entry)(const PointwiseArgsOf<T>&),
   const std::vector<float> specials =
       rounded<T>({NAN, INFINITY, -INFINITY, 0.0f, -0.0f, 1e-40f, -1e-40f, 1e-45f, 6e-8f, -3e-6f,
                   88.0f, -88.0f, 3e4f, 1e30f, -1e30f, 3.0f, -3.0f});
-  const auto m = static_cast<std::int64_t>(specials.size());
+  const auto values = static_cast<std::int64_t>(specials.size()), m = 2 * values;
   for (std::int64_t n : {1, 3, 8, 9, 16, 17, 24, 33}) {
-    for (std::int64_t k : {1, 3}) {
+    for (std::int64_t k : {1, 3, 8}) {
       Problem t = make_problem<T>(m, k, n, false);
       t.integers = false;
       for (std::int64_t p = 0; p < m; ++p) {
-        t.image[static_cast<std::size_t>(p * t.x_stride)] = specials[static_cast<std::size_t>(p)];
+        t.image[static_cast<std::size_t>(p * t.x_stride)] =
+            specials[static_cast<std::size_t>(p % values)];
         for (std::int64_t i = 1; i < k; ++i) {
           t.image[static_cast<std::size_t>(p * t.x_stride + i)] = 0;
         }

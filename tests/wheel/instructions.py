@@ -46,7 +46,7 @@ def disassembly(library: Path, arch: str) -> dict[str, set[str]]:
     compiled_for = BASELINE
     for line in text.splitlines():
         if title := re.match(r"[0-9a-f]+ <(.*)>:$", line):
-            space = re.search(r"7weebill(?:4(avx2)|(?:6|10)(avx512)|9(neon_fp16))", title[1])
+            space = re.search(r"7weebill(?:4(avx2)|(?:6|10|14)(avx512)|9(neon_fp16))", title[1])
             compiled_for = space[space.lastindex or 0] if space else BASELINE
         elif instruction := re.match(r"\s+[0-9a-f]+:\t(.*)$", line):
             # without comments, notes of addresses, and prefixes that only pad

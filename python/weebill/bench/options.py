@@ -29,6 +29,7 @@ _AVX512 = {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE", "ATEN_CPU_CAPABILITY": "avx512"}
 # For each tier: what the engines that can be limited read.
 ISA_ENVIRONMENT = {
     "avx512": {"WEEBILL_ISA": "avx512", **_AVX512},
+    "avx512_twoport": {"WEEBILL_ISA": "avx512_twoport", **_AVX512},
     "avx512_256": {"WEEBILL_ISA": "avx512_256", **_AVX512},
     "avx2": {
         "WEEBILL_ISA": "avx2",

@@ -22,7 +22,7 @@ from weebill import _C
 from weebill.fusion.spec import BlockSpec
 
 #: Instruction sets on which dense and grouped convolutions run on the kernels.
-FAST_DENSE = ("avx2", "avx512", "avx512_256")
+FAST_DENSE = ("avx2", "avx512", "avx512_twoport", "avx512_256")
 
 #: Input channels from which on a dense k x k convolution is left to torch on the others.
 WIDE = 32
