@@ -308,6 +308,7 @@ py::dict cpu_info_dict() {
   info["avx512"] = cpu.avx512;
   info["two_passes"] = cpu.two_passes;
   info["two_ports"] = cpu.two_ports;
+  info["banked_l2"] = cpu.banked_l2;
   info["neon"] = cpu.neon;
   info["fp16"] = cpu.fp16;
   info["dotprod"] = cpu.dotprod;

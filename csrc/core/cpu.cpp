@@ -134,7 +134,7 @@ bool is_zen4() {
   return (eax >> 8 & 0xf) + (eax >> 20 & 0xff) == 0x19;
 }
 
-// Intel's: ports 0 and 1 together, and 5.
+// Its ports for 512 bits: 0 and 1 together, and 5.
 bool is_intel() {
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   __cpuid(0, eax, ebx, ecx, edx);
@@ -159,6 +159,7 @@ CpuInfo detect() {
 #endif
   info.two_passes = info.avx512 && is_zen4();
   info.two_ports = info.avx512 && is_intel();
+  info.banked_l2 = is_intel();
 #elif defined(__linux__) && defined(__aarch64__)
   const unsigned long features = getauxval(AT_HWCAP);
   info.neon = (features & HWCAP_ASIMD) != 0;

@@ -14,6 +14,7 @@ struct CpuInfo {
   bool avx512 = false;      ///< AVX-512 F, BW, DQ, VL, CD, and the system saves the registers
   bool two_passes = false;  ///< an AVX-512 operation is done by units of 256 bits, in two passes
   bool two_ports = false;   ///< AVX-512 operations of every kind take one of the FMAs' two ports
+  bool banked_l2 = false;   ///< lines an even number apart share banks of the second cache: Intel's
   bool neon = false;        ///< AArch64 Advanced SIMD
   bool fp16 = false;        ///< half-precision arithmetic: armv8.2's FEAT_FP16 (asimdhp)
   bool dotprod = false;     ///< int8 dot products: FEAT_DotProd (asimddp)

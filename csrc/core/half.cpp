@@ -75,7 +75,9 @@ const HalfKernelTable& usable_kernels(const std::string& op) {
 
 RunOf<Half> half_run(const std::string& op) {
   const Caches caches = machine_caches();
-  return {usable_kernels(op), {2 * caches.l1d_bytes, 2 * caches.l2_bytes}, max_threads()};
+  return {usable_kernels(op),
+          {2 * caches.l1d_bytes, 2 * caches.l2_bytes, caches.banked_l2},
+          max_threads()};
 }
 
 }  // namespace

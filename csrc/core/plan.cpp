@@ -152,7 +152,8 @@ void set_fusion_policy(FusionPolicy policy) { policy_in_use = policy; }
 FusionPolicy fusion_policy() { return policy_in_use; }
 
 Caches machine_caches() {
-  return assumed_caches.value_or(Caches{cpu_info().l1d_bytes, cpu_info().l2_bytes});
+  const CpuInfo& cpu = cpu_info();
+  return assumed_caches.value_or(Caches{cpu.l1d_bytes, cpu.l2_bytes, cpu.banked_l2});
 }
 void assume_caches(const Caches& caches) { assumed_caches = caches; }
 

@@ -10,6 +10,7 @@ namespace weebill {
 
 struct Caches {
   std::int64_t l1d_bytes, l2_bytes;
+  bool banked_l2 = false;  ///< as CpuInfo's
 };
 
 /// Those of this machine, or what assume_caches() said.

@@ -29,6 +29,21 @@ struct Block {
   std::int64_t middle_channels(std::int64_t channels) const {
     return problem.has_expand && problem.has_project ? round_up(channels, kHalfBlock) : channels;
   }
+  // From a pixel to the next there.
+  std::int64_t ring_stride(std::int64_t channels) const {
+    return problem.has_expand ? scratch_stride<T>(run.caches, ring_channels(channels))
+                              : ring_channels(channels);
+  }
+  std::int64_t middle_stride() const {
+    const std::int64_t channels = middle_channels(problem.c_mid);
+    return problem.has_project ? scratch_stride<T>(run.caches, channels) : channels;
+  }
+
+  std::int64_t ring_pixels() const { return plan.ring_rows * plan.ring_columns; }
+  // Where the ring of a chunk begins that has so many channels before it, in chunks.
+  std::int64_t ring_at(std::int64_t channels) const {
+    return channels / plan.chunk * ring_stride(plan.chunk) * ring_pixels();
+  }
 };
 
 // The rows of the depthwise input that one task holds: of the image itself, or of the expansion.
@@ -152,11 +167,12 @@ class DepthwiseRow {
   const T** const shifted_;  // where in them its columns begin
 };
 
-// The expansion of rows [first, last) of the image into the ring, for as many channels as it has;
-// or for the channels of `chunks` rings one behind the other, each of one block.
+// The expansion of rows [first, last) of the image into the ring, for its channels; or for those of
+// `chunks` rings one behind the other, each of one block.
 template <typename T>
 void expand_rows(const Block<T>& b, T* ring, const Rows<T>& rows, std::int64_t first,
-                 std::int64_t last, std::int64_t first_channel, std::int64_t chunks = 1) {
+                 std::int64_t last, std::int64_t first_channel, std::int64_t channels,
+                 std::int64_t chunks = 1) {
   const SeparableProblem& p = b.problem;
   while (first < last) {
     const std::int64_t slot = first % rows.slots;
@@ -174,7 +190,7 @@ void expand_rows(const Block<T>& b, T* ring, const Rows<T>& rows, std::int64_t f
     a.y_jump = rows.row_stride - p.w * rows.pixel_stride;
     a.m = count * p.w;
     a.k = p.c_in;
-    a.n = chunks * rows.pixel_stride;
+    a.n = chunks * b.ring_channels(channels);
     if (chunks > 1) a.y_block_jump = rows.slots * rows.row_stride - kBlock;
     a.m_block = plan_m_block(a.m, a.k, false, b.run.caches);
     a.activation = static_cast<std::int32_t>(b.h.expand_activation);
@@ -186,7 +202,7 @@ void expand_rows(const Block<T>& b, T* ring, const Rows<T>& rows, std::int64_t f
 // The ring of an expansion of so many channels.
 template <typename T>
 Rows<T> ring_rows(const Block<T>& b, const T* ring, std::int64_t channels) {
-  const std::int64_t stride = b.ring_channels(channels);
+  const std::int64_t stride = b.ring_stride(channels);
   return {ring, b.plan.ring_columns * stride, stride, b.plan.ring_rows, true};
 }
 
@@ -274,7 +290,7 @@ void copy_rows(const Block<T>& b, T* ring, const Rows<T>& rows, std::int64_t fir
 
 // Goes through output rows [first, last) in strips, and in each strip through channels
 // [first_channel, last_channel) in chunks: expands the rows that are missing, and writes the
-// depthwise output of the strip to `middle` (pixels of middle_channels(), beginning with output row
+// depthwise output of the strip to `middle` (pixels of middle_stride(), beginning with output row
 // `middle_row`, or with each strip if that is -1). After a strip, done(begin, end) is called. The
 // rings of the chunks follow one another, their padding cleared.
 template <typename T, typename Done>
@@ -284,12 +300,11 @@ void for_strips(const Block<T>& b, T* ring, std::int64_t first, std::int64_t las
   const SeparableProblem& p = b.problem;
   const Window& w = b.window;
   const std::int64_t sum_stride = round_up(p.c_mid, kBlock);
-  const std::int64_t ring_pixels = b.plan.ring_rows * b.plan.ring_columns;
-  const std::int64_t middle_stride = b.middle_channels(p.c_mid);
+  const std::int64_t middle_stride = b.middle_stride();
   const bool uses_ring = p.has_expand || b.plan.padded;
   auto rows_of = [&](std::int64_t channel, std::int64_t channels) {
     const std::int64_t stride = b.input.pixel_stride;
-    return uses_ring ? ring_rows(b, ring + ring_pixels * (channel - first_channel), channels)
+    return uses_ring ? ring_rows(b, ring + b.ring_at(channel - first_channel), channels)
                      : Rows<T>{b.input.x + channel, p.w * stride, stride, p.h, false};
   };
   std::int64_t expanded = 0;  // rows of the expansion above this one are there, as far as needed
@@ -301,12 +316,13 @@ void for_strips(const Block<T>& b, T* ring, std::int64_t first, std::int64_t las
     const std::int64_t to = std::min(bottom, p.h);
     const std::int64_t wide = p.has_expand ? narrow_chunks(b, first_channel, last_channel) : 0;
     if (wide > 0 && from < to) {
-      expand_rows(b, ring, rows_of(first_channel, kBlock), from, to, first_channel, wide);
+      expand_rows(b, ring, rows_of(first_channel, kBlock), from, to, first_channel, kBlock, wide);
     }
     for_chunks(b, first_channel, last_channel, [&](std::int64_t channel, std::int64_t channels) {
       const Rows<T> rows = rows_of(channel, channels);
       if (p.has_expand && from < to && channel >= first_channel + wide * kBlock) {
-        expand_rows(b, ring + ring_pixels * (channel - first_channel), rows, from, to, channel);
+        expand_rows(b, ring + b.ring_at(channel - first_channel), rows, from, to, channel,
+                    channels);
       }
       DepthwiseRow<T> depthwise(b, rows, channel, b.middle_channels(channels));
       std::int64_t copied = top;
@@ -316,7 +332,7 @@ void for_strips(const Block<T>& b, T* ring, std::int64_t first, std::int64_t las
         if (b.plan.padded) {
           const std::int64_t need = std::min(last_row_under(w, oy) + 1, p.h);
           copied = std::max(copied, need - rows.slots);
-          copy_rows(b, ring + ring_pixels * (channel - first_channel), rows, copied, need, channel,
+          copy_rows(b, ring + b.ring_at(channel - first_channel), rows, copied, need, channel,
                     channels);
           copied = std::max(copied, need);
         } else if (b.plan.from_memory && oy + 1 < p.oh) {
@@ -337,7 +353,7 @@ PointwiseArgsOf<T> projection(const Block<T>& b, const T* from, std::int64_t fir
   const SeparableProblem& p = b.problem;
   PointwiseArgsOf<T> a{};
   a.x = from;
-  a.x_stride = b.middle_channels(p.c_mid);
+  a.x_stride = b.middle_stride();
   a.w = b.record.project_w.template as<T>();
   a.w_block_stride = p.c_mid * kBlock;
   a.bias = b.record.project_b.template as<T>();
@@ -361,16 +377,18 @@ PointwiseArgsOf<T> projection(const Block<T>& b, const T* from, std::int64_t fir
 template <typename T>
 void run_row_fusion(const Block<T>& b, T* y) {
   const SeparableProblem& p = b.problem;
-  const std::int64_t ring =
-      round_up(b.plan.ring_rows * b.plan.ring_columns * b.ring_channels(p.c_mid), kBlock);
-  const std::int64_t strip = b.plan.strip_rows * p.ow * b.middle_channels(p.c_mid);
+  std::int64_t ring = 0;
+  for_chunks(b, 0, p.c_mid, [&](std::int64_t channel, std::int64_t channels) {
+    ring = round_up(b.ring_at(channel) + b.ring_pixels() * b.ring_stride(channels), kBlock);
+  });
+  const std::int64_t strip = b.plan.strip_rows * p.ow * b.middle_stride();
   b.run.for_each(b.plan.bands, [&](std::int64_t band) {
     Workspace::Scope scope(Workspace::of_this_thread());
     T* my_ring = scope.take<T>(ring + strip);
     T* middle = my_ring + ring;
     if (p.has_expand) {
       for_chunks(b, 0, p.c_mid, [&](std::int64_t channel, std::int64_t channels) {
-        clear_padding(b, my_ring + b.plan.ring_rows * b.plan.ring_columns * channel, channels);
+        clear_padding(b, my_ring + b.ring_at(channel), channels);
       });
     }
     for_strips(b, my_ring, band * p.oh / b.plan.bands, (band + 1) * p.oh / b.plan.bands, 0, p.c_mid,
@@ -385,7 +403,7 @@ void run_channel_fusion(const Block<T>& b, T* y) {
   const SeparableProblem& p = b.problem;
   Workspace::Scope scope(Workspace::of_this_thread());
   const std::int64_t pixels = p.oh * p.ow;
-  T* middle = p.has_project ? scope.take<T>(pixels * b.middle_channels(p.c_mid)) : y;
+  T* middle = p.has_project ? scope.take<T>(pixels * b.middle_stride()) : y;
   // Sums of one output row each, whoever computes it: their order does not depend on threads.
   const std::int64_t sum_stride = round_up(p.c_mid, kBlock);
   float* sums = nullptr;
@@ -397,7 +415,10 @@ void run_channel_fusion(const Block<T>& b, T* y) {
   }
   const std::int64_t blocks = (p.c_mid + kBlock - 1) / kBlock;
   const std::int64_t parts = b.plan.parts;
-  const std::int64_t ring = b.plan.ring_rows * b.plan.ring_columns * (b.plan.chunk + kBlock);
+  // A chunk of the plan's size or, the last, with up to 15 channels more.
+  const std::int64_t ring = b.ring_pixels() * std::max({b.ring_stride(b.plan.chunk),
+                                                        b.ring_stride(b.plan.chunk + kHalfBlock),
+                                                        b.ring_stride(b.plan.chunk + kBlock)});
   b.run.for_each(parts * b.plan.bands, [&](std::int64_t task) {
     Workspace::Scope task_scope(Workspace::of_this_thread());
     T* my_ring = task_scope.take<T>(ring);

@@ -38,7 +38,9 @@ class CpuInfo(TypedDict):
     """The machine: model name, instruction sets, cache sizes in bytes (0: none).
 
     `two_passes`: units of 256 bits compute what AVX-512 asks for, in two passes (Zen 4);
-    `two_ports`: its operations of every kind take one of the FMAs' two ports (Intel).
+    `two_ports`: its operations of every kind take one of the FMAs' two ports (Intel);
+    `banked_l2`: cache lines an even number apart share banks of the second cache (Intel), and
+    pixels of scratch memory lie an odd number apart.
 
     Of ARM cores, beside Advanced SIMD (`neon`): whether they have half-precision arithmetic
     (`fp16`, for `weebill.runtime.load(..., precision="float16")`), int8 dot products and int8
@@ -51,6 +53,7 @@ class CpuInfo(TypedDict):
     avx512: bool
     two_passes: bool
     two_ports: bool
+    banked_l2: bool
     neon: bool
     fp16: bool
     dotprod: bool

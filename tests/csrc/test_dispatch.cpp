@@ -98,7 +98,7 @@ WEEBILL_TEST(cpu_info_is_plausible) {
   }
   WEEBILL_EXPECT(!cpu.neon && !cpu.fp16 && !cpu.dotprod && !cpu.i8mm && !cpu.in_order);
 #elif defined(__aarch64__)
-  WEEBILL_EXPECT(cpu.neon && !cpu.avx2 && !cpu.two_passes && !cpu.two_ports);
+  WEEBILL_EXPECT(cpu.neon && !cpu.avx2 && !cpu.two_passes && !cpu.two_ports && !cpu.banked_l2);
   WEEBILL_EXPECT(isas().front() == (cpu.in_order ? "neon_inorder" : "neon"));
 #endif
 }

@@ -1,4 +1,5 @@
 // Depthwise-separable blocks with every combination of their optional parts.
+#include "core/plan.h"
 #include "kernel_cases.h"
 #include "record_cases.h"
 
@@ -146,6 +147,36 @@ WEEBILL_RECORD_TEST(separable_on_threads) {
     b.c_mid = b.expand ? rng().pick(Sizes{48, 50, 88}) : b.c_in;
     const Shape x{rng().integer(1, 2), b.c_in, rng().integer(12, 30), rng().integer(12, 30)};
     check_block(b, x, Layout::kNhwc, rng().coin());
+  }
+}
+
+/// A machine of this one's caches, with or without banks in the second.
+class BankedL2 {
+ public:
+  explicit BankedL2(bool banked) : saved_(machine_caches()) {
+    assume_caches({saved_.l1d_bytes, saved_.l2_bytes, banked});
+  }
+  ~BankedL2() { assume_caches(saved_); }
+  BankedL2(const BankedL2&) = delete;
+  BankedL2& operator=(const BankedL2&) = delete;
+
+ private:
+  const Caches saved_;
+};
+
+/// Pixels of scratch memory next to each other, and with room between them. Chunks and rests of
+/// chunks of odd and even numbers of lines.
+WEEBILL_RECORD_TEST(separable_scratch) {
+  for (bool banked : {false, true}) {
+    const BankedL2 machine(banked);
+    for (std::int64_t c_mid : {16, 33, 64, 72, 120, 200, 264}) {
+      if (few_cases() && c_mid % 3 != 0) continue;
+      const auto stride = static_cast<std::int32_t>(rng().pick(Sizes{1, 2}));
+      const bool expand = rng().integer(0, 3) > 0;
+      const Block b{expand ? 7 : c_mid, c_mid, rng().coin() ? 8 : 0, 11, expand, false,
+                    centred(3, stride)};
+      check_block(b, {1, b.c_in, 9, rng().pick(Sizes{9, 28, 60})}, Layout::kNhwc, true);
+    }
   }
 }
 
