@@ -41,7 +41,8 @@ struct RunOf {
   const typename TableOf<T>::Type& kernels;
   Caches caches;  ///< as plans count in float32: twice their size for Half
   int threads;
-  bool streams = false;  ///< what a depthwise convolution writes goes past the caches
+  bool streams = false;         ///< what a depthwise convolution writes goes past the caches
+  AheadOf<T>* ahead = nullptr;  ///< how far weights have been fetched, by the only thread
 
   /// body(task) for each task, in parallel where there is more than one thread.
   template <typename Body>

@@ -153,7 +153,7 @@ FusionPolicy fusion_policy() { return policy_in_use; }
 
 Caches machine_caches() {
   const CpuInfo& cpu = cpu_info();
-  return assumed_caches.value_or(Caches{cpu.l1d_bytes, cpu.l2_bytes, cpu.banked_l2});
+  return assumed_caches.value_or(Caches{cpu.l1d_bytes, cpu.l2_bytes, cpu.banked_l2, cpu.two_ports});
 }
 void assume_caches(const Caches& caches) { assumed_caches = caches; }
 
@@ -177,6 +177,10 @@ std::int64_t plan_m_block(std::int64_t m, std::int64_t k, bool scaled, const Cac
   return std::max<std::int64_t>(1, ceil_div(m, ceil_div(std::max<std::int64_t>(m, 1), most)));
 }
 
+std::int64_t plan_reach(const Caches& caches) {
+  return caches.slow_l3 ? caches.l2_bytes / 8 * 3 : 0;
+}
+
 std::int64_t multiply_adds(const SeparableProblem& p) {
   const std::int64_t taps = std::int64_t{p.window.kernel_h} * p.window.kernel_w;
   return p.oh * p.ow * p.c_mid * (taps + (p.has_project ? p.c_out : 0)) +
@@ -196,6 +200,7 @@ SeparablePlan plan_separable(const SeparableProblem& p, const Caches& caches, in
   // The depthwise output and its input, were they kept whole.
   const std::int64_t intermediate =
       p.c_mid * kFloat * (p.oh * p.ow + (p.has_expand ? p.h * p.w : 0));
+  plan.room_for_weights = threads == 1 && intermediate <= caches.l2_bytes / 4 * 3;
   const bool possible = p.has_project && !p.has_se;
   // Without an expansion strips compute nothing twice, but read the projection's weights again.
   const std::int64_t weights = p.c_mid * p.c_out * kFloat;

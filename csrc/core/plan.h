@@ -11,6 +11,7 @@ namespace weebill {
 struct Caches {
   std::int64_t l1d_bytes, l2_bytes;
   bool banked_l2 = false;  ///< as CpuInfo's
+  bool slow_l3 = false;    ///< one core reads the last cache at a fraction of the second one's rate
 };
 
 /// Those of this machine, or what assume_caches() said.
@@ -57,6 +58,7 @@ struct SeparablePlan {
   bool padded = false;          ///< a depthwise convolution alone: its rows go through the ring
   std::int64_t ring_rows = 0;   ///< rows of the expansion, or padded ones, that are kept
   std::int64_t ring_columns = 0;  ///< pixels per row of the ring, padding included
+  bool room_for_weights = false;  ///< of calls to come, in the second cache, next to the block's
   const char* reason = "";
 };
 
@@ -108,6 +110,10 @@ WEEBILL_API PooledPlan plan_pooled(const Window& window, std::int64_t h, std::in
 /// to which there are those that they were made from.
 WEEBILL_API std::int64_t plan_m_block(std::int64_t m, std::int64_t k, bool scaled,
                                       const Caches& caches);
+
+/// Bytes of weights by which products of a single thread may be ahead with fetching them; 0: only
+/// the next ones of their own.
+WEEBILL_API std::int64_t plan_reach(const Caches& caches);
 
 /// Threads that a piece of a call is worth: so many multiply-adds between two regions' ends.
 WEEBILL_API int plan_threads(std::int64_t multiply_adds, int threads);

@@ -193,6 +193,7 @@ void expand_rows(const Block<T>& b, T* ring, const Rows<T>& rows, std::int64_t f
     a.n = chunks * b.ring_channels(channels);
     if (chunks > 1) a.y_block_jump = rows.slots * rows.row_stride - kBlock;
     a.m_block = plan_m_block(a.m, a.k, false, b.run.caches);
+    a.ahead = b.run.ahead;
     a.activation = static_cast<std::int32_t>(b.h.expand_activation);
     (a.offsets == nullptr ? block::pointwise(b.run.kernels) : block::conv2d(b.run.kernels))(a);
     first += count;
@@ -370,6 +371,7 @@ PointwiseArgsOf<T> projection(const Block<T>& b, const T* from, std::int64_t fir
     a.n = p.c_out;  // there is no more of x to add
   }
   a.m_block = plan_m_block(a.m, a.k, false, b.run.caches);
+  a.ahead = b.run.ahead;
   a.activation = static_cast<std::int32_t>(b.h.activation);
   return a;
 }
@@ -476,7 +478,8 @@ void run_separable(const RunOf<T>& run, const Record& record, const Pixels<T>& x
   const RecordHeader& h = *record.header;
   const SeparableProblem p = separable_problem(record, shape, record_output("run", record, shape));
   const SeparablePlan plan = plan_separable(p, run.caches, run.threads, fusion_policy());
-  const RunOf<T> mine = {run.kernels, run.caches, plan.threads, run.streams};
+  const RunOf<T> mine = {run.kernels, run.caches, plan.threads, run.streams,
+                         plan.room_for_weights ? run.ahead : nullptr};
   const Block<T> block = {mine, record, h, p.window, p, plan, x, y_stride > 0 ? y_stride : p.c_out};
   if (block.plan.row_fusion) {
     run_row_fusion(block, y);

@@ -20,6 +20,7 @@ void run_product(const RunOf<T>& run, PointwiseArgsOf<T> a) {
     const std::int64_t end = (task + 1) * units / plan.tasks * unit;
     PointwiseArgsOf<T> mine = a;
     mine.m_block = m_block;
+    mine.ahead = run.ahead;
     Workspace::Scope scope(Workspace::of_this_thread());
     if (a.scale != nullptr) {
       mine.scale_weights = plan.scale_weights;

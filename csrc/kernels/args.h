@@ -34,6 +34,15 @@ enum ActivationCode : std::int32_t {
 /// Blocks of weights that a product scales at once: as many as a tile has at most.
 constexpr std::int64_t kScaledBlocks = 4;
 
+/// A network's weights lie behind one another as they are read. Those before `next` have been asked
+/// for; a product may go on, up to `reach` elements from the weights that it is at. Only fetched:
+/// any address will do.
+template <typename T>
+struct AheadOf {
+  const T* next;
+  std::int64_t reach;
+};
+
 /// Matrix product on pixels, direct (1 x 1 convolution) or through a table of offsets (dense
 /// convolution on the pixels whose window lies inside the image):
 ///   y[p, o] = act(bias[o] + sum_i w[o, i] * s[i] * x[p, i]) + residual[p, o]
@@ -68,6 +77,7 @@ struct PointwiseArgsOf {
   std::int64_t m_block;  ///< pixels over which one weight block is reused before the next, >= 1
   std::int32_t activation;
   bool scale_weights;  ///< multiply them, block by block, instead of the pixels
+  AheadOf<T>* ahead;   ///< or nullptr; not shared with another thread
 };
 using PointwiseArgs = PointwiseArgsOf<float>;
 

@@ -82,6 +82,7 @@ struct Walk {
   Cursor out;
 };
 
+#include "kernels/ahead.inl"
 #if defined(WEEBILL_STRIDED_TILES) || defined(WEEBILL_STORE_APART)
 #include "kernels/window_rows.inl"
 #endif
@@ -334,8 +335,9 @@ inline void column_of_tiles(const PointwiseArgs& a, const Element* x, int64_t x_
   Walk walk;
   walk.x = x;
   walk.x_stride = x_stride;
-  walk.w = a.w + block * a.w_block_stride;
-  walk.next_w = walk.w + (kFull + kHalf) * a.w_block_stride;
+  const Element* const w = a.w + block * a.w_block_stride;
+  walk.w = w;
+  walk.next_w = fetch_from(a, w, w + (kFull + kHalf) * a.w_block_stride);
   if (!kOffsets && a.scale_weights) walk.w = scaled_weights(a, walk.w, kFull, kHalf);
   walk.bias = a.bias + block * kBlock;
   walk.residual = a.residual == nullptr
@@ -350,11 +352,15 @@ inline void column_of_tiles(const PointwiseArgs& a, const Element* x, int64_t x_
   }
   if constexpr (kUnits == Units::kShared && !kOffsets && kFull == 1 && kHalf == 1) {
     const int64_t left = interleave_pixels(a, walk, m);
-    if (left < m) return tiles_of_size<kMrMax, kFull, kHalf, kOffsets>(a, walk, left, 1);
+    if (left < m) {
+      tiles_of_size<kMrMax, kFull, kHalf, kOffsets>(a, walk, left, 1);
+      return fetched(a, w, walk.next_w);
+    }
   }
 #endif
   if (larger > 0) tiles_of_size<kMrMax, kFull, kHalf, kOffsets>(a, walk, size + 1, larger);
   tiles_of_size<kMrMax, kFull, kHalf, kOffsets>(a, walk, size, tiles - larger);
+  fetched(a, w, walk.next_w);
 }
 
 // Copies the pixels times the channel scale: each input is scaled once, not once per weight block.

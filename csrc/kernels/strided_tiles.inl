@@ -74,17 +74,22 @@ template <int kMr, int kFull, int kHalf, bool kOffsets>
 struct StridedLoop {
   static constexpr int kInputs = 4;  // of a round
   static constexpr int kVecs = kFull + kHalf;
-  // The images of 7 x 7 are four tiles, which is how often the next weights can be asked for.
+  // The images of 7 x 7 are four tiles, which is how often the next weights can be asked for; where
+  // those of calls to come are as well, twice as many.
   static constexpr int kLines = kFull > 1 ? 2 : 1;
 
   Strided x;
   const float* w[kFull + 1];
   const int64_t* offset;
   const float* next;
+  const bool further;
 
   StridedLoop(const PointwiseArgs& a, const float* first, int64_t x_stride, const float* weights,
               const float* next_w)
-      : x(first, x_stride), offset(a.offsets), next(next_w) {
+      : x(first, x_stride),
+        offset(a.offsets),
+        next(next_w),
+        further(kFull > 1 && a.ahead != nullptr) {
 #pragma GCC unroll 4
     for (int j = 0; j <= kFull; ++j) w[j] = weights + j * a.w_block_stride;
   }
@@ -128,6 +133,11 @@ struct StridedLoop {
 #pragma GCC unroll 2
     for (int i = 0; i < kLines; ++i) prefetch(next + i * kLine);
     next += kLines * kLine;
+    if (further) {
+#pragma GCC unroll 2
+      for (int i = 0; i < kLines; ++i) prefetch(next + i * kLine);
+      next += kLines * kLine;
+    }
   }
 };
 

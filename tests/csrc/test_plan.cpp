@@ -63,6 +63,7 @@ WEEBILL_TEST(plan_separable_invariants) {
     if (policy == FusionPolicy::kRows) WEEBILL_EXPECT(plan.row_fusion == possible);
     if (policy == FusionPolicy::kChannels) WEEBILL_EXPECT(!plan.row_fusion);
 
+    WEEBILL_EXPECT(plan.threads == 1 || !plan.room_for_weights);
     WEEBILL_EXPECT(plan.bands >= 1 && plan.bands <= p.oh);
     WEEBILL_EXPECT(plan.strip_rows >= 1 && plan.strip_rows <= p.oh);
     // Chunks begin at whole blocks of weights.
@@ -237,6 +238,14 @@ WEEBILL_TEST(plan_m_block_invariants) {
       WEEBILL_EXPECT(blocks * block - m < blocks);
     }
   }
+}
+
+// Of calls to come: where the last cache is slow, and then less than half of the second one.
+WEEBILL_TEST(plan_reach_invariants) {
+  Caches caches = any_caches();
+  WEEBILL_EXPECT(plan_reach(caches) == 0);
+  caches.slow_l3 = true;
+  WEEBILL_EXPECT(plan_reach(caches) > 0 && plan_reach(caches) < caches.l2_bytes / 2);
 }
 
 WEEBILL_TEST(plan_threads_invariants) {

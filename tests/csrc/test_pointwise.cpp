@@ -204,7 +204,17 @@ std::vector<float> run_kernel(const Problem& t, const Variant<PointwiseArgsOf<T>
   args.m_block = layout.m_block;
   args.activation = epilogue.activation;
   args.scale_weights = epilogue.scale == kScaledWeights;
+  // Where the fetching of weights stands changes nothing, and it goes no further than its reach.
+  const T* const weights_end = w.data() + packed_w.size();
+  const T* const stands = rng().pick(std::vector<const T*>{nullptr, w.data(), weights_end});
+  AheadOf<T> ahead{stands, rng().integer(0, 3 * kBlock * std::max<std::int64_t>(t.k, 1))};
+  if (rng().coin()) args.ahead = &ahead;
   variant.kernel(args);
+  if (args.ahead == nullptr) {
+    WEEBILL_EXPECT(ahead.next == stands);
+  } else {
+    WEEBILL_EXPECT(ahead.next >= stands && ahead.next <= weights_end + ahead.reach);
+  }
 
   WEEBILL_EXPECT(x.unchanged(image));
   WEEBILL_EXPECT(offsets.unchanged(t.offsets));
