@@ -4,7 +4,8 @@
 //                   AVX2's kernels. There a tile of 512 bits has broadcasts of its own, which take
 //                   turns with the FMAs.
 //   avx512_twoport  for processors whose every operation on 512 bits takes one of two ports, the
-//                   FMAs' (Intel): columns of one block and a half by interleaved_tiles.inl.
+//                   FMAs' (Intel): columns of one block and a half by interleaved_tiles.inl, first
+//                   convolutions with one block of outputs as on Zen 4 (window_tiles.inl).
 namespace weebill {
 
 namespace avx512_256 {
@@ -30,6 +31,7 @@ namespace {
 
 using namespace avx512;
 void pointwise_f32(const PointwiseArgs& a) { product<false, Units::kShared>(a); }
+void conv2d_f32(const PointwiseArgs& a) { product<true, Units::kShared>(a); }
 
 }  // namespace
 
