@@ -51,6 +51,15 @@ inline Vec div(Vec a, Vec b) { return _mm512_div_ps(a, b); }
 // VMINPS and VMAXPS return the second operand when one is NaN: v goes second.
 inline Vec min_of(Vec v, Vec bound) { return _mm512_min_ps(bound, v); }
 inline Vec max_of(Vec v, Vec bound) { return _mm512_max_ps(bound, v); }
+#define WEEBILL_CLAMP
+#if defined(__AVX512F__)
+inline Vec clamp(Vec v, Vec bound) {
+  constexpr int kSmallerMagnitude = 2;  // and the sign of v
+  return _mm512_range_ps(v, bound, kSmallerMagnitude);
+}
+#else
+inline Vec clamp(Vec v, Vec bound) { return max_of(min_of(v, bound), sub(zero(), bound)); }
+#endif
 inline Vec max_nan(Vec a, Vec b) {
   return _mm512_mask_mov_ps(_mm512_max_ps(a, b), _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), a);
 }
