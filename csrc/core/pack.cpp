@@ -73,13 +73,33 @@ void check_window(const std::string& op, const Window& w) {
 // Columns that are moved at a time: a cache line of every row.
 constexpr std::int64_t kTile = 16;
 
+// out[i][o] = w[o * row + i] for 4 x 4 of them. Element by element, packing took a third of the
+// time in which a model loads.
+template <std::int64_t kWidth>
+void transpose_4x4(const float* w, std::int64_t row, float* out) {
+  typedef float Four __attribute__((vector_size(16)));
+  Four in[4];
+  for (std::int64_t o = 0; o < 4; ++o) std::memcpy(&in[o], w + o * row, sizeof(Four));
+  const Four low01 = __builtin_shufflevector(in[0], in[1], 0, 4, 1, 5);
+  const Four high01 = __builtin_shufflevector(in[0], in[1], 2, 6, 3, 7);
+  const Four low23 = __builtin_shufflevector(in[2], in[3], 0, 4, 1, 5);
+  const Four high23 = __builtin_shufflevector(in[2], in[3], 2, 6, 3, 7);
+  const Four result[4] = {__builtin_shufflevector(low01, low23, 0, 1, 4, 5),
+                          __builtin_shufflevector(low01, low23, 2, 3, 6, 7),
+                          __builtin_shufflevector(high01, high23, 0, 1, 4, 5),
+                          __builtin_shufflevector(high01, high23, 2, 3, 6, 7)};
+  for (std::int64_t i = 0; i < 4; ++i) std::memcpy(out + i * kWidth, &result[i], sizeof(Four));
+}
+
 // out[i][o] = w[o * row + i * step], 0 for the outputs from `outputs` to kWidth.
 template <std::int64_t kWidth>
 void pack_tile(const float* w, std::int64_t outputs, std::int64_t row, std::int64_t step,
                std::int64_t count, float* out) {
   if (outputs == kWidth && count == kTile && step == 1) {
-    for (std::int64_t o = 0; o < kWidth; ++o) {
-      for (std::int64_t i = 0; i < kTile; ++i) out[i * kWidth + o] = w[o * row + i];
+    for (std::int64_t o = 0; o < kWidth; o += 4) {
+      for (std::int64_t i = 0; i < kTile; i += 4) {
+        transpose_4x4<kWidth>(w + o * row + i, row, out + i * kWidth + o);
+      }
     }
     return;
   }
