@@ -276,6 +276,29 @@ inline void store_now(float* p, Vec v) {
 inline void store_low_now(float* p, Vec v) {
   __asm__ volatile("vmovups %t1, %0" : "=m"(*reinterpret_cast<__m256_u*>(p)) : "v"(v));
 }
+// At p + multiple * kScale, the multiple in bytes.
+template <int kScale>
+inline void store_now(float* p, int64_t multiple, Vec v) {
+  if constexpr (kScale == 0) {
+    store_now(p, v);
+  } else {
+    __asm__ volatile("vmovups %0, (%1,%2,%c3)"
+                     :
+                     : "v"(v), "r"(p), "r"(multiple), "i"(kScale)
+                     : "memory");
+  }
+}
+template <int kScale>
+inline void store_low_now(float* p, int64_t multiple, Vec v) {
+  if constexpr (kScale == 0) {
+    store_low_now(p, v);
+  } else {
+    __asm__ volatile("vmovups %t0, (%1,%2,%c3)"
+                     :
+                     : "v"(v), "r"(p), "r"(multiple), "i"(kScale)
+                     : "memory");
+  }
+}
 inline Vec set1_now(const float& x) {
   Vec v;
   __asm__ volatile("vbroadcastss %1, %0" : "=v"(v) : "m"(x));
@@ -294,6 +317,14 @@ inline Vec high(Vec a) {
 }
 inline void store_now(float* p, Vec v) { store(p, v); }
 inline void store_low_now(float* p, Vec v) { store_low(p, v); }
+template <int kScale>
+inline void store_now(float* p, int64_t multiple, Vec v) {
+  store(p + multiple / 4 * kScale, v);
+}
+template <int kScale>
+inline void store_low_now(float* p, int64_t multiple, Vec v) {
+  store_low(p + multiple / 4 * kScale, v);
+}
 inline Vec set1_now(const float& x) { return set1(x); }
 inline void accumulate_now(Vec& acc, Vec a, Vec b) { acc = fma(a, b, acc); }
 inline void accumulate_half_now(Vec& acc, Vec a, Vec b) { acc = fma(a, b, acc); }
@@ -363,6 +394,11 @@ inline Vec broadcast_two_now(const float* p) {
 }
 inline void settle(Vec&) {}
 #endif
+// Keeps the compiler from knowing what x is.
+template <typename T>
+inline void hide(T& x) {
+  __asm__("" : "+r"(x));
+}
 // Keeps the compiler from working out p anew wherever it is used.
 inline const float* hidden(const float* p) {
   __asm__("" : "+r"(p));

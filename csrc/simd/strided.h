@@ -9,6 +9,7 @@ struct Strided {
   const float *p, *p9;              // number 0, number 9
   int64_t one, three, five, seven;  // multiples of the stride, in bytes
 
+  Strided() = default;
   Strided(const float* first, int64_t stride)
       : p(first),
         p9(first + 9 * stride),
