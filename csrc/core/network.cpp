@@ -401,7 +401,8 @@ void run_with(const RunOf<T>& run, const std::string& op, const TensorViewOf<T>&
     }
     // Image by image without threads as well: the activations of one image stay in the cache. With
     // an image for every thread, nothing is shared but the weights.
-    const RunOf<T> per_image = {whole.kernels, whole.caches, plan.threads_of_image(), streams};
+    const RunOf<T> per_image = {whole.kernels, whole.caches, plan.threads_of_image(), streams,
+                                whole.ahead};
     Workspace::Scope scope(Workspace::of_this_thread());
     const Shape& middle = shapes[tail];
     const std::int64_t image = middle.c * middle.h * middle.w;
