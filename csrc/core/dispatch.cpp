@@ -81,11 +81,14 @@ const std::vector<Isa>& all_isas() {
   static const Isa kNeon = {"neon", cpu_info().neon, &neon::kTable, half};
   static const Isa kNeonInOrder = {"neon_inorder", cpu_info().neon, &neon_inorder::kTable, half};
 #endif
+#if defined(WEEBILL_HAVE_AVX512)
+  static const std::vector<Isa> kAvx512 = avx512_isas();
+#endif
   static const std::vector<Isa> list = {
 #if defined(WEEBILL_HAVE_AVX512)
-      avx512_isas()[0],
-      avx512_isas()[1],
-      avx512_isas()[2],
+      kAvx512[0],
+      kAvx512[1],
+      kAvx512[2],
 #endif
 #if defined(WEEBILL_HAVE_AVX2)
       {"avx2", cpu_info().avx2, &avx2::kTable, nullptr},

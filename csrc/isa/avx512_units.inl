@@ -4,43 +4,16 @@
 //                   AVX2's kernels. There a tile of 512 bits has broadcasts of its own, which take
 //                   turns with the FMAs.
 //   avx512_twoport  for processors whose every operation on 512 bits takes one of two ports, the
-//                   FMAs' (Intel): columns of one block and a half by interleaved_tiles.inl, first
-//                   convolutions with one block of outputs as on Zen 4 (window_tiles.inl).
-namespace weebill {
+//                   FMAs' (Intel): columns of one block and a half by interleaved_tiles.inl and
+//                   interleaved_windows.inl, first convolutions with one block of outputs as on
+//                   Zen 4 (window_tiles.inl).
+#undef WEEBILL_ISA
+#define WEEBILL_ISA avx512_256
+#define WEEBILL_UNITS Units::kHalves
+#include "isa/products.inl"
 
-namespace avx512_256 {
-namespace {
-
-using namespace avx512;
-void pointwise_f32(const PointwiseArgs& a) { product<false, Units::kHalves>(a); }
-void conv2d_f32(const PointwiseArgs& a) { product<true, Units::kHalves>(a); }
-
-}  // namespace
-
-extern const KernelTable kTable;
-const KernelTable kTable = {
-#define WEEBILL_KERNEL(name, Args, summary) &name,
-#include "core/kernels.def"
-#undef WEEBILL_KERNEL
-};
-
-}  // namespace avx512_256
-
-namespace avx512_twoport {
-namespace {
-
-using namespace avx512;
-void pointwise_f32(const PointwiseArgs& a) { product<false, Units::kShared>(a); }
-void conv2d_f32(const PointwiseArgs& a) { product<true, Units::kShared>(a); }
-
-}  // namespace
-
-extern const KernelTable kTable;
-const KernelTable kTable = {
-#define WEEBILL_KERNEL(name, Args, summary) &name,
-#include "core/kernels.def"
-#undef WEEBILL_KERNEL
-};
-
-}  // namespace avx512_twoport
-}  // namespace weebill
+#undef WEEBILL_ISA
+#undef WEEBILL_UNITS
+#define WEEBILL_ISA avx512_twoport
+#define WEEBILL_UNITS Units::kShared
+#include "isa/products.inl"

@@ -57,24 +57,36 @@ struct Interleaved {
     }
   }
 
-  // Input kInput of those at p for pair kPair.
+  // Where input kInput of pair kPair lies among those.
   template <int kPair, int kInput>
-  __attribute__((always_inline)) void multiply_add(const float* p, Vec even, Vec odd, Vec half) {
-    const Vec both = broadcast_two_now<kPair * kPairFloats + 2 * kInput>(p);
-    accumulate_now(acc[kPair * kVecs], both, even);
-    accumulate_now(acc[kPair * kVecs + 1], both, odd);
-    accumulate_now(acc[kPair * kVecs + 2], both, half);
-  }
+  static constexpr int kAt = kPair * static_cast<int>(kPairFloats) + 2 * kInput;
 
-  template <int kFirst, int kEnd, int kInput>
+  // Input kInput of the pairs [kFirst, kEnd), which lie at p as Places says.
+  template <int kFirst, int kEnd, int kInput, typename Places>
   __attribute__((always_inline)) void multiply_add_pairs(const float* p, const float* w,
                                                          const float* w_half) {
     const Vec even = load_even_twice_now<kInput * kBlock>(w);
     const Vec odd = load_odd_twice_now<kInput * kBlock>(w);
     const Vec half = load_now<kInput * kLanes>(w_half);
     unrolled<kFirst, kEnd>([&](auto i) __attribute__((always_inline)) {
-      multiply_add<decltype(i)::value, kInput>(p, even, odd, half);
+      constexpr int kPair = decltype(i)::value;
+      const Vec both = broadcast_two_now<Places::template kAt<kPair, kInput>>(p);
+      accumulate_now(acc[kPair * kVecs], both, even);
+      accumulate_now(acc[kPair * kVecs + 1], both, odd);
+      accumulate_now(acc[kPair * kVecs + 2], both, half);
     });
+  }
+
+  // The outputs of a pair: the first 16 channels of either pixel, and the last 8.
+  template <int kPair, bool kHardswish>
+  __attribute__((always_inline)) void finish(const Bounds& bounds, Vec (&first)[2],
+                                             Vec (&last)[2]) {
+    Vec* const v = acc + kPair * kVecs;
+    activate_now<kHardswish, kVecs>(v, bounds);
+    first[0] = permuted(v[0], v[1], load_lanes_now(kFirstOfPairs));
+    first[1] = permuted(v[0], v[1], load_lanes_now(kSecondOfPairs));
+    last[0] = permuted(v[2], v[2], load_lanes_now(kFirstThenSecond));
+    last[1] = high(last[0]);
   }
 };
 
@@ -110,7 +122,8 @@ __attribute__((noinline)) void interleaved_tiles(const PointwiseArgs& a, Walk& w
     auto inputs = [&](auto many) __attribute__((always_inline)) {
       constexpr int kMany = decltype(many)::value;
       unrolled<0, kMany>([&](auto u) __attribute__((always_inline)) {
-        tile.template multiply_add_pairs<0, Tile::kPairs, decltype(u)::value>(now, w, w_half);
+        constexpr int kInput = decltype(u)::value;
+        tile.template multiply_add_pairs<0, Tile::kPairs, kInput, Tile>(now, w, w_half);
       });
       w = hidden(w + kMany * kBlock);
       w_half = hidden(w_half + kMany * kLanes);
@@ -132,17 +145,14 @@ __attribute__((noinline)) void interleaved_tiles(const PointwiseArgs& a, Walk& w
     unrolled<0, Tile::kPairs>([&](auto i) __attribute__((always_inline)) {
       constexpr int kPair = decltype(i)::value;
       unrolled<0, kTogether>([&](auto u) __attribute__((always_inline)) {
-        tile.template multiply_add_pairs<kPair, kPair + 1, decltype(u)::value>(p, w, w_half);
+        constexpr int kInput = decltype(u)::value;
+        tile.template multiply_add_pairs<kPair, kPair + 1, kInput, Tile>(p, w, w_half);
       });
-      Vec* const v = tile.acc + kPair * Tile::kVecs;
-      activate_now<kHardswish, Tile::kVecs>(v, bounds);
-      const Vec whole[2] = {permuted(v[0], v[1], load_lanes_now(kFirstOfPairs)),
-                            permuted(v[0], v[1], load_lanes_now(kSecondOfPairs))};
-      const Vec both = permuted(v[2], v[2], load_lanes_now(kFirstThenSecond));
-      const Vec halves[2] = {both, high(both)};
+      Vec firsts[2], lasts[2];
+      tile.template finish<kPair, kHardswish>(bounds, firsts, lasts);
 #pragma GCC unroll 2
       for (int pixel = 0; pixel < 2; ++pixel) {
-        Vec first = whole[pixel], last = halves[pixel];
+        Vec first = firsts[pixel], last = lasts[pixel];
         if (residual != nullptr) {
           first = add(first, load(residual));
           last = add(last, load_low(residual + kBlock));

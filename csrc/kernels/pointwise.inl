@@ -91,6 +91,7 @@ struct Walk {
 #include "kernels/strided_tiles.inl"
 #include "kernels/interleaved_tiles.inl"
 #include "kernels/window_tiles.inl"
+#include "kernels/interleaved_windows.inl"
 // clang-format on
 #endif
 
@@ -348,7 +349,7 @@ inline void column_of_tiles(const PointwiseArgs& a, const Element* x, int64_t x_
   walk.out = {a.y + first_pixel * a.y_stride + start / a.y_width * a.y_jump, start % a.y_width};
 #if defined(WEEBILL_STRIDED_TILES)
   if constexpr (kOffsets && kFull > 0 && kFull <= 2) {
-    if (windows<kFull, kHalf, kUnits != Units::kFree>(a, walk, m)) return;
+    if (windows<kFull, kHalf, kUnits>(a, walk, m)) return;
   }
   if constexpr (kUnits == Units::kShared && !kOffsets && kFull == 1 && kHalf == 1) {
     const int64_t left = interleave_pixels(a, walk, m);

@@ -171,28 +171,3 @@ __attribute__((noinline)) void window_tiles(const PointwiseArgs& a, const Walk& 
     y = tile.y;
   }
 }
-
-// All m pixels of a column of blocks; false, and nothing done, where they are no such windows, an
-// output is missing or the activation is another. The last tile begins early enough to be a whole
-// one: some pixels are computed twice, to the same bits.
-template <int kFull, int kHalf, bool kOperands>
-inline bool windows(const PointwiseArgs& a, const Walk& walk, int64_t m) {
-  const int64_t step = walk.x_stride / 2;
-  const bool cheap = is_bounds(a.activation) || a.activation == kActHardswish;
-  if (m < kWindowMr || (walk.x_stride != 2 && walk.x_stride != 2 * kWindowChannels) ||
-      walk.residual != nullptr || a.y_block_jump != 0 ||
-      walk.channels != kFull * kBlock + kHalf * kHalfBlock || walk.out.column + m > a.y_width ||
-      !cheap || !in_window_rows(a, step)) {
-    return false;
-  }
-  const auto tiles = step == 1 ? &window_tiles<1, kFull, kHalf, kOperands>
-                               : &window_tiles<kWindowChannels, kFull, kHalf, kOperands>;
-  tiles(a, walk, m / kWindowMr);
-  if (m % kWindowMr != 0) {
-    Walk last = walk;
-    last.x += (m - kWindowMr) * walk.x_stride;
-    last.out.y += (m - kWindowMr) * a.y_stride;
-    tiles(a, last, 1);
-  }
-  return true;
-}
