@@ -171,7 +171,10 @@ CallPlan plan_call(std::int64_t work, std::int64_t images, int threads) {
 }
 
 std::int64_t plan_m_block(std::int64_t m, std::int64_t k, bool scaled, const Caches& caches) {
-  const std::int64_t budget = caches.l2_bytes / (scaled ? 12 : 3);
+  // Of 2 MB a third is too much for scaled pixels: their originals lie next to them.
+  constexpr std::int64_t kScaled = 170 << 10;
+  const std::int64_t third = caches.l2_bytes / 3;
+  const std::int64_t budget = scaled ? std::min(third, kScaled) : third;
   const std::int64_t most =
       std::max<std::int64_t>(24, budget / std::max<std::int64_t>(1, k * kFloat));
   return std::max<std::int64_t>(1, ceil_div(m, ceil_div(std::max<std::int64_t>(m, 1), most)));
