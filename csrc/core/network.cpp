@@ -390,10 +390,9 @@ void run_with(const RunOf<T>& run, const std::string& op, const TensorViewOf<T>&
   T* const y = output(shapes.back());
   if (x.n == 0) return;
   const bool streams = records.size() == 1 && goes_past_caches(records[0], shapes.back());
-  const std::int64_t reach = plan.threads == 1 ? plan_reach(run.caches) : 0;
-  AheadOf<T> ahead = {nullptr, reach / static_cast<std::int64_t>(sizeof(T))};
+  AheadOf<T> ahead = {nullptr, plan.threads == 1 ? plan_reach(run.caches) : 0};
   const RunOf<T> whole = {run.kernels, run.caches, plan.threads, streams,
-                          reach > 0 ? &ahead : nullptr};
+                          ahead.reach > 0 ? &ahead : nullptr};
   with_threads(plan.threads, [&] {
     if (x.n == 1 || tail == 0) {
       run_list(whole, records, shapes, 0, records.size(), x.n, x, y);

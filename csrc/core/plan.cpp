@@ -181,7 +181,7 @@ std::int64_t plan_m_block(std::int64_t m, std::int64_t k, bool scaled, const Cac
 }
 
 std::int64_t plan_reach(const Caches& caches) {
-  return caches.slow_l3 ? caches.l2_bytes / 8 * 3 : 0;
+  return caches.slow_l3 ? caches.l2_bytes / kFloat / 8 * 3 : 0;
 }
 
 std::int64_t multiply_adds(const SeparableProblem& p) {

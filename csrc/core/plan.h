@@ -111,8 +111,8 @@ WEEBILL_API PooledPlan plan_pooled(const Window& window, std::int64_t h, std::in
 WEEBILL_API std::int64_t plan_m_block(std::int64_t m, std::int64_t k, bool scaled,
                                       const Caches& caches);
 
-/// Bytes of weights by which products of a single thread may be ahead with fetching them; 0: only
-/// the next ones of their own.
+/// Elements of weights by which products of a single thread may be ahead with fetching them; 0:
+/// only the next ones of their own.
 WEEBILL_API std::int64_t plan_reach(const Caches& caches);
 
 /// Threads that a piece of a call is worth: so many multiply-adds between two regions' ends.

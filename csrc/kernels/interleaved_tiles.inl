@@ -23,6 +23,17 @@ inline void double_half_block(const float* w, int64_t k, float* to) {
     store(to, low_pairs(load_low(w), load_low(w)));
 }
 
+// Interleaved inputs that are multiplied now, and those of the next turn: FMAs that are older go
+// first, and younger ones would wait for inputs that are interleaved right before them.
+struct InTurn {
+  float *now, *ahead;
+  void next() {
+    float* const filled = ahead;
+    ahead = now;
+    now = filled;
+  }
+};
+
 // The accumulators of pixels 2 i and 2 i + 1: of the whole block's even channels, of its odd ones,
 // and of the half block.
 struct Interleaved {
@@ -103,17 +114,10 @@ __attribute__((noinline)) void interleaved_tiles(const PointwiseArgs& a, Walk& w
   const float* next_w = walk.next_w;
   float* y = walk.out.y + walk.y_channel;
   int64_t column = walk.out.column;
-  // Those of one chunk of inputs, and of the next one: interleaved a chunk ahead, for FMAs that are
-  // older go first, and younger ones would wait for them.
-  alignas(64) float pixels[2 * Tile::kChunkFloats];
-  float *now = pixels, *ahead = pixels + Tile::kChunkFloats;
+  alignas(64) float memory[2 * Tile::kChunkFloats];
+  InTurn chunk = {memory, memory + Tile::kChunkFloats};
   auto interleave = [&](const float* from) __attribute__((always_inline)) {
-    Tile::interleave(from, walk.x_stride, ahead);
-  };
-  auto next_chunk = [&]() __attribute__((always_inline)) {
-    float* const filled = ahead;
-    ahead = now;
-    now = filled;
+    Tile::interleave(from, walk.x_stride, chunk.ahead);
   };
   if (count > 0) interleave(x);
   for (; count > 0; --count) {
@@ -123,7 +127,7 @@ __attribute__((noinline)) void interleaved_tiles(const PointwiseArgs& a, Walk& w
       constexpr int kMany = decltype(many)::value;
       unrolled<0, kMany>([&](auto u) __attribute__((always_inline)) {
         constexpr int kInput = decltype(u)::value;
-        tile.template multiply_add_pairs<0, Tile::kPairs, kInput, Tile>(now, w, w_half);
+        tile.template multiply_add_pairs<0, Tile::kPairs, kInput, Tile>(chunk.now, w, w_half);
       });
       w = hidden(w + kMany * kBlock);
       w_half = hidden(w_half + kMany * kLanes);
@@ -133,15 +137,15 @@ __attribute__((noinline)) void interleaved_tiles(const PointwiseArgs& a, Walk& w
     };
     const float* from = x;
     for (int64_t left = k / Tile::kInputs - 1; left > 0; --left) {
-      next_chunk();
+      chunk.next();
       interleave(from += Tile::kInputs);
       inputs(Constant<Tile::kInputs>{});
     }
-    next_chunk();
+    chunk.next();
     x += kInterleavedMr * walk.x_stride;
     if (count > 1) interleave(x);
     inputs(Constant<Tile::kInputs - kTogether>{});
-    const float* const p = now + 2 * (Tile::kInputs - kTogether);
+    const float* const p = chunk.now + 2 * (Tile::kInputs - kTogether);
     unrolled<0, Tile::kPairs>([&](auto i) __attribute__((always_inline)) {
       constexpr int kPair = decltype(i)::value;
       unrolled<0, kTogether>([&](auto u) __attribute__((always_inline)) {
@@ -178,9 +182,8 @@ __attribute__((noinline)) void interleaved_tiles(const PointwiseArgs& a, Walk& w
 // the weights would not pay, an output is missing, inputs make no chunks or are too many, or the
 // activation is another.
 inline int64_t interleave_pixels(const PointwiseArgs& a, Walk& walk, int64_t m) {
-  const bool cheap = is_bounds(a.activation) || a.activation == kActHardswish;
   if (m < 2 * kInterleavedMr || walk.channels != kBlock + kHalfBlock || a.k == 0 ||
-      a.k % Interleaved::kInputs != 0 || a.k > kMostInterleaved || !cheap) {
+      a.k % Interleaved::kInputs != 0 || a.k > kMostInterleaved || !is_cheap(a.activation)) {
     return m;
   }
   alignas(64) float doubled[kMostInterleaved * kLanes];

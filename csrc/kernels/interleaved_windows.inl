@@ -77,16 +77,11 @@ __attribute__((noinline)) void interleaved_window_tiles(const PointwiseArgs& a, 
   const int64_t plane = below.plane;
   const float* x = walk.x;
   float* y = walk.out.y + walk.y_channel;
-  alignas(64) float inputs[2 * Row::kFloats];
-  float *now = inputs, *ahead = inputs + Row::kFloats;
+  alignas(64) float memory[2 * Row::kFloats];
+  InTurn inputs = {memory, memory + Row::kFloats};
   auto interleave = [&](const float* from, int64_t offset) __attribute__((always_inline)) {
     const float* const p = from + offset;
-    Row::interleave(WindowRow<kStep>{{p, p + plane, p + 2 * plane}}, ahead);
-  };
-  auto next_row = [&]() __attribute__((always_inline)) {
-    float* const filled = ahead;
-    ahead = now;
-    now = filled;
+    Row::interleave(WindowRow<kStep>{{p, p + plane, p + 2 * plane}}, inputs.ahead);
   };
   if (count > 0) interleave(x, offsets[0]);
   for (; count > 0; --count, x += kTileFloats) {
@@ -96,24 +91,24 @@ __attribute__((noinline)) void interleaved_window_tiles(const PointwiseArgs& a, 
     auto multiply = [&](auto many) __attribute__((always_inline)) {
       unrolled<0, decltype(many)::value>([&](auto u) __attribute__((always_inline)) {
         constexpr int kInput = decltype(u)::value;
-        tile.template multiply_add_pairs<0, Tile::kPairs, kInput, Row>(now, w, w_half);
+        tile.template multiply_add_pairs<0, Tile::kPairs, kInput, Row>(inputs.now, w, w_half);
       });
     };
     for (int64_t row = 1; row < rows; ++row) {
-      next_row();
+      inputs.next();
       interleave(x, offsets[row * kWindowRun]);
       multiply(Constant<kWindowRun>{});
       w = hidden(w + kWindowRun * kBlock);
       w_half = hidden(w_half + kWindowRun * kLanes);
     }
-    next_row();
+    inputs.next();
     if (count > 1) interleave(x + kTileFloats, offsets[0]);
     multiply(Constant<kEarly>{});
     unrolled<0, Tile::kPairs>([&](auto i) __attribute__((always_inline)) {
       constexpr int kPair = decltype(i)::value;
       unrolled<kEarly, kWindowRun>([&](auto u) __attribute__((always_inline)) {
         constexpr int kInput = decltype(u)::value;
-        tile.template multiply_add_pairs<kPair, kPair + 1, kInput, Row>(now, w, w_half);
+        tile.template multiply_add_pairs<kPair, kPair + 1, kInput, Row>(inputs.now, w, w_half);
       });
       Vec firsts[2], lasts[2];
       tile.template finish<kPair, kHardswish>(bounds, firsts, lasts);
@@ -141,11 +136,10 @@ inline void interleaved_windows(const PointwiseArgs& a, const Walk& walk, int64_
 template <int kFull, int kHalf, Units kUnits>
 inline bool windows(const PointwiseArgs& a, const Walk& walk, int64_t m) {
   const int64_t step = walk.x_stride / 2;
-  const bool cheap = is_bounds(a.activation) || a.activation == kActHardswish;
   if (m < kWindowMr || (walk.x_stride != 2 && walk.x_stride != 2 * kWindowChannels) ||
       walk.residual != nullptr || a.y_block_jump != 0 ||
       walk.channels != kFull * kBlock + kHalf * kHalfBlock || walk.out.column + m > a.y_width ||
-      !cheap || !in_window_rows(a, step)) {
+      !is_cheap(a.activation) || !in_window_rows(a, step)) {
     return false;
   }
   constexpr bool kOperands = kUnits != Units::kFree;

@@ -213,6 +213,10 @@ constexpr int kTogether = 4;
 inline bool is_bounds(int32_t activation) {
   return activation == kActNone || activation == kActRelu || activation == kActRelu6;
 }
+// Those that tiles apply as they store: activate_now().
+inline bool is_cheap(int32_t activation) {
+  return is_bounds(activation) || activation == kActHardswish;
+}
 struct Bounds {
   bool from_zero, to_six;
 };

@@ -185,11 +185,6 @@ inline Vec set1_now(const float& x) {
   __asm__ volatile("vbroadcastss %1, %0" : "=x"(v) : "m"(x));
   return v;
 }
-// Keeps the compiler from working out p anew wherever it is used.
-inline const float* hidden(const float* p) {
-  __asm__("" : "+r"(p));
-  return p;
-}
 inline void store_now(float* p, Vec v) {
   __asm__ volatile("vmovups %1, %0" : "=m"(*reinterpret_cast<__m256_u*>(p)) : "x"(v));
 }
@@ -199,9 +194,6 @@ inline void store_now(float* p, Vec v) {
 
 // Operands of an instruction each. In the order written: kernels/strided.inl.
 #define WEEBILL_STRIDED
-// Keeps the compiler from working out ahead what is added to p.
-inline void hide(float*& p) { __asm__("" : "+r"(p)); }
-
 template <int kIndex>
 inline Vec load_at(const Strided& x) {
   using Index = StridedIndex<kIndex>;

@@ -394,13 +394,3 @@ inline Vec broadcast_two_now(const float* p) {
 }
 inline void settle(Vec&) {}
 #endif
-// Keeps the compiler from knowing what x is.
-template <typename T>
-inline void hide(T& x) {
-  __asm__("" : "+r"(x));
-}
-// Keeps the compiler from working out p anew wherever it is used.
-inline const float* hidden(const float* p) {
-  __asm__("" : "+r"(p));
-  return p;
-}

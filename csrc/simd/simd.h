@@ -18,9 +18,8 @@
 //                             store_sum_n(p, s, n) of floats, add_to(s, v) = s + v
 //   min_of(v, bound)          v where v < bound, bound where bound < v; NaN in v stays NaN
 //   max_of(v, bound)          likewise
-//   clamp(v, bound)           v within -bound and bound, in one instruction, where WEEBILL_CLAMP
-//   says
-//                             that there is one; a bound where v is NaN
+//   clamp(v, bound)           v within -bound and bound, a bound where v is NaN: one instruction,
+//                             where WEEBILL_CLAMP says that there is one
 //   max_nan(a, b[, c])        the largest; NaN where one of them is NaN
 //   where_positive(a, v)      v where a > 0, else 0
 //   interleave_low(a, b)      a[0] b[0] a[1] b[1] ...: the first half of the pairs; one lane: a

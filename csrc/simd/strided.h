@@ -5,6 +5,17 @@
 
 #include <stdint.h>
 
+// Keeps the compiler from knowing what x is, and from working out ahead what is added to it.
+template <typename T>
+inline void hide(T& x) {
+  __asm__("" : "+r"(x));
+}
+// The same of p, which is not worked out anew wherever it is used.
+inline const float* hidden(const float* p) {
+  hide(p);
+  return p;
+}
+
 struct Strided {
   const float *p, *p9;              // number 0, number 9
   int64_t one, three, five, seven;  // multiples of the stride, in bytes
