@@ -52,17 +52,26 @@ def constant_in_graphs(function: _F) -> _F:
     return function
 
 
-#: Modules that graphs call, by their number. A number is never used again.
-_modules: weakref.WeakValueDictionary[int, FusedModule] = weakref.WeakValueDictionary()
+#: Modules that graphs call, by their number. A number is never used again. References, and no
+#: WeakValueDictionary: that looks up with Python code.
+_modules: dict[int, weakref.ref[FusedModule]] = {}
 _numbers = itertools.count(1)
-#: Geometries in graphs, by `geometry_key`: torch takes 20 us to hand on a network's some hundred
-#: integers.
-_geometries: dict[int, list[int]] = {}
+
+
+class Form(NamedTuple):
+    """From what a result's shape follows: the arguments of `run`."""
+
+    geometry: list[int]
+    flatten: bool
+
+
+#: Forms in graphs, by `form_key`: torch takes 20 us to hand on a network's some hundred integers.
+_forms: dict[int, Form] = {}
 
 _library = torch.library.Library("weebill", "FRAGMENT")  # type: ignore[no-untyped-call]
 for _schema in (
-    "run_module(Tensor x, int module, int geometry) -> Tensor",
-    "run_differentiable(Tensor x, Tensor[] weights, int module, int geometry) -> Tensor",
+    "run_module(Tensor x, int module, int form) -> Tensor",
+    "run_differentiable(Tensor x, Tensor[] weights, int module, int form) -> Tensor",
 ):
     _library.define(_schema)  # type: ignore[no-untyped-call]
 
@@ -91,14 +100,11 @@ def call(owner: FusedModule, x: Tensor) -> Tensor | None:
         return None
     if plan.exporting:
         records = _records(owner)
-        return None if records is None else _run(x, records, plan.geometry, plan.output_rank)
+        return None if records is None else _RUN(x, records, *plan.form)
     weights = _wanted(owner, x) if plan.grad else []
     if weights:
-        y = _RUN_DIFFERENTIABLE(x, weights, plan.module, plan.key)
-    else:
-        y = _RUN_MODULE(x, plan.module, plan.key)
-    result: Tensor = y if plan.output_rank == 4 else y.flatten(1)
-    return result
+        return _RUN_DIFFERENTIABLE(x, weights, plan.module, plan.key)
+    return _RUN_MODULE(x, plan.module, plan.key)
 
 
 def exported(owner: FusedModule, x: Tensor) -> Tensor | None:
@@ -116,17 +122,12 @@ def exported(owner: FusedModule, x: Tensor) -> Tensor | None:
         )
     if plan is None or records is None or x.dim() != 4:
         return None
-    return _run(x, records, plan.geometry, plan.output_rank)
+    return _RUN(x, records, *plan.form)
 
 
 def is_fake(x: Tensor) -> bool:
     """Whether x is a fake tensor, as forwards get them that are exported without strictness."""
     return isinstance(x, (FakeTensor, FunctionalTensor))
-
-
-def _run(x: Tensor, records: Tensor, geometry: list[int], output_rank: int) -> Tensor:
-    y: Tensor = torch.ops.weebill.run.default(x, records, geometry)
-    return y if output_rank == 4 else y.flatten(1)
 
 
 @constant_in_graphs
@@ -196,9 +197,8 @@ class _Plan(NamedTuple):
     """How a graph calls a module."""
 
     module: int  # its number
-    geometry: list[int]
-    key: int  # of the geometry
-    output_rank: int
+    form: Form
+    key: int  # of the form
     exporting: bool
     grad: bool  # whether gradients are switched on: torch checks that before each call
 
@@ -213,28 +213,28 @@ def _plan(owner: FusedModule) -> _Plan | None:
     # of linear layers alone, or in parts that give an image: the modules inside are fused then
     if packed is None or packed.input_rank != 4 or packed.geometry is None:
         return None
-    geometry = packed.geometry
-    key = geometry_key(geometry)
-    return _Plan(number(owner), geometry, key, packed.output_rank, exporting, grad)
+    form = Form(packed.geometry, packed.output_rank == 2)
+    return _Plan(number(owner), form, form_key(form), exporting, grad)
 
 
 def number(owner: FusedModule) -> int:
     """The module's number in graphs."""
     fusion = owner.fusion
-    if _modules.get(fusion.number) is not owner:
-        fusion.number = next(_numbers)
-        _modules[fusion.number] = owner
+    known = _modules.get(fusion.number)
+    if known is None or known() is not owner:
+        fusion.number = made = next(_numbers)
+        _modules[made] = weakref.ref(owner, lambda _: _modules.pop(made, None))
     return fusion.number
 
 
-def geometry_key(geometry: list[int]) -> int:
-    """What stands for a geometry in graphs.
+def form_key(form: Form) -> int:
+    """What stands for a form in graphs.
 
     Made of what it holds: torch keeps compiled graphs on disk, and must not take one for another.
     """
-    digest = hashlib.sha256(np.asarray(geometry, dtype="<i8").tobytes()).digest()
-    key = int.from_bytes(digest[:7], "little")
-    _geometries[key] = geometry
+    values = np.asarray([*form.geometry, form.flatten], dtype="<i8")
+    key = int.from_bytes(hashlib.sha256(values.tobytes()).digest()[:7], "little")
+    _forms[key] = form
     return key
 
 
@@ -258,7 +258,8 @@ def apart(function: Callable[[], _T]) -> _T:
 
 
 def _owner(module: int) -> FusedModule:
-    owner = _modules.get(module)
+    reference = _modules.get(module)
+    owner = None if reference is None else reference()
     if owner is None:
         raise RuntimeError(
             f"run: module must be the number of a living module, got {module}; compile again"
@@ -266,22 +267,22 @@ def _owner(module: int) -> FusedModule:
     return owner
 
 
-def _geometry(key: int) -> list[int]:
-    found = _geometries.get(key)
+def _form(key: int) -> Form:
+    found = _forms.get(key)
     if found is None:
         raise RuntimeError(
-            f"run: geometry must be the key of one that was compiled here, got {key}; compile again"
+            f"run: form must be the key of one that was compiled here, got {key}; compile again"
         )
     return found
 
 
-def _run_module(x: Tensor, module: int, geometry: int) -> Tensor:
+def _run_module(x: Tensor, module: int, form: int) -> Tensor:
     owner = _owner(module)
-    return owner.fusion.run_in_graph(owner, x, _geometry(geometry))
+    return owner.fusion.run_in_graph(owner, x, *_form(form))
 
 
-def _run_differentiable(x: Tensor, weights: Sequence[Tensor], module: int, geometry: int) -> Tensor:
-    return _run_module(x, module, geometry)
+def _run_differentiable(x: Tensor, weights: Sequence[Tensor], module: int, form: int) -> Tensor:
+    return _run_module(x, module, form)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -303,10 +304,10 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
     return gradients[0], gradients[1:], None, None
 
 
-def _flops(x: Tensor, module: int, geometry: int) -> int:
+def _flops(x: Tensor, module: int, form: int) -> int:
     """Those of what the call runs: of the records, of parts, or of the plain forward."""
     with FlopCounterMode(display=False) as counter:
-        _run_module(x, module, geometry)
+        _run_module(x, module, form)
     return int(counter.get_total_flops())
 
 
@@ -321,27 +322,28 @@ def _register() -> None:
         torch.library.register_autocast(f"weebill::{name}", "cpu", torch.float32, lib=_library)
     torch.library.register_fake(
         "weebill::run_module",
-        lambda x, module, geometry: run(x, x, _geometry(geometry)),
+        lambda x, module, form: run(x, x, *_form(form)),
         lib=_library,
     )
     torch.library.register_fake(
         "weebill::run_differentiable",
-        lambda x, weights, module, geometry: run(x, x, _geometry(geometry)),
+        lambda x, weights, module, form: run(x, x, *_form(form)),
         lib=_library,
     )
     torch.library.register_autograd(
         "weebill::run_differentiable", _backward, setup_context=_save, lib=_library
     )
     register_flop_formula(torch.ops.weebill.run_module, get_raw=True)(
-        lambda x, module, geometry, **_: _flops(x, module, geometry)
+        lambda x, module, form, **_: _flops(x, module, form)
     )
     register_flop_formula(torch.ops.weebill.run_differentiable, get_raw=True)(
-        lambda x, weights, module, geometry, **_: _flops(x, module, geometry)
+        lambda x, weights, module, form, **_: _flops(x, module, form)
     )
 
 
 _register()
 
 # as globals, for `call`: not looked up through torch.ops each time
-_RUN_MODULE = torch.ops.weebill.run_module.default
-_RUN_DIFFERENTIABLE = torch.ops.weebill.run_differentiable.default
+_RUN: Callable[..., Tensor] = torch.ops.weebill.run.default
+_RUN_MODULE: Callable[..., Tensor] = torch.ops.weebill.run_module.default
+_RUN_DIFFERENTIABLE: Callable[..., Tensor] = torch.ops.weebill.run_differentiable.default

@@ -162,13 +162,15 @@ class Fusion:
                 return y
         return packed.run(x)
 
-    def run_in_graph(self, owner: FusedModule, x: Tensor, geometry: list[int]) -> Tensor:
-        """The forward as a graph calls it: (N, C, H, W) to (N, O, H', W') as the geometry says."""
+    def run_in_graph(
+        self, owner: FusedModule, x: Tensor, geometry: list[int], flatten: bool
+    ) -> Tensor:
+        """The forward as a graph calls it: (N, C, H, W) to what `run` would give."""
         packed = None if _unfused.get() else self._current(owner)
-        if packed is not None and packed.geometry == geometry:
-            return packed.run_records(x)
-        expected = _fake.run(x, x, geometry)
-        y = self.plain(owner, x) if packed is None else packed.run_records(x)
+        if packed is not None and (packed.geometry is geometry or packed.geometry == geometry):
+            return packed.run_records(x, flatten)
+        expected = _fake.run(x, x, geometry, flatten)
+        y = self.plain(owner, x) if packed is None else packed.run_records(x, flatten)
         if y.numel() != expected.numel() or y.shape[:2] != expected.shape[:2]:
             raise RuntimeError(
                 f"run: the module must give a result of shape {tuple(expected.shape)} as it did "

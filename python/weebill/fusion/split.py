@@ -198,9 +198,12 @@ class Split:
         result: Tensor = values[self._result]
         return result
 
-    def run_records(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to (N, O, 1, 1), where there is a geometry."""
-        y = self.run(x)[:, :, None, None]
+    def run_records(self, x: Tensor, flatten: bool = False) -> Tensor:
+        """(N, C, H, W) to (N, O, 1, 1) or (N, O), where there is a geometry."""
+        y = self.run(x)
+        if flatten:
+            return y.contiguous()
+        y = y[:, :, None, None]
         return torch.empty_like(y, memory_format=torch.channels_last).copy_(y)
 
     def _runner(
