@@ -22,6 +22,8 @@ def _integers(op: str, argument: str, value: Size) -> list[int]:
 
 def pair(op: str, argument: str, value: Size) -> list[int]:
     """[h, w]."""
+    if type(value) is int:
+        return [value, value]
     values = _integers(op, argument, value)
     if len(values) == 1:
         return values * 2
@@ -36,6 +38,8 @@ def sides(op: str, padding: Padding) -> list[int]:
         if padding != "same":
             raise ValueError(f"{op}: padding must be integers or 'same', got {padding!r}")
         return [-1]
+    if type(padding) is int:
+        return [padding] * 4
     values = _integers(op, "padding", padding)
     if len(values) == 1:
         return values * 4

@@ -14,27 +14,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from weebill import _reference
+from weebill import _eager, _reference
+from weebill._eager import Backward
 
-Backward = Callable[..., tuple[Tensor | None, ...]]
-
-
-def save_inputs(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    ctx.places = [i for i, value in enumerate(inputs) if isinstance(value, Tensor)]
-    ctx.save_for_backward(*(inputs[i] for i in ctx.places))
-    ctx.others = [None if isinstance(value, Tensor) else value for value in inputs]
-
-
-def _save_statistics(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    save_inputs(ctx, inputs, output)
-    _, mean, var = output
-    ctx.mark_non_differentiable(mean, var)
-    ctx.save_for_backward(*(inputs[i] for i in ctx.places), mean, var)
+#: The ops that a backward calls, by name, as `_ops` has them.
+calls: dict[str, Callable[..., Any]] = {}
 
 
 def setup_context_of(name: str) -> Callable[..., None]:
-    """What the op's backward finds, for `torch.library.register_autograd`."""
-    return _save_statistics if name == "batch_norm_activation" else save_inputs
+    """What the op's backward finds, for `torch.library.register_autograd`: its tensors, which come
+    first, None for those not given; for BatchNorm its statistics after them; the rest as `rest`."""
+    count = _eager.tensors_of(getattr(torch.ops.weebill, name).default)
+
+    def save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.save_for_backward(*inputs[:count])
+        ctx.rest = inputs[count:]
+
+    def save_statistics(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        _, mean, var = output
+        ctx.mark_non_differentiable(mean, var)
+        ctx.save_for_backward(*inputs[:count], mean, var)
+        ctx.rest = inputs[count:]
+
+    return save_statistics if name == "batch_norm_activation" else save
 
 
 def backward_of(name: str) -> Backward:
@@ -45,7 +47,8 @@ def backward_of(name: str) -> Backward:
         "batch_norm_activation": _batch_norm_activation,
         "channel_shuffle": _channel_shuffle,
     }.get(name)
-    composed = _composed(getattr(_reference, name))
+    count = _eager.tensors_of(getattr(torch.ops.weebill, name).default)
+    composed = _composed(getattr(_reference, name), count)
 
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         if first_order is not None and grads[0] is not None and not torch.is_grad_enabled():
@@ -57,20 +60,20 @@ def backward_of(name: str) -> Backward:
     return backward
 
 
-def _composed(reference: Callable[..., Any]) -> Backward:
+def _composed(reference: Callable[..., Any], count: int) -> Backward:
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        arguments = list(ctx.others)
-        wanted = [i for i in ctx.places if ctx.needs_input_grad[i]]
+        wanted = [i for i in range(count) if ctx.needs_input_grad[i]]
         create_graph = torch.is_grad_enabled()
         kernels = _reference.convolution.set(None if create_graph else _convolution)
         try:
             with torch.enable_grad():
                 # Views, so that a tensor given for two arguments gets each one's own gradient, and
                 # a second derivative finds its way to the tensor.
-                inputs = ctx.saved_tensors[: len(ctx.places)]
-                for i, tensor in zip(ctx.places, inputs, strict=True):
-                    arguments[i] = tensor.view_as(tensor)
-                result = reference(*arguments)
+                arguments: list[Any] = [
+                    tensor if tensor is None else tensor.view_as(tensor)
+                    for tensor in ctx.saved_tensors[:count]
+                ]
+                result = reference(*arguments, *ctx.rest)
         finally:
             _reference.convolution.reset(kernels)
         results = (result,) if isinstance(result, Tensor) else result
@@ -86,7 +89,7 @@ def _composed(reference: Callable[..., Any]) -> Backward:
             create_graph=create_graph,
             allow_unused=True,
         )
-        gradients: list[Tensor | None] = [None] * len(arguments)
+        gradients: list[Tensor | None] = [None] * (count + len(ctx.rest))
         for i, gradient in zip(wanted, found, strict=True):
             gradients[i] = gradient
         return tuple(gradients)
@@ -104,12 +107,10 @@ def _convolution(
     groups: int,
 ) -> Tensor | None:
     """A convolution inside a formula, on kernels if they have its gradients."""
-    ops = torch.ops.weebill
     y: Tensor
     if groups == x.shape[1] == weight.shape[0]:
-        y = ops.depthwise_conv2d.default(
-            x, weight, bias, list(stride), list(padding), list(dilation), "none"
-        )
+        window = list(stride), list(padding), list(dilation)
+        y = calls["depthwise_conv2d"](x, weight, bias, *window, "none")
         return y
     if (
         groups == 1
@@ -117,15 +118,13 @@ def _convolution(
         and tuple(stride) == (1, 1)
         and not any(padding)
     ):
-        y = ops.pointwise_conv2d.default(x, weight, bias, "none")
+        y = calls["pointwise_conv2d"](x, weight, bias, "none")
         return y
     return None
 
 
 def _before_activation(activation: str, forward: Callable[[], Tensor], grad: Tensor) -> Tensor:
     """The gradient by what goes into the activation, which `forward` computes again."""
-    if activation == "none":
-        return grad
     z = forward().detach().requires_grad_()
     with torch.enable_grad():
         y = _reference.ACTIVATIONS[activation](z)
@@ -133,50 +132,44 @@ def _before_activation(activation: str, forward: Callable[[], Tensor], grad: Ten
     return gradient
 
 
-def _mask(ctx: Any) -> list[bool]:
-    return [bool(needed) for needed in ctx.needs_input_grad[:3]]
-
-
 def _depthwise(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...] | None:
-    x, weight, *bias = ctx.saved_tensors
+    x, weight, bias = ctx.saved_tensors
     if weight.shape[0] != x.shape[1]:
         return None
-    window, activation = ctx.others[3:6], ctx.others[6]
-    forward = torch.ops.weebill.depthwise_conv2d.default
-    grad = _before_activation(
-        activation, lambda: forward(x, weight, bias[0] if bias else None, *window, "none"), grad
-    )
-    mask = _mask(ctx)
-    found = torch.ops.weebill.depthwise_conv2d_backward.default(grad, x, weight, *window, mask)
+    *window, activation = ctx.rest
+    if activation != "none":
+        forward = calls["depthwise_conv2d"]
+        grad = _before_activation(
+            activation, lambda: forward(x, weight, bias, *window, "none"), grad
+        )
+    mask = list(ctx.needs_input_grad[:3])
+    found = calls["depthwise_conv2d_backward"](grad, x, weight, *window, mask)
     return (*_wanted(found, mask), None, None, None, None)
 
 
 def _pointwise(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    x, weight, *bias = ctx.saved_tensors
-    forward = torch.ops.weebill.pointwise_conv2d.default
-    grad = _before_activation(
-        ctx.others[3], lambda: forward(x, weight, bias[0] if bias else None, "none"), grad
-    )
-    mask = _mask(ctx)
-    found = torch.ops.weebill.pointwise_conv2d_backward.default(grad, x, weight, mask)
+    x, weight, bias = ctx.saved_tensors
+    (activation,) = ctx.rest
+    if activation != "none":
+        forward = calls["pointwise_conv2d"]
+        grad = _before_activation(activation, lambda: forward(x, weight, bias, "none"), grad)
+    mask = list(ctx.needs_input_grad[:3])
+    found = calls["pointwise_conv2d_backward"](grad, x, weight, mask)
     return (*_wanted(found, mask), None)
 
 
 def _batch_norm_activation(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    *inputs, mean, var = ctx.saved_tensors
-    x, weight, bias = (inputs[ctx.places.index(i)] if i in ctx.places else None for i in range(3))
-    mask = _mask(ctx)
-    found = torch.ops.weebill.batch_norm_activation_backward.default(
-        grad, x, weight, bias, mean, var, *ctx.others[3:], mask
-    )
+    mask = list(ctx.needs_input_grad[:3])
+    found = calls["batch_norm_activation_backward"](grad, *ctx.saved_tensors, *ctx.rest, mask)
     return (*_wanted(found, mask), None, None)
 
 
 def _channel_shuffle(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     """The shuffle that undoes it."""
-    groups = ctx.others[1]
-    return torch.ops.weebill.channel_shuffle.default(grad, grad.shape[1] // groups), None
+    (groups,) = ctx.rest
+    return calls["channel_shuffle"](grad, grad.shape[1] // groups), None
 
 
-def _wanted(found: Sequence[Tensor], mask: Sequence[bool]) -> list[Tensor | None]:
-    return [gradient if wanted else None for gradient, wanted in zip(found, mask, strict=True)]
+def _wanted(found: Sequence[Tensor], mask: Sequence[bool]) -> tuple[Tensor | None, ...]:
+    x, weight, bias = found
+    return x if mask[0] else None, weight if mask[1] else None, bias if mask[2] else None

@@ -1,7 +1,8 @@
 """Loads the torch ops and adds what is written in Python: fake kernels, gradients, autocast.
 
 Gradients: see `_gradients`. `run` has none: packed weights are no parameters, and a Python autograd
-kernel would cost every call some microseconds, with or without gradients.
+kernel would cost every call some microseconds, with or without gradients. The other ops are called
+past theirs where nobody looks in, see `_eager`.
 
 Autocast: the ops compute in float32; under CPU autocast floating inputs are converted to it.
 """
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from weebill import _fake, _flops, _gradients, _python_ops, _training_fake
+from weebill import _eager, _fake, _flops, _gradients, _python_ops, _training_fake
 
 _Op: TypeAlias = Callable[..., Tensor]
 _Gradients: TypeAlias = Callable[..., tuple[Tensor, Tensor, Tensor]]
@@ -79,10 +80,10 @@ def _register() -> None:
         if name != "channel_shuffle":  # which moves values of any type
             _register_autocast(name)
         if name != "run":
-            backward = _gradients.backward_of(name)
-            torch.library.register_autograd(
-                op, backward, setup_context=_gradients.setup_context_of(name)
-            )
+            setup, backward = _gradients.setup_context_of(name), _gradients.backward_of(name)
+            torch.library.register_autograd(op, backward, setup_context=setup)
+            overload = getattr(torch.ops.weebill, name).default
+            _gradients.calls[name] = _eager.route(overload, setup, backward)
     if native:
         for name, fake in _training_fake.KERNELS.items():
             torch.library.register_fake(f"weebill::{name}", fake)
@@ -98,24 +99,19 @@ native: bool = _kept[0] is None
 _register()
 
 run: _Op = torch.ops.weebill.run.default
-#: The same without a frame of Python's, as channel_shuffle_now.
+#: The same without a frame of Python's; not for torch.compile, which knows only the op itself.
 run_now: _Op = torch.ops.weebill.run.default._op
-conv2d: _Op = torch.ops.weebill.conv2d.default
-depthwise_conv2d: _Op = torch.ops.weebill.depthwise_conv2d.default
-pointwise_conv2d: _Op = torch.ops.weebill.pointwise_conv2d.default
-pool_linear: _Op = torch.ops.weebill.pool_linear.default
-squeeze_excite: _Op = torch.ops.weebill.squeeze_excite.default
-depthwise_pointwise: _Op = torch.ops.weebill.depthwise_pointwise.default
-inverted_residual: _Op = torch.ops.weebill.inverted_residual.default
-channel_shuffle: _Op = torch.ops.weebill.channel_shuffle.default
-#: The same without a frame of Python's, which takes an eighth of the time of a small image; not
-#: for torch.compile, which knows only the op itself.
-channel_shuffle_now: _Op = torch.ops.weebill.channel_shuffle.default._op
-shuffle_unit: _Op = torch.ops.weebill.shuffle_unit.default
-shuffle_unit_v1: _Op = torch.ops.weebill.shuffle_unit_v1.default
-depthwise_conv2d_backward: _Gradients = torch.ops.weebill.depthwise_conv2d_backward.default
-pointwise_conv2d_backward: _Gradients = torch.ops.weebill.pointwise_conv2d_backward.default
-batch_norm_activation: _Gradients = torch.ops.weebill.batch_norm_activation.default
-batch_norm_activation_backward: _Gradients = (
-    torch.ops.weebill.batch_norm_activation_backward.default
-)
+conv2d: _Op = _gradients.calls["conv2d"]
+depthwise_conv2d: _Op = _gradients.calls["depthwise_conv2d"]
+pointwise_conv2d: _Op = _gradients.calls["pointwise_conv2d"]
+pool_linear: _Op = _gradients.calls["pool_linear"]
+squeeze_excite: _Op = _gradients.calls["squeeze_excite"]
+depthwise_pointwise: _Op = _gradients.calls["depthwise_pointwise"]
+inverted_residual: _Op = _gradients.calls["inverted_residual"]
+channel_shuffle: _Op = _gradients.calls["channel_shuffle"]
+shuffle_unit: _Op = _gradients.calls["shuffle_unit"]
+shuffle_unit_v1: _Op = _gradients.calls["shuffle_unit_v1"]
+depthwise_conv2d_backward: _Gradients = _gradients.calls["depthwise_conv2d_backward"]
+pointwise_conv2d_backward: _Gradients = _gradients.calls["pointwise_conv2d_backward"]
+batch_norm_activation: _Gradients = _gradients.calls["batch_norm_activation"]
+batch_norm_activation_backward: _Gradients = _gradients.calls["batch_norm_activation_backward"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from weebill import _ops
@@ -36,17 +35,8 @@ def channel_shuffle(x: Tensor, groups: int) -> Tensor:
         [0, 3, 1, 4, 2, 5]
     """
     try:
-        if torch.compiler.is_compiling():
-            return _ops.channel_shuffle(x, groups)
-        # in inference mode the dispatcher asks nobody for a gradient
-        if torch.is_inference_mode_enabled() or (
-            isinstance(x, Tensor) and x.requires_grad and torch.is_grad_enabled()
-        ):
-            return _ops.channel_shuffle_now(x, groups)
-        # no gradient is wanted: the dispatcher need not ask Python for one, which costs as much as
-        # moving a small image
-        with torch._C._AutoDispatchBelowAutograd():
-            return _ops.channel_shuffle_now(x, groups)
+        y: Tensor = _ops.channel_shuffle(x, groups)
+        return y
     except RuntimeError as error:
         fail(error, "channel_shuffle", x=x)
 

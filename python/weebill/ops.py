@@ -31,7 +31,7 @@ from torch import Tensor
 
 from weebill import _C, _ops
 from weebill._arguments import Padding, Size, pair, sides
-from weebill._errors import call
+from weebill._errors import call, fail
 from weebill._shuffle_ops import channel_shuffle, shuffle_unit, shuffle_unit_v1
 
 __all__ = [
@@ -95,18 +95,10 @@ def conv2d(
     op = "conv2d"
     strides, dilations = pair(op, "stride", stride), pair(op, "dilation", dilation)
     pads = sides(op, padding)
-    return call(
-        _ops.conv2d,
-        op,
-        x=x,
-        weight=weight,
-        bias=bias,
-        stride=strides,
-        padding=pads,
-        dilation=dilations,
-        groups=groups,
-        activation=activation,
-    )
+    try:
+        return _ops.conv2d(x, weight, bias, strides, pads, dilations, groups, activation)
+    except RuntimeError as error:
+        fail(error, op, x=x, weight=weight, bias=bias)
 
 
 def depthwise_conv2d(
@@ -149,17 +141,10 @@ def depthwise_conv2d(
     op = "depthwise_conv2d"
     strides, dilations = pair(op, "stride", stride), pair(op, "dilation", dilation)
     pads = sides(op, padding)
-    return call(
-        _ops.depthwise_conv2d,
-        op,
-        x=x,
-        weight=weight,
-        bias=bias,
-        stride=strides,
-        padding=pads,
-        dilation=dilations,
-        activation=activation,
-    )
+    try:
+        return _ops.depthwise_conv2d(x, weight, bias, strides, pads, dilations, activation)
+    except RuntimeError as error:
+        fail(error, op, x=x, weight=weight, bias=bias)
 
 
 def pointwise_conv2d(
@@ -188,14 +173,10 @@ def pointwise_conv2d(
         >>> pointwise_conv2d(torch.ones(1, 2, 5, 5), torch.ones(4, 2, 1, 1)).shape
         torch.Size([1, 4, 5, 5])
     """
-    return call(
-        _ops.pointwise_conv2d,
-        "pointwise_conv2d",
-        x=x,
-        weight=weight,
-        bias=bias,
-        activation=activation,
-    )
+    try:
+        return _ops.pointwise_conv2d(x, weight, bias, activation)
+    except RuntimeError as error:
+        fail(error, "pointwise_conv2d", x=x, weight=weight, bias=bias)
 
 
 def pool_linear(

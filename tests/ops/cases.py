@@ -120,6 +120,11 @@ def op_name(case: str) -> str:
 
 
 def op(case: str) -> Any:
+    return getattr(torch.ops.weebill, op_name(case)).default
+
+
+def call(case: str) -> Any:
+    """The op as the library calls it."""
     return getattr(_ops, op_name(case))
 
 

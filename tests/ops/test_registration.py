@@ -13,7 +13,17 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from tests.ops.cases import PLAIN_OPS, RUNS, arguments, in_double, network, op, op_name, reference
+from tests.ops.cases import (
+    PLAIN_OPS,
+    RUNS,
+    arguments,
+    call,
+    in_double,
+    network,
+    op,
+    op_name,
+    reference,
+)
 from weebill import _python_ops, ops
 
 
@@ -51,12 +61,13 @@ def gradients(function: Any, values: tuple[Any, ...], weight: Tensor) -> list[Te
     return list(torch.autograd.grad((y * weight).sum(), inputs))
 
 
+@pytest.mark.parametrize("way", [op, call])
 @pytest.mark.parametrize("name", PLAIN_OPS)
-def test_gradients(name: str) -> None:
+def test_gradients(name: str, way: Any) -> None:
     values = arguments(name, requires_grad=True)
     weight = torch.randn_like(op(name)(*values))
     exact = gradients(reference(name), in_double(values), weight.double())
-    for got, want in zip(gradients(op(name), values, weight), exact, strict=True):
+    for got, want in zip(gradients(way(name), values, weight), exact, strict=True):
         torch.testing.assert_close(got.double(), want, rtol=1e-4, atol=1e-5)
 
 
@@ -66,8 +77,9 @@ def test_reference_gradients_are_derivatives(name: str) -> None:
     assert torch.autograd.gradcheck(reference(name), values, fast_mode=True)
 
 
+@pytest.mark.parametrize("way", [op, call])
 @pytest.mark.parametrize("name", PLAIN_OPS)
-def test_second_derivative(name: str) -> None:
+def test_second_derivative(name: str, way: Any) -> None:
     def penalty(function: Any, values: tuple[Any, ...]) -> list[Tensor]:
         inputs = [v for v in values if isinstance(v, Tensor)]
         first = torch.autograd.grad(function(*values).square().sum(), inputs, create_graph=True)
@@ -77,7 +89,7 @@ def test_second_derivative(name: str) -> None:
 
     values = arguments(name, requires_grad=True)
     exact = penalty(reference(name), in_double(values))
-    for got, want in zip(penalty(op(name), values), exact, strict=True):
+    for got, want in zip(penalty(way(name), values), exact, strict=True):
         scale = float(want.abs().max())
         torch.testing.assert_close(got.double(), want, rtol=1e-3, atol=1e-4 * scale)
 

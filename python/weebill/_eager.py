@@ -1,0 +1,96 @@
+"""Calls of the ops in eager mode, past the dispatcher's key for autograd.
+
+Behind that key stands a kernel in Python (`torch.library.register_autograd`), which every call of
+an op passes, with gradients or without: it packs and unpacks the arguments in both languages and
+goes through the dispatcher again. On small tensors that is as much as all the rest, with the
+interpreter in no cache several times that. A call that nothing looks into, no mode, transform,
+trace or subclass of Tensor, needs none of it: without gradients it goes to the kernel at once, with
+gradients through a node of our own. All other calls are the op's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function, forward_ad
+from torch.compiler import is_dynamo_compiling
+
+# as globals: with cold caches each look-up costs
+_function_modes: Any = getattr(torch._C, "_len_torch_function_stack", None)
+_dispatch_modes: Any = getattr(torch._C, "_len_torch_dispatch_stack", None)
+_transforms: Any = getattr(torch._C, "_are_functorch_transforms_active", None)
+_is_wrapped: Any = getattr(torch._C._functorch, "is_functorch_wrapped_tensor", None)
+_any_autocast: Any = getattr(torch._C, "_is_any_autocast_enabled", None)
+_tracing_state: Any = getattr(torch._C, "_get_tracing_state", None)
+_below_autograd: Any = getattr(torch._C, "_AutoDispatchBelowAutograd", None)
+_grad_enabled = torch.is_grad_enabled
+
+#: Whether this torch tells who looks in: these names are its own.
+_KNOWN = None not in (
+    *(_function_modes, _dispatch_modes, _transforms, _is_wrapped),
+    *(_any_autocast, _tracing_state, _below_autograd),
+)
+
+_PLAIN = (Tensor, nn.Parameter)
+
+Setup = Callable[[Any, tuple[Any, ...], Any], None]
+Backward = Callable[..., tuple[Tensor | None, ...]]
+
+
+def tensors_of(op: torch._ops.OpOverload) -> int:
+    """How many arguments, the first ones, are tensors."""
+    return sum("Tensor" in str(argument.type) for argument in op._schema.arguments)
+
+
+def route(op: torch._ops.OpOverload, setup: Setup, backward: Backward) -> Callable[..., Any]:
+    """The op, called with all of its arguments in order.
+
+    Args:
+        op: It takes tensors first, and gives new ones.
+        setup, backward: As for `torch.library.register_autograd`.
+    """
+    if not _KNOWN:
+        return op
+    now, count = op._op, tensors_of(op)
+
+    def forward(ctx: Any, *inputs: Any) -> Any:
+        with _below_autograd():
+            output = now(*inputs)
+        setup(ctx, inputs, output)
+        return output
+
+    node: Any = type(
+        op._opname,
+        (Function,),
+        {"forward": staticmethod(forward), "backward": staticmethod(backward)},
+    )
+    # what Function.apply calls after it has looked for transforms
+    apply = getattr(super(Function, node), "apply", node.apply)
+
+    def call(*arguments: Any) -> Any:
+        if (
+            is_dynamo_compiling()
+            or _function_modes()
+            or _dispatch_modes()
+            or _transforms()
+            or _any_autocast()
+            or forward_ad._current_level >= 0
+            or _tracing_state() is not None
+        ):
+            return op(*arguments)
+        wanted = False
+        for tensor in arguments[:count]:
+            if tensor is None:
+                continue
+            if type(tensor) not in _PLAIN or _is_wrapped(tensor):
+                return op(*arguments)
+            wanted = wanted or tensor.requires_grad
+        if wanted and _grad_enabled():
+            return apply(*arguments)
+        with _below_autograd():
+            return now(*arguments)
+
+    return call
