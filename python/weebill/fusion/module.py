@@ -162,10 +162,9 @@ class Fusion:
                 return y
         return packed.run(x)
 
-    def run_in_graph(
-        self, owner: FusedModule, x: Tensor, geometry: list[int], flatten: bool
-    ) -> Tensor:
+    def run_in_graph(self, owner: FusedModule, x: Tensor, form: compiled.Form) -> Tensor:
         """The forward as a graph calls it: (N, C, H, W) to what `run` would give."""
+        geometry, flatten = form
         packed = None if _unfused.get() else self._current(owner)
         if packed is not None and (packed.geometry is geometry or packed.geometry == geometry):
             return packed.run_records(x, flatten)
