@@ -26,6 +26,7 @@ _is_wrapped: Any = getattr(torch._C._functorch, "is_functorch_wrapped_tensor", N
 _any_autocast: Any = getattr(torch._C, "_is_any_autocast_enabled", None)
 _tracing_state: Any = getattr(torch._C, "_get_tracing_state", None)
 _below_autograd: Any = getattr(torch._C, "_AutoDispatchBelowAutograd", None)
+_inference = torch.is_inference_mode_enabled
 _grad_enabled = torch.is_grad_enabled
 
 #: Whether this torch tells who looks in: these names are its own.
@@ -73,23 +74,26 @@ def route(op: torch._ops.OpOverload, setup: Setup, backward: Backward) -> Callab
     def call(*arguments: Any) -> Any:
         if (
             is_dynamo_compiling()
-            or _function_modes()
             or _dispatch_modes()
             or _transforms()
-            or _any_autocast()
-            or forward_ad._current_level >= 0
             or _tracing_state() is not None
+            or forward_ad._current_level >= 0
         ):
             return op(*arguments)
-        wanted = False
-        for tensor in arguments[:count]:
-            if tensor is None:
-                continue
-            if type(tensor) not in _PLAIN or _is_wrapped(tensor):
+        if _inference():  # in which the dispatcher asks nobody for a gradient
+            return now(*arguments)
+        if _grad_enabled():
+            if _function_modes() or _any_autocast():
                 return op(*arguments)
-            wanted = wanted or tensor.requires_grad
-        if wanted and _grad_enabled():
-            return apply(*arguments)
+            wanted = False
+            for tensor in arguments[:count]:
+                if tensor is None:
+                    continue
+                if type(tensor) not in _PLAIN or _is_wrapped(tensor):
+                    return op(*arguments)
+                wanted = wanted or tensor.requires_grad
+            if wanted:
+                return apply(*arguments)
         with _below_autograd():
             return now(*arguments)
 

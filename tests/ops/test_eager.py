@@ -117,6 +117,13 @@ def symbolic_trace(f: Function) -> Any:
     return torch.fx.symbolic_trace(lambda x: f(x, weight, bias, *REST))(x)
 
 
+def jit_trace(f: Function) -> Any:
+    x, weight, bias = x_weight_bias()
+    traced = torch.jit.trace(lambda x: f(x, weight, bias, *REST), x)
+    assert "weebill::depthwise_conv2d" in str(traced.graph)
+    return traced(x)
+
+
 def compiled(f: Function) -> Any:
     x, weight, bias = x_weight_bias()
     torch.compiler.reset()
@@ -137,15 +144,33 @@ SITUATIONS = [
     left_over_from_a_transform,
     forward_mode,
     symbolic_trace,
+    jit_trace,
+    compiled,
+]
+
+
+#: Differentiate what they computed.
+NEED_GRADIENTS = [
+    saved_hooks,
+    recomputed,
+    changed_before_backward,
+    changed_in_place,
+    in_another_thread,
+    autocast,
+    left_over_from_a_transform,
     compiled,
 ]
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
-@pytest.mark.parametrize("situation", SITUATIONS, ids=lambda f: f.__name__)
-def test_it_is_as_the_op(situation: Callable[[Function], Any]) -> None:
-    expected = situation(op("depthwise_conv2d"))
-    found = situation(_ops.depthwise_conv2d)
+@pytest.mark.parametrize(
+    ("situation", "grad"),
+    [(f, True) for f in SITUATIONS] + [(f, False) for f in SITUATIONS if f not in NEED_GRADIENTS],
+)
+def test_it_is_as_the_op(situation: Callable[[Function], Any], grad: bool) -> None:
+    with torch.set_grad_enabled(grad):
+        expected = situation(op("depthwise_conv2d"))
+        found = situation(_ops.depthwise_conv2d)
     if isinstance(expected, str) or expected is None:
         assert found == expected
     else:
