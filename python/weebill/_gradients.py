@@ -123,9 +123,25 @@ def _convolution(
     return None
 
 
+#: What torch's autograd calls for an activation, of the gradient and the activation's input. A
+#: graph made for one call, with the engine to run it, takes 30 us more.
+_ACTIVATION_GRADIENTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "relu": lambda grad, z: torch.ops.aten.threshold_backward.default(grad, z, 0),
+    "relu6": lambda grad, z: torch.ops.aten.hardtanh_backward.default(grad, z, 0, 6),
+    "hardswish": torch.ops.aten.hardswish_backward.default,
+    "hardsigmoid": torch.ops.aten.hardsigmoid_backward.default,
+    "silu": torch.ops.aten.silu_backward.default,
+    "sigmoid": lambda grad, z: torch.ops.aten.sigmoid_backward.default(grad, z.sigmoid()),
+}
+
+
 def _before_activation(activation: str, forward: Callable[[], Tensor], grad: Tensor) -> Tensor:
     """The gradient by what goes into the activation, which `forward` computes again."""
-    z = forward().detach().requires_grad_()
+    z = forward()
+    gradient_of = _ACTIVATION_GRADIENTS.get(activation)
+    if gradient_of is not None:
+        return gradient_of(grad, z)
+    z = z.detach().requires_grad_()
     with torch.enable_grad():
         y = _reference.ACTIVATIONS[activation](z)
     (gradient,) = torch.autograd.grad(y, z, grad)

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests.bounds import gamma, is_channels_last, layouts
+from tests.bounds import ACTIVATIONS, gamma, is_channels_last, layouts
 from tests.ops.cases import BACKWARD_OPS, PLAIN_OPS, arguments, in_double, op, reference
 from tests.ops.test_depthwise_conv2d import WINDOWS
-from weebill import _ops, _reference, ops
+from weebill import _gradients, _ops, _reference, ops
 
 MASK = [True, True, True]
 
@@ -94,6 +94,18 @@ def test_pointwise_in_groups(isa: str) -> None:
 @pytest.mark.parametrize("layout", layouts(torch.zeros(1, 1, 1, 1)))
 def test_pointwise_layouts(layout: str) -> None:
     check_pointwise(layouts(torch.randn(2, 20, 7, 6))[layout], 9, layout)
+
+
+@pytest.mark.parametrize("activation", [name for name in ACTIVATIONS if name != "none"])
+def test_activations_have_the_gradient_of_autograd(activation: str) -> None:
+    """Bit for bit, at the kinks and beyond."""
+    z = torch.cat([torch.arange(-16, 17) / 2, torch.tensor([-0.0, torch.inf, -torch.inf])])
+    z = torch.cat([z, torch.randn(100)]).requires_grad_()
+    grad = torch.randn(z.shape)
+    (wanted,) = torch.autograd.grad(_reference.ACTIVATIONS[activation](z), z, grad)
+    with torch.no_grad():
+        found = _gradients._before_activation(activation, z.clone, grad)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("name", BACKWARD_OPS)
