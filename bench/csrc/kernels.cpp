@@ -158,21 +158,22 @@ void bench_gradients(Bench& bench, const std::string& name, const Line& line,
                      const WindowOfRow& window, Run run) {
   const std::int64_t columns = line.columns * window.stride;
   const std::int64_t rows = (window.kernel + window.stride - 1) / window.stride;
-  const std::int64_t row = line.columns + 2 * window.kernel;
   const Case what{
       "kernel", name + "/w" + text(columns) + "_c" + text(line.channels),
       4.0 * static_cast<double>(line.columns * line.channels * window.kernel * rows),
       kFloat * static_cast<double>(line.channels * (rows * line.columns + 2 * columns))};
   if (!bench.wants(what)) return;
-  const Floats dy = numbers(rows * row * line.channels), x = numbers(columns * line.channels);
+  const Floats dy = numbers(rows * line.columns * line.channels),
+               x = numbers(columns * line.channels);
   const Floats w = numbers(padded(line.channels) * window.kernel * window.kernel);
   Floats dx(x.size()), dw(w.size());
   std::vector<const float*> pointers;
   for (std::int64_t r = 0; r < rows; ++r) {
-    pointers.push_back(dy.data() + (r * row + window.kernel) * line.channels);
+    pointers.push_back(dy.data() + r * line.columns * line.channels);
   }
   DepthwiseGradArgs args{};
   args.dy_rows = pointers.data();
+  args.dy_columns = line.columns;
   args.dy_stride = args.x_stride = args.dx_stride = args.channels = line.channels;
   args.w = w.data();
   args.dw = dw.data();
@@ -192,9 +193,8 @@ void bench_kernel(Bench& bench, const std::string& name, void (*kernel)(const De
 void bench_kernel(Bench& bench, const std::string& name,
                   void (*kernel)(const DepthwiseGradAnyArgs&)) {
   const Line line{28, 120};
-  bench_gradients(bench, name, line, {7, 1}, [&](const DepthwiseGradArgs& common) {
-    kernel({common, 7, 7, 1, 1, line.columns});
-  });
+  bench_gradients(bench, name, line, {7, 1},
+                  [&](const DepthwiseGradArgs& common) { kernel({common, 7, 7, 1, 1}); });
 }
 
 void bench_kernel(Bench& bench, const std::string& name,

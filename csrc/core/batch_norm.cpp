@@ -35,7 +35,10 @@ class Pass {
   /// body(run, first pixel, pixels), in the order of memory.
   template <typename Body>
   void forward(Body&& body) const {
-    run_.for_each(groups_, [&](std::int64_t g) { body(run_, begin(g), begin(g + 1) - begin(g)); });
+    run_.for_each(groups_, [&](std::int64_t g) {
+      body(run_, begin(g), begin(g + 1) - begin(g));
+      if (streams()) publish_streams();
+    });
   }
 
   /// Two sums per channel over all pixels: body(run, first pixel, pixels, sum, sum) adds its own.

@@ -159,7 +159,7 @@ CpuInfo detect() {
 #endif
   info.two_passes = info.avx512 && is_zen4();
   info.two_ports = info.avx512 && is_intel();
-  info.banked_l2 = is_intel();
+  info.banked_l2 = info.foresees_tiles = is_intel();
 #elif defined(__linux__) && defined(__aarch64__)
   const unsigned long features = getauxval(AT_HWCAP);
   info.neon = (features & HWCAP_ASIMD) != 0;

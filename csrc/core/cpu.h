@@ -15,11 +15,12 @@ struct CpuInfo {
   bool two_passes = false;  ///< an AVX-512 operation is done by units of 256 bits, in two passes
   bool two_ports = false;   ///< AVX-512 operations of every kind take one of the FMAs' two ports
   bool banked_l2 = false;   ///< lines an even number apart share banks of the second cache: Intel's
-  bool neon = false;        ///< AArch64 Advanced SIMD
-  bool fp16 = false;        ///< half-precision arithmetic: armv8.2's FEAT_FP16 (asimdhp)
-  bool dotprod = false;     ///< int8 dot products: FEAT_DotProd (asimddp)
-  bool i8mm = false;        ///< int8 matrix products: FEAT_I8MM
-  bool in_order = false;    ///< every usable core is an ARM core that issues in order
+  bool foresees_tiles = false;  ///< lines are fetched before a tile's columns read them: Intel's
+  bool neon = false;            ///< AArch64 Advanced SIMD
+  bool fp16 = false;            ///< half-precision arithmetic: armv8.2's FEAT_FP16 (asimdhp)
+  bool dotprod = false;         ///< int8 dot products: FEAT_DotProd (asimddp)
+  bool i8mm = false;            ///< int8 matrix products: FEAT_I8MM
+  bool in_order = false;        ///< every usable core is an ARM core that issues in order
   std::int64_t l1d_bytes = 32 << 10;
   std::int64_t l2_bytes = 512 << 10;
   std::int64_t l3_bytes = 0;  ///< 0 where there is none

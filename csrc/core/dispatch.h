@@ -14,6 +14,7 @@ struct KernelTable {
 #define WEEBILL_KERNEL(name, Args, summary) void (*name)(const Args&);
 #include "core/kernels.def"
 #undef WEEBILL_KERNEL
+  bool leaves_zeros_out;  ///< its depthwise kernels: DepthwiseArgs
 };
 
 /// The same of the float16 kernels.

@@ -10,6 +10,7 @@
 #include "core/parallel.h"
 #include "core/plan.h"
 #include "core/record.h"
+#include "core/streams.h"
 #include "core/workspace.h"
 
 namespace weebill {
@@ -22,6 +23,8 @@ namespace block {
   inline auto stem(const HalfKernelTable& table) { return table.stem##_f16; }
 #include "core/kernels.def"
 #undef WEEBILL_BLOCK_KERNEL
+inline bool leaves_zeros_out(const KernelTable& table) { return table.leaves_zeros_out; }
+inline bool leaves_zeros_out(const HalfKernelTable&) { return false; }
 }  // namespace block
 
 template <typename T>

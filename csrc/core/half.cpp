@@ -76,7 +76,8 @@ const HalfKernelTable& usable_kernels(const std::string& op) {
 RunOf<Half> half_run(const std::string& op) {
   const Caches caches = machine_caches();
   return {usable_kernels(op),
-          {2 * caches.l1d_bytes, 2 * caches.l2_bytes, caches.banked_l2, caches.slow_l3},
+          {2 * caches.l1d_bytes, 2 * caches.l2_bytes, caches.banked_l2, caches.foresees_tiles,
+           caches.slow_l3},
           max_threads()};
 }
 

@@ -38,6 +38,7 @@ void scale_channels(const float* x, const Shape& s, const float* scale, const fl
     run.kernels.normalize_f32({x + at, s.c, zeros, scale + n * s.c,
                                shift != nullptr ? shift + n * s.c : zeros, y + at, s.c, pixels, s.c,
                                kActNone, streams});
+    if (streams) publish_streams();
   });
 }
 

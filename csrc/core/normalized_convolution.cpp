@@ -62,6 +62,7 @@ void pointwise_forward(const Run& run, const PixelSource& x, const ProductShape&
       }
     }
     moments.end(group, 0, s.n);
+    if (streams) publish_streams();
   });
 }
 
@@ -124,6 +125,7 @@ class DepthwiseForward {
       at += bottom - top;
     }
     moments.end(group, channel, channels);
+    if (streams) publish_streams();
   }
 
  private:

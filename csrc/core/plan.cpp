@@ -153,7 +153,8 @@ FusionPolicy fusion_policy() { return policy_in_use; }
 
 Caches machine_caches() {
   const CpuInfo& cpu = cpu_info();
-  return assumed_caches.value_or(Caches{cpu.l1d_bytes, cpu.l2_bytes, cpu.banked_l2, cpu.two_ports});
+  return assumed_caches.value_or(
+      Caches{cpu.l1d_bytes, cpu.l2_bytes, cpu.banked_l2, cpu.foresees_tiles, cpu.two_ports});
 }
 void assume_caches(const Caches& caches) { assumed_caches = caches; }
 

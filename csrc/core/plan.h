@@ -10,8 +10,9 @@ namespace weebill {
 
 struct Caches {
   std::int64_t l1d_bytes, l2_bytes;
-  bool banked_l2 = false;  ///< as CpuInfo's
-  bool slow_l3 = false;    ///< one core reads the last cache at a fraction of the second one's rate
+  bool banked_l2 = false;       ///< as CpuInfo's
+  bool foresees_tiles = false;  ///< as CpuInfo's
+  bool slow_l3 = false;  ///< one core reads the last cache at a fraction of the second one's rate
 };
 
 /// Those of this machine, or what assume_caches() said.

@@ -73,6 +73,7 @@ constexpr KernelTable kTimed = {
 #define WEEBILL_KERNEL(name, Args, summary) &timed<k_##name, &KernelTable::name, Args>,
 #include "core/kernels.def"
 #undef WEEBILL_KERNEL
+    /*leaves_zeros_out=*/false,
 };
 
 void nothing(const ActivateArgs& /*args*/) {}
@@ -107,8 +108,10 @@ Profile profile(const std::string& op, const TensorView& x, Packed records, cons
   Recorder mine{kernels(), {}};
   recorder = &mine;
   const auto start = Clock::now();
+  KernelTable timed = kTimed;
+  timed.leaves_zeros_out = mine.kernels.leaves_zeros_out;
   try {
-    run_with(Run{kTimed, machine_caches(), 1}, op, x, records, output);
+    run_with(Run{timed, machine_caches(), 1}, op, x, records, output);
   } catch (...) {
     recorder = nullptr;
     throw;

@@ -3,174 +3,17 @@
 #include <algorithm>
 #include <cstring>
 
-#include "core/drivers.h"
+#include "core/separable_rows.h"
 #include "core/status.h"
 #include "core/workspace.h"
 
 namespace weebill {
 namespace {
 
-template <typename T>
-struct Block {
-  const RunOf<T>& run;
-  const Record& record;
-  const RecordHeader& h;
-  Window window;
-  SeparableProblem problem;
-  SeparablePlan plan;
-  Pixels<T> input;
-  std::int64_t y_stride;
-
-  const T* pixel(std::int64_t p) const { return input.x + p * input.pixel_stride; }
-
-  // In memory of our own, pixels are made of whole vectors, and no kernel has a tail: the channels
-  // beyond the last have weights and biases of zero, and nothing reads them.
-  std::int64_t ring_channels(std::int64_t channels) const { return round_up(channels, kHalfBlock); }
-  std::int64_t middle_channels(std::int64_t channels) const {
-    return problem.has_expand && problem.has_project ? round_up(channels, kHalfBlock) : channels;
-  }
-  // From a pixel to the next there.
-  std::int64_t ring_stride(std::int64_t channels) const {
-    return problem.has_expand ? scratch_stride<T>(run.caches, ring_channels(channels))
-                              : ring_channels(channels);
-  }
-  std::int64_t middle_stride() const {
-    const std::int64_t channels = middle_channels(problem.c_mid);
-    return problem.has_project ? scratch_stride<T>(run.caches, channels) : channels;
-  }
-
-  std::int64_t ring_pixels() const { return plan.ring_rows * plan.ring_columns; }
-  // Where the ring of a chunk begins that has so many channels before it, in chunks.
-  std::int64_t ring_at(std::int64_t channels) const {
-    return channels / plan.chunk * ring_stride(plan.chunk) * ring_pixels();
-  }
-};
-
-// The rows of the depthwise input that one task holds: of the image itself, or of the expansion.
-template <typename T>
-struct Rows {
-  const T* data;  // row 0 (or slot 0 of the ring)
-  std::int64_t row_stride, pixel_stride;
-  std::int64_t slots;  // ring rows, or the image's
-  bool padded;         // a row begins with pad_left pixels of zeros and covers every window
-
-  const T* row(std::int64_t y) const {
-    return data + (y < slots ? y : y % slots) * row_stride;  // a division takes its time
-  }
-};
-
-template <typename T>
-using RowKernel = void (*)(const DepthwiseArgsOf<T>&);
-
-template <typename T>
-RowKernel<T> tuned_kernel(const RunOf<T>& run, const Window& w) {
-  if (!has_depthwise_tiles(w)) return nullptr;
-  const bool three = w.kernel_w == 3;
-  if (w.stride_w == 1) {
-    return three ? block::depthwise_k3s1(run.kernels) : block::depthwise_k5s1(run.kernels);
-  }
-  return three ? block::depthwise_k3s2(run.kernels) : block::depthwise_k5s2(run.kernels);
-}
-
-// Rows outside the image are left out, columns outside come from the padding or are left out.
-template <typename T>
-class DepthwiseRow {
- public:
-  DepthwiseRow(const Block<T>& block, const Rows<T>& rows, std::int64_t first_channel,
-               std::int64_t channels)
-      : block_(block),
-        rows_(rows),
-        tuned_(tuned_kernel(block.run, block.window)),
-        interior_(rows.padded ? Interior{0, block.problem.ow}
-                              : interior_columns(block.window, block.problem.w, block.problem.ow)),
-        scope_(Workspace::of_this_thread()),
-        row_at_(scope_.take<const T*>(2 * block.window.kernel_h)),
-        shifted_(row_at_ + block.window.kernel_h) {
-    const Window& w = block.window;
-    const std::int64_t taps = std::int64_t{w.kernel_h} * w.kernel_w;
-    args_.x_stride = rows.pixel_stride;
-    args_.w = block.record.depthwise_w.template as<T>() + first_channel * taps;
-    args_.bias = block.record.depthwise_b.template as<T>() + first_channel;
-    args_.channels = channels;
-    args_.activation = static_cast<std::int32_t>(block.h.depthwise_activation);
-    args_.stream = block.run.streams;
-    if (rows.padded && tuned_ != nullptr) {
-      const std::int64_t reach = (block.problem.ow - 1) * w.stride_w + w.kernel_w;
-      args_.zeros_left = w.pad_left;
-      args_.zeros_right = std::max<std::int64_t>(reach - w.pad_left - block.problem.w, 0);
-    }
-  }
-
-  void operator()(std::int64_t oy, T* y, std::int64_t y_stride, float* sum) {
-    const Window& w = block_.window;
-    const std::int64_t top = oy * w.stride_h - w.pad_top;
-    args_.first_row = 0;
-    args_.rows = 0;
-    for (std::int64_t u = 0; u < w.kernel_h; ++u) {
-      const std::int64_t iy = top + u * w.dilation_h;
-      if (iy < 0) {
-        args_.first_row = u + 1;
-      } else if (iy < block_.problem.h) {
-        row_at_[args_.rows++] = rows_.row(iy);
-      }
-    }
-    if (args_.rows == 0) args_.first_row = 0;
-    args_.sum = sum;
-    args_.y_stride = y_stride;
-    const std::int64_t ow = block_.problem.ow;
-    for (std::int64_t ox = 0; ox < interior_.first; ++ox) edge(ox, y);
-    if (interior_.first < interior_.last) {
-      const std::int64_t ix = interior_.first * w.stride_w - (rows_.padded ? 0 : w.pad_left);
-      columns(ix, 0, w.kernel_w, interior_.last - interior_.first, y + interior_.first * y_stride,
-              tuned_);
-    }
-    for (std::int64_t ox = std::max(interior_.first, interior_.last); ox < ow; ++ox) {
-      edge(ox, y);
-    }
-  }
-
- private:
-  void edge(std::int64_t ox, T* y) {
-    const Window& w = block_.window;
-    const std::int64_t left = ox * w.stride_w - w.pad_left;
-    std::int64_t first = 0;
-    while (first < w.kernel_w && left + first * w.dilation_w < 0) ++first;
-    std::int64_t last = first;
-    while (last < w.kernel_w && left + last * w.dilation_w < block_.problem.w) ++last;
-    // No tap inside: any pixel does as an address.
-    const std::int64_t ix = first == last ? 0 : left + first * w.dilation_w;
-    columns(ix, first, last - first, 1, y + ox * args_.y_stride, nullptr);
-  }
-
-  void columns(std::int64_t ix, std::int64_t first_tap, std::int64_t taps, std::int64_t count, T* y,
-               RowKernel<T> tuned) {
-    for (std::int64_t u = 0; u < args_.rows; ++u) shifted_[u] = row_at_[u] + ix * args_.x_stride;
-    args_.x_rows = shifted_;
-    args_.columns = count;
-    args_.y = y;
-    if (tuned != nullptr) {
-      tuned(args_);
-      return;
-    }
-    const Window& w = block_.window;
-    block::depthwise_any(block_.run.kernels)(
-        {args_, w.kernel_h, w.kernel_w, w.stride_w, w.dilation_w, first_tap, taps});
-  }
-
-  const Block<T>& block_;
-  const Rows<T>& rows_;
-  const RowKernel<T> tuned_;
-  const Interior interior_;
-  DepthwiseArgsOf<T> args_{};
-  Workspace::Scope scope_;
-  const T** const row_at_;   // the rows under the window, inside the image
-  const T** const shifted_;  // where in them its columns begin
-};
-
 // The expansion of rows [first, last) of the image into the ring, for its channels; or for those of
 // `chunks` rings one behind the other, each of one block.
 template <typename T>
-void expand_rows(const Block<T>& b, T* ring, const Rows<T>& rows, std::int64_t first,
+void expand_rows(const SeparableBlock<T>& b, T* ring, const Rows<T>& rows, std::int64_t first,
                  std::int64_t last, std::int64_t first_channel, std::int64_t channels,
                  std::int64_t chunks = 1) {
   const SeparableProblem& p = b.problem;
@@ -202,7 +45,7 @@ void expand_rows(const Block<T>& b, T* ring, const Rows<T>& rows, std::int64_t f
 
 // The ring of an expansion of so many channels.
 template <typename T>
-Rows<T> ring_rows(const Block<T>& b, const T* ring, std::int64_t channels) {
+Rows<T> ring_rows(const SeparableBlock<T>& b, const T* ring, std::int64_t channels) {
   const std::int64_t stride = b.ring_stride(channels);
   return {ring, b.plan.ring_columns * stride, stride, b.plan.ring_rows, true};
 }
@@ -210,7 +53,7 @@ Rows<T> ring_rows(const Block<T>& b, const T* ring, std::int64_t channels) {
 // Zeros in the padding columns of every ring row. They stay: nothing else is written there as long
 // as the ring has so many channels.
 template <typename T>
-void clear_padding(const Block<T>& b, T* ring, std::int64_t channels) {
+void clear_padding(const SeparableBlock<T>& b, T* ring, std::int64_t channels) {
   const Rows<T> rows = ring_rows(b, ring, channels);
   const std::int64_t left = b.window.pad_left * rows.pixel_stride;
   const std::int64_t right = left + b.problem.w * rows.pixel_stride;
@@ -224,7 +67,7 @@ void clear_padding(const Block<T>& b, T* ring, std::int64_t channels) {
 // Channels [first, last) in chunks of the plan's size; the last takes a rest smaller than a block,
 // so that it has no narrow tile of its own.
 template <typename T, typename Chunk>
-void for_chunks(const Block<T>& b, std::int64_t first, std::int64_t last, Chunk&& chunk) {
+void for_chunks(const SeparableBlock<T>& b, std::int64_t first, std::int64_t last, Chunk&& chunk) {
   for (std::int64_t at = first; at < last;) {
     std::int64_t end = at + b.plan.chunk;
     if (end + kBlock > last) end = last;
@@ -235,7 +78,7 @@ void for_chunks(const Block<T>& b, std::int64_t first, std::int64_t last, Chunk&
 
 // How many of those chunks are of one block. A strip expands them at once: products want more.
 template <typename T>
-std::int64_t narrow_chunks(const Block<T>& b, std::int64_t first, std::int64_t last) {
+std::int64_t narrow_chunks(const SeparableBlock<T>& b, std::int64_t first, std::int64_t last) {
   std::int64_t chunks = 0;
   for_chunks(b, first, last, [&](std::int64_t, std::int64_t n) { chunks += n == kBlock ? 1 : 0; });
   return chunks > 1 ? chunks : 0;
@@ -250,9 +93,11 @@ std::int64_t last_row_under(const Window& w, std::int64_t oy) {
 // the order of memory. Kernels go through several rows and a tile of columns at once, which a
 // processor does not foresee; this it does. Prefetch instructions are no such stream to it: on a
 // Zen 3, where a core has 24 lines under way by itself and more by foresight, they were slower by
-// 10 to 25 %, on a Zen 5 by up to 25 % too (a line per column of a tile, in the kernel).
+// 10 to 25 %, on a Zen 5 by up to 25 % too (a line per column of a tile, in the kernel). An Emerald
+// Rapids does foresee them: there neither pays, and this costs 10 to 20 %.
 template <typename T>
-void read_rows(const Block<T>& b, std::int64_t oy, std::int64_t channel, std::int64_t channels) {
+void read_rows(const SeparableBlock<T>& b, std::int64_t oy, std::int64_t channel,
+               std::int64_t channels) {
   constexpr std::int64_t kLine = 64 / sizeof(T);
   const SeparableProblem& p = b.problem;
   const Window& w = b.window;
@@ -271,7 +116,7 @@ void read_rows(const Block<T>& b, std::int64_t oy, std::int64_t channel, std::in
 
 // Rows [first, last) of x into the ring, between its padding.
 template <typename T>
-void copy_rows(const Block<T>& b, T* ring, const Rows<T>& rows, std::int64_t first,
+void copy_rows(const SeparableBlock<T>& b, T* ring, const Rows<T>& rows, std::int64_t first,
                std::int64_t last, std::int64_t channel, std::int64_t channels) {
   const SeparableProblem& p = b.problem;
   const std::int64_t stride = b.input.pixel_stride;
@@ -295,7 +140,7 @@ void copy_rows(const Block<T>& b, T* ring, const Rows<T>& rows, std::int64_t fir
 // `middle_row`, or with each strip if that is -1). After a strip, done(begin, end) is called. The
 // rings of the chunks follow one another, their padding cleared.
 template <typename T, typename Done>
-void for_strips(const Block<T>& b, T* ring, std::int64_t first, std::int64_t last,
+void for_strips(const SeparableBlock<T>& b, T* ring, std::int64_t first, std::int64_t last,
                 std::int64_t first_channel, std::int64_t last_channel, T* middle,
                 std::int64_t middle_row, float* sums, Done&& done) {
   const SeparableProblem& p = b.problem;
@@ -308,6 +153,9 @@ void for_strips(const Block<T>& b, T* ring, std::int64_t first, std::int64_t las
     return uses_ring ? ring_rows(b, ring + b.ring_at(channel - first_channel), channels)
                      : Rows<T>{b.input.x + channel, p.w * stride, stride, p.h, false};
   };
+  Workspace::Scope scope(Workspace::of_this_thread());
+  LinesOfPixels lines;
+  if (b.lines) lines.begin(p.c_mid, scope);
   std::int64_t expanded = 0;  // rows of the expansion above this one are there, as far as needed
   for (std::int64_t begin = first; begin < last; begin += b.plan.strip_rows) {
     const std::int64_t end = std::min(begin + b.plan.strip_rows, last);
@@ -325,7 +173,7 @@ void for_strips(const Block<T>& b, T* ring, std::int64_t first, std::int64_t las
         expand_rows(b, ring + b.ring_at(channel - first_channel), rows, from, to, channel,
                     channels);
       }
-      DepthwiseRow<T> depthwise(b, rows, channel, b.middle_channels(channels));
+      DepthwiseRow<T> depthwise(b, rows, channel, b.middle_channels(channels), lines.behind());
       std::int64_t copied = top;
       for (std::int64_t oy = begin; oy < end; ++oy) {
         const std::int64_t row = oy - (middle_row < 0 ? begin : middle_row);
@@ -336,7 +184,7 @@ void for_strips(const Block<T>& b, T* ring, std::int64_t first, std::int64_t las
           copy_rows(b, ring + b.ring_at(channel - first_channel), rows, copied, need, channel,
                     channels);
           copied = std::max(copied, need);
-        } else if (b.plan.from_memory && oy + 1 < p.oh) {
+        } else if (b.plan.from_memory && !b.run.caches.foresees_tiles && oy + 1 < p.oh) {
           read_rows(b, oy + 1, channel, channels);
         }
         depthwise(oy, y, middle_stride,
@@ -346,10 +194,12 @@ void for_strips(const Block<T>& b, T* ring, std::int64_t first, std::int64_t las
     expanded = std::max(expanded, to);
     done(begin, end);
   }
+  if constexpr (std::is_same_v<T, float>) lines.finish(b.run.kernels);
+  if (b.run.streams) publish_streams();
 }
 
 template <typename T>
-PointwiseArgsOf<T> projection(const Block<T>& b, const T* from, std::int64_t first_row,
+PointwiseArgsOf<T> projection(const SeparableBlock<T>& b, const T* from, std::int64_t first_row,
                               std::int64_t rows, T* y) {
   const SeparableProblem& p = b.problem;
   PointwiseArgsOf<T> a{};
@@ -377,7 +227,7 @@ PointwiseArgsOf<T> projection(const Block<T>& b, const T* from, std::int64_t fir
 }
 
 template <typename T>
-void run_row_fusion(const Block<T>& b, T* y) {
+void run_row_fusion(const SeparableBlock<T>& b, T* y) {
   const SeparableProblem& p = b.problem;
   std::int64_t ring = 0;
   for_chunks(b, 0, p.c_mid, [&](std::int64_t channel, std::int64_t channels) {
@@ -401,7 +251,7 @@ void run_row_fusion(const Block<T>& b, T* y) {
 }
 
 template <typename T>
-void run_channel_fusion(const Block<T>& b, T* y) {
+void run_channel_fusion(const SeparableBlock<T>& b, T* y) {
   const SeparableProblem& p = b.problem;
   Workspace::Scope scope(Workspace::of_this_thread());
   const std::int64_t pixels = p.oh * p.ow;
@@ -477,10 +327,17 @@ void run_separable(const RunOf<T>& run, const Record& record, const Pixels<T>& x
                    const Shape& shape, T* y, std::int64_t y_stride) {
   const RecordHeader& h = *record.header;
   const SeparableProblem p = separable_problem(record, shape, record_output("run", record, shape));
-  const SeparablePlan plan = plan_separable(p, run.caches, run.threads, fusion_policy());
+  SeparablePlan plan = plan_separable(p, run.caches, run.threads, fusion_policy());
+  const bool bare = is_bare(run, p), lines = goes_by_lines(run, p, y);
+  if (bare) {
+    plan.padded = false;
+    plan.ring_rows = 0;
+  }
+  if (lines) plan.chunk = round_up(p.c_mid, kBlock);  // whole pixels
   const RunOf<T> mine = {run.kernels, run.caches, plan.threads, run.streams,
                          plan.room_for_weights ? run.ahead : nullptr};
-  const Block<T> block = {mine, record, h, p.window, p, plan, x, y_stride > 0 ? y_stride : p.c_out};
+  const SeparableBlock<T> block = {
+      mine, record, h, p.window, p, plan, x, y_stride > 0 ? y_stride : p.c_out, bare, lines};
   if (block.plan.row_fusion) {
     run_row_fusion(block, y);
   } else {

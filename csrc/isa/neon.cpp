@@ -26,6 +26,7 @@ const KernelTable kTable = {
 #define WEEBILL_KERNEL(name, Args, summary) &name,
 #include "core/kernels.def"
 #undef WEEBILL_KERNEL
+    kLeavesZerosOut,
 };
 
 }  // namespace neon_inorder

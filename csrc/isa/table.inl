@@ -13,6 +13,7 @@ struct KernelTable {
 #define WEEBILL_KERNEL(name, Args, summary) void (*name)(const Args&);
 #include "core/kernels.def"
 #undef WEEBILL_KERNEL
+  bool leaves_zeros_out;
 };
 
 #if defined(WEEBILL_NARROW_TAILS)
@@ -59,6 +60,7 @@ const KernelTable kTable = {
 #define WEEBILL_KERNEL(name, Args, summary) &name,
 #include "core/kernels.def"
 #undef WEEBILL_KERNEL
+    kLeavesZerosOut,
 };
 
 }  // namespace WEEBILL_ISA

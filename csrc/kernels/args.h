@@ -81,6 +81,18 @@ struct PointwiseArgsOf {
 };
 using PointwiseArgs = PointwiseArgsOf<float>;
 
+/// Whole lines on their way to memory, past the caches. Pixels that begin in the middle of a line
+/// can't be stored there one by one: a kernel computes a few into a buffer and writes them on, line
+/// by line, between the tiles of the next few, in the next call too. It need not: it may leave this
+/// alone.
+struct LinesBehind {
+  static constexpr std::int64_t kPixels = 14;
+  float* buffers[2];  ///< kPixels dense pixels each: for those that come next, and for the last
+  const float* from;  ///< where in the last the lines are
+  float* to;
+  std::int64_t lines;  ///< still to be written, of 64 bytes
+};
+
 /// One output row (or a part of it) of a depthwise convolution, every tap inside the row:
 ///   y[j, c] = act(bias[c] + sum_{u < rows} sum_{v < kw} w[c, first_row + u, v]
 ///                                                  * x_rows[u][(j * stride + v) * x_stride + c])
@@ -101,13 +113,18 @@ struct DepthwiseArgsOf {
   std::int64_t rows;     ///< 0 <= first_row, rows; first_row + rows <= kernel
   std::int64_t columns;  ///< output columns, >= 0
   /// So many of the first and of the last input columns are zeros. A kernel may leave their
-  /// products out.
+  /// products out. Those of a table that `leaves_zeros_out` do not read them, where there are
+  /// kw / 2 or none on the left, (kw - stride) / 2 or none on the right, a multiple of 14 columns
+  /// or 7 of them, and a multiple of 8 channels.
   std::int64_t zeros_left, zeros_right;
   std::int64_t channels;
   std::int32_t activation;
   /// Nobody reads y while a cache would hold it. A kernel that writes whole lines may go past
   /// those.
   bool stream;
+  /// For a dense y of a multiple of 14 columns and of 8 channels that begins on a line; or nullptr.
+  /// The caller writes what is left in the end.
+  LinesBehind* behind;
 };
 using DepthwiseArgs = DepthwiseArgsOf<float>;
 
@@ -137,13 +154,13 @@ struct RowsAhead {
 /// over the v in [0, kernel) for which stride divides first + i - v:
 ///   dx[i, c] = sum_{r < rows} sum_v w[c, first_row + r * row_step, v] * g(r, i, v, c)
 ///   dw[c, first_row + r * row_step, v] += sum_i x[i, c] * g(r, i, v, c)
-/// Those columns of dy must be there, also the ones before column 0 and after the last: rows are
-/// padded with zeros. The window's width and stride are fixed by the table entry.
+/// and the quotient lies in [0, dy_columns): nothing else is read. The window's width and stride
+/// are fixed by the table entry.
 struct DepthwiseGradArgs {
   const float* const* dy_rows;  ///< `rows` pointers to the pixel of output column 0
-  std::int64_t dy_stride;
+  std::int64_t dy_stride, dy_columns;
   const float* w;  ///< as in DepthwiseArgs
-  float* dw;       ///< laid out as w; channels beyond the last are left alone
+  float* dw;       ///< laid out as w; nothing is added to channels beyond the last
   const float* x;
   std::int64_t x_stride;
   float* dx;
@@ -153,16 +170,18 @@ struct DepthwiseGradArgs {
   std::int64_t columns;  ///< of dx, >= 0
   std::int64_t first_channel, channels;  ///< from a multiple of 16 to, not with, channel `channels`
   bool stream;  ///< no cache would hold dx until it is read; a kernel may ignore it
+  /// For all channels of a dense dx that begins on a line, of a multiple of 14 columns with stride
+  /// 1, of 8 with stride 2; or nullptr. The caller writes what is left in the end.
+  LinesBehind* behind;
   RowsAhead ahead;
 };
 
 /// As DepthwiseGradArgs for any window, over the v for which stride divides
-/// first + i - v * dilation and the quotient lies in [0, dy_columns): no padding is read.
+/// first + i - v * dilation.
 struct DepthwiseGradAnyArgs {
   DepthwiseGradArgs common;
   std::int64_t kernel_h, kernel_w;
   std::int64_t stride, dilation;  ///< along the row
-  std::int64_t dy_columns;
 };
 
 /// Gradient by the weight of a pointwise convolution:

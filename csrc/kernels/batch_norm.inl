@@ -264,7 +264,6 @@ void normalize_f32(const NormalizeArgs& a) {
       over_pixels(Normalize<code.value, false>{a}, a.pixels, a.channels);
     }
   });
-  if (streams) stream_fence();
 }
 
 void normalize_sums_f32(const NormalizeSumsArgs& a) {
@@ -282,5 +281,4 @@ void normalize_backward_f32(const NormalizeGradArgs& a) {
       over_pixels(NormalizeGrad<code.value, false>{a}, a.pixels, a.channels);
     }
   });
-  if (streams) stream_fence();
 }

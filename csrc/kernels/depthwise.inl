@@ -139,6 +139,8 @@ inline void depthwise_columns(const DepthwiseArgs& args, int64_t first_channel, 
 
 #if defined(WEEBILL_STRIDED_TILES)
 #include "kernels/depthwise_tiles.inl"
+#else
+constexpr bool kLeavesZerosOut = false;
 #endif
 
 // Columns from j on, less than a tile.

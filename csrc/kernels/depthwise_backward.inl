@@ -10,9 +10,11 @@
 // and written where they are, once. For stride 2 even and odd columns of the tile have their own
 // taps, so that no tap of a zero-stuffed row is computed. Everything about a tile but its place is
 // known when it is compiled, also whether it starts at an even or an odd position of the padded
-// row.
+// row, and which of its columns of dy lie outside of the row. A last vector that is not whole still
+// has whole vectors of taps and sums: what was stored under a mask is slow to load again.
 
-constexpr int floor_div(int a, int b) { return a >= 0 ? a / b : -((-a + b - 1) / b); }
+// In the place of the pixels of dy beside a row.
+alignas(64) constexpr float kNoGradient[kLanes] = {};
 
 // Results that no cache would hold until they are read go past it.
 template <bool kStream, bool kTail>
@@ -30,6 +32,17 @@ template <int kStride>
 constexpr int kGradColumns = kRegisters < 32 ? 4
                              : kStride == 1  ? 7
                                              : 8;
+
+// Lines behind are written where a line is one vector.
+constexpr bool kWritesBehind = kStreams && kLanes == kBlock;
+
+inline void write_lines(LinesBehind& behind, int64_t lines) {
+  for (int64_t i = 0; i < lines; ++i)
+    stream(behind.to + i * kLanes, load(behind.from + i * kLanes));
+  behind.from += lines * kLanes;
+  behind.to += lines * kLanes;
+  behind.lines -= lines;
+}
 
 /// The tile's lines of the rows that come next, to the second cache: memory does not rest during
 /// the arithmetic.
@@ -49,8 +62,22 @@ inline __attribute__((always_inline)) void fetch_ahead(const RowsAhead& ahead, i
   }
 }
 
-/// kOdd: (first + column) % stride of the tile's first column.
-template <int kKernel, int kStride, int kOdd, int kColumns, bool kTail>
+// The first and the last column of dy that any column of a tile meets, from that of its first on.
+// kOdd: (first + column) % stride of the tile's first column.
+template <int kKernel, int kStride, int kOdd>
+constexpr int kFirstGrad = -((kKernel - 1 - kOdd) / kStride);
+template <int kStride, int kOdd, int kColumns>
+constexpr int kLastGrad = (kOdd + kColumns - 1) / kStride;
+
+// The columns of dy that a tile goes without at the ends of a row: as many as `same` padding has
+// there, known when it is compiled, or any, which are looked for.
+template <int kLeftOut, int kRightOut, bool kAny = false>
+struct RowEnds {
+  static constexpr int kLeft = kLeftOut, kRight = kRightOut;
+  static constexpr bool kLooks = kAny;
+};
+
+template <int kKernel, int kStride, int kOdd, int kColumns, typename Ends, bool kTail>
 inline void grad_tile(const DepthwiseGradArgs& a, int64_t column, int64_t c, int64_t lanes) {
   Vec dx[kColumns], x[kColumns];
   const float* from = a.x + column * a.x_stride + c;
@@ -64,22 +91,23 @@ inline void grad_tile(const DepthwiseGradArgs& a, int64_t column, int64_t c, int
   const int64_t step = a.row_step * kKernel * kBlock;
   const float* w = a.w + tap;
   float* dw = a.dw + tap;
-  // Columns of dy that any column of the tile takes; the first may not be.
-  constexpr int kFirst = floor_div(kOdd - kKernel + 1, kStride);
-  constexpr int kLast = (kOdd + kColumns - 1) / kStride;
-  const int64_t at = ((a.first + column) / kStride + kFirst) * a.dy_stride + c;
+  constexpr int kFirst = kFirstGrad<kKernel, kStride, kOdd> + Ends::kLeft;
+  constexpr int kLast = kLastGrad<kStride, kOdd, kColumns> - Ends::kRight;
+  const int64_t middle = (a.first + column) / kStride;
+  const int64_t at = (middle + kFirst) * a.dy_stride + c;
   for (int64_t r = 0; r < a.rows; ++r, w += step, dw += step) {
     const float* dy = a.dy_rows[r] + at;
     Vec taps[kKernel], sums[kKernel];
 #pragma GCC unroll 8
     for (int v = 0; v < kKernel; ++v) {
-      taps[v] = load_channels<kTail>(w + v * kBlock, lanes);
-      sums[v] = load_channels<kTail>(dw + v * kBlock, lanes);
+      taps[v] = load(w + v * kBlock);
+      sums[v] = load(dw + v * kBlock);
     }
 #pragma GCC unroll 32
     for (int j = kFirst; j <= kLast; ++j, dy += a.dy_stride) {
-      if (kOdd - j * kStride + kColumns <= 0 || kOdd - j * kStride >= kKernel) continue;
-      const Vec grad = load_channels<kTail>(dy, lanes);
+      const bool inside =
+          !Ends::kLooks || static_cast<uint64_t>(middle + j) < static_cast<uint64_t>(a.dy_columns);
+      const Vec grad = load_channels<kTail>(inside ? dy : kNoGradient, lanes);
 #pragma GCC unroll 16
       for (int t = 0; t < kColumns; ++t) {
         const int v = kOdd + t - j * kStride;
@@ -89,9 +117,12 @@ inline void grad_tile(const DepthwiseGradArgs& a, int64_t column, int64_t c, int
       }
     }
 #pragma GCC unroll 8
-    for (int v = 0; v < kKernel; ++v) store_channels<kTail>(dw + v * kBlock, sums[v], lanes);
+    for (int v = 0; v < kKernel; ++v) store(dw + v * kBlock, sums[v]);
   }
   fetch_ahead<kStride, kColumns>(a.ahead, column, c);
+  if (kWritesBehind && a.behind != nullptr) {
+    write_lines(*a.behind, a.behind->lines < kColumns ? a.behind->lines : kColumns);
+  }
   float* to = a.dx + column * a.dx_stride + c;
   if (a.stream && !kTail) {
 #pragma GCC unroll 16
@@ -102,14 +133,65 @@ inline void grad_tile(const DepthwiseGradArgs& a, int64_t column, int64_t c, int
   }
 }
 
-template <int kKernel, int kStride, int kOdd, int kColumns>
-inline void grad_columns(const DepthwiseGradArgs& a, int64_t column) {
-  int64_t c = a.first_channel;
-  for (; c + kLanes <= a.channels; c += kLanes) {
-    grad_tile<kKernel, kStride, kOdd, kColumns, false>(a, column, c, kLanes);
+// `tiles` of them from a column on.
+template <int kKernel, int kStride, int kOdd, int kColumns, typename Ends>
+__attribute__((noinline)) void grad_tiles(const DepthwiseGradArgs& args, int64_t column,
+                                          int64_t tiles) {
+  const DepthwiseGradArgs a = args;  // a copy that the stores can't change stays in registers
+  for (; tiles > 0; --tiles, column += kColumns) {
+    int64_t c = a.first_channel;
+    for (; c + kLanes <= a.channels; c += kLanes) {
+      grad_tile<kKernel, kStride, kOdd, kColumns, Ends, false>(a, column, c, kLanes);
+    }
+    if (c < a.channels) {
+      grad_tile<kKernel, kStride, kOdd, kColumns, Ends, true>(a, column, c, a.channels - c);
+    }
   }
-  if (c < a.channels) {
-    grad_tile<kKernel, kStride, kOdd, kColumns, true>(a, column, c, a.channels - c);
+}
+
+// Tiles from a column on, of which at least one fits before column `end`: the next ones that lie
+// alike in the row. Returns the column behind them.
+template <int kKernel, int kStride, int kOdd, int kColumns>
+inline int64_t grad_columns(const DepthwiseGradArgs& a, int64_t column, int64_t end) {
+  const int64_t middle = (a.first + column) / kStride;
+  const int64_t left = -(middle + kFirstGrad<kKernel, kStride, kOdd>);
+  const int64_t right = middle + kLastGrad<kStride, kOdd, kColumns> - (a.dy_columns - 1);
+  const auto run = [&](auto ends, int64_t tiles) {
+    grad_tiles<kKernel, kStride, kOdd, kColumns, decltype(ends)>(a, column, tiles);
+    return column + tiles * kColumns;
+  };
+  if (left <= 0 && right <= 0) {
+    const int64_t fit = (end - column) / kColumns, inside = -right * kStride / kColumns + 1;
+    return run(RowEnds<0, 0>{}, fit < inside ? fit : inside);
+  }
+  if constexpr (kColumns == kGradColumns<kStride>) {
+    constexpr int kLeft = kKernel / 2 / kStride, kRight = kStride == 1 ? kKernel / 2 : 1;
+    if (left <= 0 && right == kRight) return run(RowEnds<0, kRight>{}, 1);
+    if (left == kLeft && right <= 0) return run(RowEnds<kLeft, 0>{}, 1);
+    if (left == kLeft && right == kRight) return run(RowEnds<kLeft, kRight>{}, 1);
+  }
+  return run(RowEnds<0, 0, true>{}, 1);
+}
+
+// A row by lines behind: a group of columns into the buffer, then the next.
+template <int kKernel, int kStride, int kOdd>
+inline void grad_row_by_lines(const DepthwiseGradArgs& row) {
+  constexpr int kColumns = kGradColumns<kStride>;
+  constexpr int64_t kGroup = kStride == 1 ? LinesBehind::kPixels : kColumns;
+  LinesBehind& behind = *row.behind;
+  DepthwiseGradArgs a = row;
+  a.dx_stride = a.channels;
+  for (int64_t first = 0; first < a.columns; first += kGroup) {
+    float* const buffer = behind.buffers[0];
+    a.dx = buffer - first * a.channels;
+    for (int64_t i = first; i < first + kGroup;) {
+      i = grad_columns<kKernel, kStride, kOdd, kColumns>(a, i, first + kGroup);
+    }
+    write_lines(behind, behind.lines);
+    behind = {{behind.buffers[1], buffer},
+              buffer,
+              row.dx + first * row.dx_stride,
+              kGroup * a.channels / kLanes};
   }
 }
 
@@ -117,31 +199,30 @@ template <int kKernel, int kStride, int kOdd>
 inline void grad_row(const DepthwiseGradArgs& a) {
   constexpr int kColumns = kGradColumns<kStride>;
   static_assert(kColumns % kStride == 0);  // the tiles that follow start at the same phase
+  if constexpr (kWritesBehind) {
+    if (a.behind != nullptr) return grad_row_by_lines<kKernel, kStride, kOdd>(a);
+  }
   int64_t i = 0;
-  for (; i + kColumns <= a.columns; i += kColumns) {
-    grad_columns<kKernel, kStride, kOdd, kColumns>(a, i);
+  while (i + kColumns <= a.columns) {
+    i = grad_columns<kKernel, kStride, kOdd, kColumns>(a, i, a.columns);
   }
   if (kColumns > 4 && i + 4 <= a.columns) {
-    grad_columns<kKernel, kStride, kOdd, 4>(a, i);
-    i += 4;
+    i = grad_columns<kKernel, kStride, kOdd, 4>(a, i, i + 4);
   }
-  if (i + 2 <= a.columns) {
-    grad_columns<kKernel, kStride, kOdd, 2>(a, i);
-    i += 2;
-  }
-  if (i < a.columns) grad_columns<kKernel, kStride, kOdd, 1>(a, i);
+  if (i + 2 <= a.columns) i = grad_columns<kKernel, kStride, kOdd, 2>(a, i, i + 2);
+  if (i < a.columns) grad_columns<kKernel, kStride, kOdd, 1>(a, i, a.columns);
 }
 
 template <int kKernel, int kStride>
 inline void depthwise_backward(const DepthwiseGradArgs& args) {
   DepthwiseGradArgs a = args;
-  a.stream = a.stream && can_stream(a.dx, a.columns > 1 ? a.dx_stride : 0);
+  a.stream = a.stream && (!kWritesBehind || a.behind == nullptr) &&
+             can_stream(a.dx, a.columns > 1 ? a.dx_stride : 0);
   if (kStride == 1 || a.first % kStride == 0) {
     grad_row<kKernel, kStride, 0>(a);
   } else {
     grad_row<kKernel, kStride, kStride - 1>(a);
   }
-  if (a.stream) stream_fence();
 }
 
 void depthwise_backward_k3s1_f32(const DepthwiseGradArgs& a) { depthwise_backward<3, 1>(a); }
@@ -160,7 +241,7 @@ void depthwise_backward_any_f32(const DepthwiseGradAnyArgs& any) {
       Vec dx = zero();
       for (int64_t v = 0; v < any.kernel_w; ++v) {
         const int64_t at = a.first + i - v * any.dilation;
-        if (at < 0 || at % any.stride != 0 || at / any.stride >= any.dy_columns) continue;
+        if (at < 0 || at % any.stride != 0 || at / any.stride >= a.dy_columns) continue;
         for (int64_t r = 0; r < a.rows; ++r) {
           const int64_t tap = block + ((a.first_row + r * a.row_step) * any.kernel_w + v) * kBlock;
           const Vec grad = load_n(a.dy_rows[r] + at / any.stride * a.dy_stride + c, lanes);
@@ -189,7 +270,6 @@ inline void copy(const CopyArgs& a) {
 void copy_f32(const CopyArgs& a) {
   if (a.stream && can_stream(a.y, a.pixels > 1 ? a.y_stride : 0)) {
     copy<true>(a);
-    stream_fence();
   } else {
     copy<false>(a);
   }

@@ -8,6 +8,8 @@
 // padding. An address that is the one before plus a stride waits for it, a cycle each: 3x3 stride 2
 // took 109 cycles a tile that way, 85 with each input an operand of its own.
 
+constexpr bool kLeavesZerosOut = true;
+
 // What the tiles of a row share. Every tile loads it anew: what gcc 12 keeps from tile to tile, and
 // addresses made from that, it counts up on the stack and in vector registers. A tile of 3x3 is 63
 // cycles of FMAs, and on an Emerald Rapids its 300 instructions come at 5 a cycle: 14 pixels of 128
@@ -23,7 +25,7 @@ struct RowOfTiles {
   bool stream;
   bool rare;  // there are sums, or outputs go past the caches
 
-  RowOfTiles(const DepthwiseArgs& a, bool past_caches)
+  RowOfTiles(const DepthwiseArgs& a, int64_t y_stride, bool past_caches)
       : x_rows(a.x_rows),
         rows(a.rows),
         x_one(4 * a.x_stride),
@@ -31,7 +33,7 @@ struct RowOfTiles {
         x_five(5 * x_one),
         x_seven(7 * x_one),
         x_nine(9 * x_one),
-        y_one(4 * a.y_stride),
+        y_one(4 * y_stride),
         y_three(3 * y_one),
         bias(a.bias),
         sum(a.sum),
@@ -113,11 +115,22 @@ constexpr int kZerosLeft = kKernel / 2;
 template <int kKernel, int kStride>
 constexpr int kZerosRight = (kKernel - kStride) / 2;
 
-// Out of line: no network needs it, and tiles are many.
-__attribute__((noinline)) void stream_pixels(const float* values, int pixels, int vecs, float* y,
-                                             int64_t y_stride) {
-  for (int i = 0; i < pixels; ++i, y += y_stride) {
-    for (int j = 0; j < vecs; ++j, values += kLanes) stream(y + j * kLanes, load(values));
+// At which ends of its row a tile is, where zeros are left out.
+constexpr int kLeftEnd = 1, kRightEnd = 2;
+// rows(zeros on the left, zeros on the right), both constants.
+template <int kKernel, int kStride, typename Rows>
+inline __attribute__((always_inline)) void at_ends(int ends, Rows&& rows) {
+  constexpr Constant<0> kNone;
+  constexpr Constant<kZerosLeft<kKernel>> kLeft;
+  constexpr Constant<kZerosRight<kKernel, kStride>> kRight;
+  if (ends == 0) {
+    rows(kNone, kNone);
+  } else if (ends == kLeftEnd) {
+    rows(kLeft, kNone);
+  } else if (ends == kRightEnd) {
+    rows(kNone, kRight);
+  } else {
+    rows(kLeft, kRight);
   }
 }
 
@@ -145,10 +158,13 @@ inline __attribute__((always_inline)) void strided_depthwise_store(const RowOfTi
       }
     }
     if (!kHalf && a.stream) {
-      float values[kColumns * kVecs * kLanes];
 #pragma GCC unroll 16
-      for (int i = 0; i < kColumns * kVecs; ++i) store(values + i * kLanes, acc[i]);
-      stream_pixels(values, kColumns, kVecs, y, a.y_one / 4);
+      for (int t = 0; t < kColumns; ++t) {
+#pragma GCC unroll 2
+        for (int j = 0; j < kVecs; ++j) stream(y + j * kLanes, acc[t * kVecs + j]);
+        y = behind(y, a.y_one);
+        hide(y);
+      }
       return;
     }
   }
@@ -176,7 +192,6 @@ inline __attribute__((always_inline)) void strided_depthwise_store(const RowOfTi
 // at y, from inputs x_at bytes behind each row's first, at the ends of the row that `ends` names.
 // The first `counted` columns have been counted in the sums before. w: tap 0 of the first row for
 // channel c.
-constexpr int kLeftEnd = 1, kRightEnd = 2;
 template <int kKernel, int kStride, int kColumns, int kVecs, bool kHalf>
 inline __attribute__((always_inline)) void strided_depthwise_tile(const RowOfTiles& shared,
                                                                   const float* w, int64_t x_at,
@@ -193,20 +208,10 @@ inline __attribute__((always_inline)) void strided_depthwise_tile(const RowOfTil
 #pragma GCC unroll 16
   for (int i = 0; i < kColumns * kVecs; ++i) settle(acc[i]);
 
-  constexpr int kLeft = kZerosLeft<kKernel>, kRight = kZerosRight<kKernel, kStride>;
-  auto rows = [&](auto skip_left, auto skip_right) __attribute__((always_inline)) {
-    strided_depthwise_rows<kKernel, kStride, kColumns, kVecs, kHalf, decltype(skip_left)::value,
-                           decltype(skip_right)::value>(acc, shared, x_at, w);
-  };
-  if (ends == 0) {
-    rows(Constant<0>{}, Constant<0>{});
-  } else if (ends == kLeftEnd) {
-    rows(Constant<kLeft>{}, Constant<0>{});
-  } else if (ends == kRightEnd) {
-    rows(Constant<0>{}, Constant<kRight>{});
-  } else {
-    rows(Constant<kLeft>{}, Constant<kRight>{});
-  }
+  at_ends<kKernel, kStride>(ends, [&](auto left, auto right) __attribute__((always_inline)) {
+    strided_depthwise_rows<kKernel, kStride, kColumns, kVecs, kHalf, decltype(left)::value,
+                           decltype(right)::value>(acc, shared, x_at, w);
+  });
 
   activate_all(acc, anew(shared).activation);
   strided_depthwise_store<kColumns, kVecs, kHalf>(shared, acc, y, counted, c);
@@ -218,9 +223,9 @@ inline __attribute__((always_inline)) void strided_depthwise_tile(const RowOfTil
 template <int kKernel, int kStride>
 inline __attribute__((always_inline)) void strided_depthwise_pairs(const RowOfTiles& shared,
                                                                    const float* w, int64_t x_at,
-                                                                   float* y, int64_t counted,
-                                                                   int64_t c) {
-  constexpr int kHigh = 7;
+                                                                   float* y, int ends,
+                                                                   int64_t counted, int64_t c) {
+  constexpr int kHigh = 7, kInputs = (kHigh - 1) * kStride + kKernel;
   Vec acc[kHigh];
   const RowOfTiles& a = anew(shared);
   const Vec bias = low_and_low(load_low(a.bias + c), load_low(a.bias + c));
@@ -231,26 +236,39 @@ inline __attribute__((always_inline)) void strided_depthwise_pairs(const RowOfTi
   }
 
   const int64_t x_stride = a.x_one / 4;
-  const float* const* row = a.x_rows;
+  at_ends<kKernel, kStride>(ends, [&](auto left, auto right) __attribute__((always_inline)) {
+    constexpr int kLeft = decltype(left)::value, kRight = decltype(right)::value;
+    const float* const* row = a.x_rows;
+    const float* row_w = w;
 #pragma GCC unroll 1
-  for (int64_t left = a.rows; left > 0; --left, w += kKernel * kBlock) {
-    const float* const first = behind(*row++, x_at);
-    const Strided near(first, x_stride), far(first + kHigh * kStride * x_stride, x_stride);
-    Vec taps[kKernel];
-    unrolled<0, kKernel>([&](auto i) __attribute__((always_inline)) {
-      constexpr int kTap = decltype(i)::value;
-      taps[kTap] = load_twice_now<kTap* static_cast<int>(kBlock)>(w);
-    });
-    unrolled<0, (kHigh - 1) * kStride + kKernel>([&](auto i) __attribute__((always_inline)) {
-      constexpr int kInput = decltype(i)::value;
-      Vec input = load_half_at<kInput>(near);
-      insert_high_at<kInput>(input, far);
-      using Meets = Meeting<kKernel, kStride, kHigh, kInput>;
-      unrolled<Meets::kFirst, Meets::kEnd>([&](auto t) __attribute__((always_inline)) {
-        accumulate_now(acc[decltype(t)::value], input, taps[kInput - decltype(t)::value * kStride]);
+    for (int64_t rows = a.rows; rows > 0; --rows, row_w += kKernel * kBlock) {
+      const float* const first = behind(*row++, x_at);
+      const Strided near(first, x_stride), far(first + kHigh * kStride * x_stride, x_stride);
+      Vec taps[kKernel];
+      unrolled<0, kKernel>([&](auto i) __attribute__((always_inline)) {
+        constexpr int kTap = decltype(i)::value;
+        taps[kTap] = load_twice_now<kTap* static_cast<int>(kBlock)>(row_w);
       });
-    });
-  }
+      unrolled<0, kInputs>([&](auto i) __attribute__((always_inline)) {
+        constexpr int kInput = decltype(i)::value;
+        Vec input;
+        if constexpr (kInput < kLeft) {
+          input = zero();
+          settle(input);
+        } else {
+          input = load_half_at<kInput>(near);
+        }
+        if constexpr (kInput < kInputs - kRight) {
+          insert_high_at<kInput>(input, far);
+        }
+        using Meets = Meeting<kKernel, kStride, kHigh, kInput>;
+        unrolled<Meets::kFirst, Meets::kEnd>([&](auto t) __attribute__((always_inline)) {
+          constexpr int kColumn = decltype(t)::value;
+          accumulate_now(acc[kColumn], input, taps[kInput - kColumn * kStride]);
+        });
+      });
+    }
+  });
 
   activate_all(acc, a.activation);
   Vec columns[2 * kHigh];
@@ -262,14 +280,27 @@ inline __attribute__((always_inline)) void strided_depthwise_pairs(const RowOfTi
   strided_depthwise_store<2 * kHigh, 1, true>(shared, columns, y, counted, c);
 }
 
+// Of the lines behind as many as a tile of so many channels has.
+template <int kLines>
+inline __attribute__((always_inline)) void write_behind(LinesBehind& behind) {
+  if (behind.lines == 0) return;
+#pragma GCC unroll 14
+  for (int i = 0; i < kLines; ++i) stream(behind.to + i * kLanes, load(behind.from + i * kLanes));
+  behind.from += kLines * kLanes;
+  behind.to += kLines * kLanes;
+  behind.lines -= kLines;
+}
+
 // Tiles from column first to column last: all whole vectors of channels, and a half vector if that
 // is what is left.
 template <int kKernel, int kStride, int kColumns, int kVecs>
 __attribute__((noinline)) void strided_depthwise_columns(const DepthwiseArgs& a, int64_t first,
                                                          int64_t last, int64_t counted) {
+  LinesBehind* const behind = kColumns == LinesBehind::kPixels ? a.behind : nullptr;
   // Past the caches only where every line is written by one store.
-  const RowOfTiles shared(
-      a, a.stream && a.channels % kLanes == 0 && can_stream(a.y, a.columns > 1 ? a.y_stride : 0));
+  const RowOfTiles shared(a, behind != nullptr ? a.channels : a.y_stride,
+                          behind == nullptr && a.stream && a.channels % kLanes == 0 &&
+                              can_stream(a.y, a.columns > 1 ? a.y_stride : 0));
   constexpr int64_t kBlockTaps = kKernel * kKernel * kBlock;
   const int64_t channels = a.channels, columns = a.columns;
   const bool left = a.zeros_left >= kZerosLeft<kKernel>;
@@ -282,10 +313,11 @@ __attribute__((noinline)) void strided_depthwise_columns(const DepthwiseArgs& a,
     const int ends =
         (left && at == 0 ? kLeftEnd : 0) + (right && at + kColumns == columns ? kRightEnd : 0);
     const float* w = weights;
-    float* y = y_first;
+    float* y = behind != nullptr ? behind->buffers[0] : y_first;
     int64_t x_at = x_first;
     int64_t c = 0;
     for (; c + kVecs * kLanes <= channels; c += kVecs * kLanes, w += kVecs * kBlockTaps) {
+      if (behind != nullptr) write_behind<kColumns>(*behind);
       strided_depthwise_tile<kKernel, kStride, kColumns, kVecs, false>(shared, w, x_at, y, ends,
                                                                        counted, c);
       y += kVecs * kLanes;
@@ -307,14 +339,22 @@ __attribute__((noinline)) void strided_depthwise_columns(const DepthwiseArgs& a,
     }
     if (channels - c == kHalfBlock) {
       if constexpr (kColumns == 14) {
-        strided_depthwise_pairs<kKernel, kStride>(shared, w, x_at, y, counted, c);
+        if (behind != nullptr) write_behind<kColumns / 2>(*behind);
+        strided_depthwise_pairs<kKernel, kStride>(shared, w, x_at, y, ends, counted, c);
       } else {
         strided_depthwise_tile<kKernel, kStride, kColumns, 1, true>(shared, w, x_at, y, ends,
                                                                     counted, c);
       }
     }
+    if (behind != nullptr) {
+      float* const filled = behind->buffers[0];
+      behind->buffers[0] = behind->buffers[1];
+      behind->buffers[1] = filled;
+      behind->from = filled;
+      behind->to = y_first;
+      behind->lines = kColumns * channels / kLanes;
+    }
   }
-  if (shared.stream) stream_fence();
 }
 
 // A row of at least kFewColumns. Its last tile begins early enough to be a whole one: some columns

@@ -86,7 +86,6 @@ inline Vec pow2(Vec a) {
 }
 constexpr bool kStreams = true;
 inline void stream(float* p, Vec a) { _mm512_stream_ps(p, a); }
-inline void stream_fence() { _mm_sfence(); }
 // always_inline: gcc 12 drops calls of a function that does nothing but prefetch.
 inline __attribute__((always_inline)) void prefetch(const float* p) {
   _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1);

@@ -128,5 +128,4 @@ inline __attribute__((always_inline)) void accumulate_now(Vec& acc, Vec a, Vec b
 }
 constexpr bool kStreams = false;
 inline void stream(float* p, Vec a) { store(p, a); }
-inline void stream_fence() {}
 inline void prefetch(const float* p) { __builtin_prefetch(p, 0, 2); }

@@ -55,5 +55,4 @@ inline Vec pow2(Vec a) {
 }
 constexpr bool kStreams = false;
 inline void stream(float* p, Vec a) { store(p, a); }
-inline void stream_fence() {}
 inline void prefetch(const float* p) { __builtin_prefetch(p, 0, 2); }

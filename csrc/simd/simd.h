@@ -36,7 +36,7 @@
 //   round_even(v)             to the nearest integer, ties to even; |v| < 2^22
 //   pow2(v)                   2^v for integer-valued v in [-126, 127]
 //   stream(p, v)              store past the caches where kStreams, p a multiple of v's bytes; a
-//                             plain store elsewhere; stream_fence() before others may read
+//                             plain store elsewhere; others may read after publish_streams()
 //   prefetch(p)               a hint: bring the line at p to the second cache; p may be anywhere
 //
 // kernels/ may use these and nothing else of an instruction set.

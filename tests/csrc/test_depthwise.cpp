@@ -61,6 +61,21 @@ Problem make_problem(const Window1d& window, std::int64_t zeros_left = 0,
   return t;
 }
 
+/// Whether a kernel may not read the zeros at the ends of such rows (DepthwiseArgs::zeros_left).
+template <typename T>
+bool is_bare(const Problem& t, const std::string& isa, std::int64_t columns,
+             std::int64_t zeros_right) {
+  if constexpr (kIsHalf<T>) {
+    return false;
+  } else {
+    const std::int64_t kernel = t.window.shape.kernel_w;
+    return kernels_of(isa).leaves_zeros_out && t.window.shape.taps == kernel &&
+           (columns % 14 == 0 || columns == 7) && columns > 0 && t.window.shape.channels % 8 == 0 &&
+           (t.zeros_left == 0 || t.zeros_left == kernel / 2) &&
+           (zeros_right == 0 || zeros_right == (kernel - t.window.stride) / 2);
+  }
+}
+
 struct Run {
   std::int64_t columns;
   std::int64_t x_stride, y_stride;
@@ -88,14 +103,20 @@ std::vector<float> run_kernel(const Problem& t, const std::string& isa, const Ru
       static_cast<long long>(run.x_stride), static_cast<long long>(run.y_stride), run.activation,
       run.sum, run.stream, t.integers, static_cast<long long>(t.zeros_left),
       static_cast<long long>(t.zeros_right), flush_name(run.flush));
+  const std::int64_t reach = t.window.reach(run.columns);
+  const std::int64_t left = std::min(t.zeros_left, reach);
+  const std::int64_t right = run.columns == s.columns ? t.zeros_right : 0;
+  // The columns that are not there.
+  const bool bare = is_bare<T>(t, isa, run.columns, right);
+  const std::int64_t before = bare ? left : 0, behind = bare ? right : 0;
   std::vector<std::vector<T>> row_values;
   std::vector<std::unique_ptr<Guarded<T>>> rows;
   std::vector<const T*> row_pointers;
   for (const std::vector<float>& row : t.rows) {
-    row_values.push_back(
-        elements<T>(spread(row.data(), t.window.reach(run.columns), s.channels, run.x_stride)));
+    row_values.push_back(elements<T>(spread(row.data() + before * s.channels,
+                                            reach - before - behind, s.channels, run.x_stride)));
     rows.push_back(std::make_unique<Guarded<T>>("x row", row_values.back(), run.flush));
-    row_pointers.push_back(rows.back()->data());
+    row_pointers.push_back(rows.back()->data() - before * run.x_stride);
   }
   const Guarded<const T*> x_rows("x_rows", row_pointers, run.flush);
   const std::vector<T> packed_w = elements<T>(t.packed_w), packed_bias = elements<T>(t.packed_bias);
@@ -116,12 +137,20 @@ std::vector<float> run_kernel(const Problem& t, const std::string& isa, const Ru
   args.first_row = s.first_row;
   args.rows = s.rows;
   args.columns = run.columns;
-  args.zeros_left = std::min(t.zeros_left, t.window.reach(run.columns));
-  args.zeros_right = run.columns == s.columns ? t.zeros_right : 0;
+  args.zeros_left = left;
+  args.zeros_right = right;
   args.channels = s.channels;
   args.activation = run.activation;
   args.stream = run.stream;
+  Lines lines(s.channels);
+  if constexpr (!kIsHalf<T>) {
+    if (run.stream && run.y_stride == s.channels && s.channels % 8 == 0 && run.columns % 14 == 0 &&
+        lines.fit(y.data())) {
+      args.behind = lines.behind();
+    }
+  }
   kernel(args);
+  lines.finish();
 
   for (std::size_t u = 0; u < rows.size(); ++u) WEEBILL_EXPECT(rows[u]->unchanged(row_values[u]));
   WEEBILL_EXPECT(x_rows.unchanged(row_pointers));

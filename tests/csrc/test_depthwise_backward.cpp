@@ -18,10 +18,6 @@ std::int64_t any_stride(std::int64_t channels) {
   return channels + (rng().coin() ? rng().integer(1, 20) : 0);
 }
 
-std::int64_t floor_div(std::int64_t a, std::int64_t b) {
-  return a >= 0 ? a / b : -((-a + b - 1) / b);
-}
-
 /// Taps and their gradients as kernels hold them; lanes beyond the last channel are no outputs.
 std::vector<float> pack_sums(const std::vector<float>& dw, std::int64_t taps,
                              std::int64_t channels) {
@@ -41,7 +37,6 @@ std::vector<float> pack_sums(const std::vector<float>& dw, std::int64_t taps,
 /// The values of one problem.
 struct Problem {
   DepthwiseGradShape s;
-  std::int64_t before, width;  ///< columns of dy before column 0, and from there on
   bool whole;
   std::vector<std::vector<float>> dy;
   std::vector<float> x, w, start;
@@ -50,18 +45,10 @@ struct Problem {
   std::int64_t taps() const { return s.kernel_h * s.kernel_w; }
 };
 
-/// Rows of dy go as far to both sides as the tuned kernels may read, if `padded`.
-Problem draw_problem(const DepthwiseGradShape& s, bool padded) {
-  Problem p{s, 0, s.dy_columns, rng().coin(), {}, {}, {}, {}, {}};
-  if (padded && s.columns > 0) {
-    p.before = std::max<std::int64_t>(0, -floor_div(s.first - s.kernel_w + 1, s.stride));
-    p.width = std::max(s.dy_columns, (s.first + s.columns - 1) / s.stride + 1);
-  }
+Problem draw_problem(const DepthwiseGradShape& s) {
+  Problem p{s, rng().coin(), {}, {}, {}, {}, {}};
   for (std::int64_t r = 0; r < s.rows; ++r) {
-    std::vector<float> row(static_cast<std::size_t>((p.before + p.width) * s.channels), 0.0f);
-    const std::vector<float> inside = draw(p.whole, s.dy_columns * s.channels);
-    std::copy(inside.begin(), inside.end(), row.begin() + p.before * s.channels);
-    p.dy.push_back(row);
+    p.dy.push_back(draw(p.whole, s.dy_columns * s.channels));
   }
   p.x = draw(p.whole, s.columns * s.channels);
   p.w = draw(p.whole, s.channels * p.taps());
@@ -69,8 +56,7 @@ Problem draw_problem(const DepthwiseGradShape& s, bool padded) {
   p.expected = reference::depthwise_grads(
       s,
       [&](std::int64_t r, std::int64_t j, std::int64_t c) {
-        return p.dy[static_cast<std::size_t>(r)]
-                   [static_cast<std::size_t>((p.before + j) * s.channels + c)];
+        return p.dy[static_cast<std::size_t>(r)][static_cast<std::size_t>(j * s.channels + c)];
       },
       [&](std::int64_t i, std::int64_t c) {
         return p.x[static_cast<std::size_t>(i * s.channels + c)];
@@ -95,8 +81,8 @@ void describe(const std::string& isa, const DepthwiseGradShape& s, bool whole, F
 }
 
 template <typename Entry, typename Call>
-void check(const DepthwiseGradShape& s, bool padded, Entry entry, Call call) {
-  const Problem p = draw_problem(s, padded);
+void check(const DepthwiseGradShape& s, Entry entry, Call call) {
+  const Problem p = draw_problem(s);
   const std::vector<float> weights = pack_depthwise(p.w, s.channels, p.taps());
   const std::vector<float> sums = pack_sums(p.start, p.taps(), s.channels);
   for (const auto& variant : variants(entry)) {
@@ -104,16 +90,16 @@ void check(const DepthwiseGradShape& s, bool padded, Entry entry, Call call) {
     describe(variant.isa, s, p.whole, flush);
     const std::int64_t dy_stride = any_stride(s.channels), x_stride = any_stride(s.channels);
     // Whole lines, so that results may go past the cache.
-    const bool lines = rng().coin();
+    const bool whole = rng().coin();
     const std::int64_t dx_stride =
-        lines ? (s.channels + kBlock - 1) / kBlock * kBlock : any_stride(s.channels);
+        whole ? (s.channels + kBlock - 1) / kBlock * kBlock : any_stride(s.channels);
     std::vector<std::unique_ptr<Guarded<float>>> rows;
     std::vector<const float*> pointers;
     std::vector<std::vector<float>> images;
     for (const std::vector<float>& row : p.dy) {
-      images.push_back(spread(row.data(), p.before + p.width, s.channels, dy_stride));
+      images.push_back(spread(row.data(), s.dy_columns, s.channels, dy_stride));
       rows.push_back(std::make_unique<Guarded<float>>("dy row", images.back(), flush));
-      pointers.push_back(rows.back()->data() + p.before * dy_stride);
+      pointers.push_back(rows.back()->data());
     }
     const std::vector<float> x_image = spread(p.x.data(), s.columns, s.channels, x_stride);
     const Guarded<const float*> dy_rows("dy_rows", pointers, flush);
@@ -123,6 +109,7 @@ void check(const DepthwiseGradShape& s, bool padded, Entry entry, Call call) {
     DepthwiseGradArgs a{};
     a.dy_rows = dy_rows.data();
     a.dy_stride = dy_stride;
+    a.dy_columns = s.dy_columns;
     a.w = w.data();
     a.dw = dw.data();
     a.x = x.data();
@@ -135,12 +122,18 @@ void check(const DepthwiseGradShape& s, bool padded, Entry entry, Call call) {
     a.first = s.first;
     a.columns = s.columns;
     a.stream = rng().coin();
-    // In two parts.
-    a.channels = rng().integer(0, s.channels / kBlock) * kBlock;
-    call(variant.kernel, a);
-    a.first_channel = a.channels;
+    Lines lines(s.channels);
+    const bool dense = dx_stride == s.channels && s.channels % 8 == 0;
+    if (dense && s.columns % (s.stride == 1 ? 14 : 8) == 0 && lines.fit(dx.data())) {
+      a.behind = lines.behind();
+    } else {  // in two parts
+      a.channels = rng().integer(0, s.channels / kBlock) * kBlock;
+      call(variant.kernel, a);
+      a.first_channel = a.channels;
+    }
     a.channels = s.channels;
     call(variant.kernel, a);
+    lines.finish();
     for (std::size_t r = 0; r < rows.size(); ++r) WEEBILL_EXPECT(rows[r]->unchanged(images[r]));
     WEEBILL_EXPECT(w.unchanged(weights));
     WEEBILL_EXPECT(x.unchanged(x_image));
@@ -179,7 +172,17 @@ void test_tuned(void (*KernelTable::*entry)(const DepthwiseGradArgs&), std::int6
       const std::int64_t first = rng().integer(0, kernel + 2), width = rng().integer(1, 33);
       DepthwiseGradShape s{kernel, kernel, stride, 1, 0, 1, 0, first, columns, width, channels};
       draw_rows(s);
-      check(s, true, entry, [](auto* run, const DepthwiseGradArgs& a) { run(a); });
+      check(s, entry, [](auto* run, const DepthwiseGradArgs& a) { run(a); });
+    }
+  }
+  // `same` padding, and groups of columns as lines behind have them.
+  for (std::int64_t channels : {8, 16, 24, 72}) {
+    for (std::int64_t columns : {7, 14, 16, 24, 28, 56}) {
+      DepthwiseGradShape s{kernel,  kernel, stride,     1,       0,
+                           1,       0,      kernel / 2, columns, (columns + stride - 1) / stride,
+                           channels};
+      draw_rows(s);
+      check(s, entry, [](auto* run, const DepthwiseGradArgs& a) { run(a); });
     }
   }
 }
@@ -211,10 +214,9 @@ void test_cases_of_depthwise_backward_any_f32() {
                          rng().integer(1, 20),
                          rng().pick(kChannels)};
     draw_rows(s);
-    check(s, false, &KernelTable::depthwise_backward_any_f32,
-          [&s](auto* run, const DepthwiseGradArgs& a) {
-            run({a, s.kernel_h, s.kernel_w, s.stride, s.dilation, s.dy_columns});
-          });
+    check(s, &KernelTable::depthwise_backward_any_f32, [&s](auto* run, const DepthwiseGradArgs& a) {
+      run({a, s.kernel_h, s.kernel_w, s.stride, s.dilation});
+    });
   }
 }
 

@@ -63,6 +63,15 @@ def test_depthwise_in_strips(isa: str) -> None:
         check_depthwise(torch.randn(1, 80, 70, 150), window)
 
 
+@pytest.mark.parametrize("window", ["3x3", "5x5", "3x3 s2", "5x5 s2"])
+@pytest.mark.parametrize("channels", [48, 56])
+def test_depthwise_past_the_caches(channels: int, window: str, isa: str) -> None:
+    """Gradients of some megabytes, whose pixels begin with lines or in the middle of them."""
+    x = torch.randn(8, channels, 56, 56).to(memory_format=torch.channels_last)
+    assert x.numel() > 1 << 20
+    check_depthwise(x, window, "channels_last")
+
+
 @pytest.mark.parametrize("layout", layouts(torch.zeros(1, 1, 1, 1)))
 def test_depthwise_layouts(layout: str) -> None:
     x = layouts(torch.randn(2, 20, 7, 6))[layout]

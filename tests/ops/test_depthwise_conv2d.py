@@ -70,12 +70,17 @@ def test_batch(batch: int, isa: str) -> None:
 
 
 @pytest.mark.parametrize("window", ["3x3", "5x5 s2"])
-def test_large_results_are_those_of_single_images(window: str, isa: str) -> None:
-    """Results of some megabytes may be written past the caches."""
+@pytest.mark.parametrize("shape", [(8, 48, 60, 59), (8, 56, 56, 56)], ids=["48", "56"])
+def test_large_results_are_those_of_single_images(
+    shape: tuple[int, ...], window: str, isa: str
+) -> None:
+    """Results of some megabytes may be written past the caches, also where pixels begin in the
+    middle of lines."""
     kernel, stride, padding, dilation = WINDOWS[window]
-    x = torch.randn(8, 48, 60 * stride[0], 59 * stride[1])
+    images, channels, height, width = shape
+    x = torch.randn(images, channels, height * stride[0], width * stride[1])
     x = x.to(memory_format=torch.channels_last)
-    weight = torch.randn(48, 1, *kernel)
+    weight = torch.randn(channels, 1, *kernel)
 
     def convolved(images: Tensor) -> Tensor:
         return ops.depthwise_conv2d(
