@@ -33,17 +33,6 @@ constexpr int kGradColumns = kRegisters < 32 ? 4
                              : kStride == 1  ? 7
                                              : 8;
 
-// Lines behind are written where a line is one vector.
-constexpr bool kWritesBehind = kStreams && kLanes == kBlock;
-
-inline void write_lines(LinesBehind& behind, int64_t lines) {
-  for (int64_t i = 0; i < lines; ++i)
-    stream(behind.to + i * kLanes, load(behind.from + i * kLanes));
-  behind.from += lines * kLanes;
-  behind.to += lines * kLanes;
-  behind.lines -= lines;
-}
-
 /// The tile's lines of the rows that come next, to the second cache: memory does not rest during
 /// the arithmetic.
 template <int kStride, int kColumns>
@@ -120,9 +109,7 @@ inline void grad_tile(const DepthwiseGradArgs& a, int64_t column, int64_t c, int
     for (int v = 0; v < kKernel; ++v) store(dw + v * kBlock, sums[v]);
   }
   fetch_ahead<kStride, kColumns>(a.ahead, column, c);
-  if (kWritesBehind && a.behind != nullptr) {
-    write_lines(*a.behind, a.behind->lines < kColumns ? a.behind->lines : kColumns);
-  }
+  if (kWritesBehind && a.behind != nullptr) write_behind<kColumns>(*a.behind);
   float* to = a.dx + column * a.dx_stride + c;
   if (a.stream && !kTail) {
 #pragma GCC unroll 16
@@ -173,7 +160,8 @@ inline int64_t grad_columns(const DepthwiseGradArgs& a, int64_t column, int64_t 
   return run(RowEnds<0, 0, true>{}, 1);
 }
 
-// A row by lines behind: a group of columns into the buffer, then the next.
+// A row by lines behind: a group of columns into the buffer, then the next. Its tiles write at
+// least as many lines as the group before had.
 template <int kKernel, int kStride, int kOdd>
 inline void grad_row_by_lines(const DepthwiseGradArgs& row) {
   constexpr int kColumns = kGradColumns<kStride>;
@@ -182,16 +170,11 @@ inline void grad_row_by_lines(const DepthwiseGradArgs& row) {
   DepthwiseGradArgs a = row;
   a.dx_stride = a.channels;
   for (int64_t first = 0; first < a.columns; first += kGroup) {
-    float* const buffer = behind.buffers[0];
-    a.dx = buffer - first * a.channels;
+    a.dx = behind.buffers[0] - first * a.channels;
     for (int64_t i = first; i < first + kGroup;) {
       i = grad_columns<kKernel, kStride, kOdd, kColumns>(a, i, first + kGroup);
     }
-    write_lines(behind, behind.lines);
-    behind = {{behind.buffers[1], buffer},
-              buffer,
-              row.dx + first * row.dx_stride,
-              kGroup * a.channels / kLanes};
+    turn_behind(behind, row.dx + first * row.dx_stride, kGroup, a.channels);
   }
 }
 

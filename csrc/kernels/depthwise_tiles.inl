@@ -280,17 +280,6 @@ inline __attribute__((always_inline)) void strided_depthwise_pairs(const RowOfTi
   strided_depthwise_store<2 * kHigh, 1, true>(shared, columns, y, counted, c);
 }
 
-// Of the lines behind as many as a tile of so many channels has.
-template <int kLines>
-inline __attribute__((always_inline)) void write_behind(LinesBehind& behind) {
-  if (behind.lines == 0) return;
-#pragma GCC unroll 14
-  for (int i = 0; i < kLines; ++i) stream(behind.to + i * kLanes, load(behind.from + i * kLanes));
-  behind.from += kLines * kLanes;
-  behind.to += kLines * kLanes;
-  behind.lines -= kLines;
-}
-
 // Tiles from column first to column last: all whole vectors of channels, and a half vector if that
 // is what is left.
 template <int kKernel, int kStride, int kColumns, int kVecs>
@@ -346,14 +335,7 @@ __attribute__((noinline)) void strided_depthwise_columns(const DepthwiseArgs& a,
                                                                     counted, c);
       }
     }
-    if (behind != nullptr) {
-      float* const filled = behind->buffers[0];
-      behind->buffers[0] = behind->buffers[1];
-      behind->buffers[1] = filled;
-      behind->from = filled;
-      behind->to = y_first;
-      behind->lines = kColumns * channels / kLanes;
-    }
+    if (behind != nullptr) turn_behind(*behind, y_first, kColumns, channels);
   }
 }
 
