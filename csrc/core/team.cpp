@@ -94,7 +94,10 @@ void Team::serve(int member) noexcept {
     await(members_[member], called);
     seen = region_.load(std::memory_order_seq_cst);
     if (seen == kClosed) return;
-    wake_children(member, size_.load(std::memory_order_relaxed));
+    // Who was called for the region before and comes late may have no part in this one.
+    const int size = size_.load(std::memory_order_relaxed);
+    if (member >= size) continue;
+    wake_children(member, size);
     const std::int64_t done = work(member, static_cast<std::uint32_t>(seen));
     if (done == 0) continue;
     finished_.fetch_add(done, std::memory_order_seq_cst);
