@@ -328,7 +328,7 @@ void run_separable(const RunOf<T>& run, const Record& record, const Pixels<T>& x
   const RecordHeader& h = *record.header;
   const SeparableProblem p = separable_problem(record, shape, record_output("run", record, shape));
   SeparablePlan plan = plan_separable(p, run.caches, run.threads, fusion_policy());
-  const bool bare = is_bare(run, p), lines = goes_by_lines(run, p, y);
+  const bool bare = is_bare(run, p), lines = bare && goes_by_lines(run, p, plan, y);
   if (bare) {
     plan.padded = false;
     plan.ring_rows = 0;

@@ -93,11 +93,13 @@ bool is_bare(const RunOf<T>& run, const SeparableProblem& p) {
          (right == 0 || right == (w.kernel_w - w.stride_w) / 2);
 }
 
-// Whether the outputs y of a depthwise convolution alone go past the caches by LinesOfPixels.
+// Whether the outputs y of a depthwise convolution alone, whose rows are bare, go past the caches
+// by LinesOfPixels: of whole pixels, so no task has a part of the channels.
 template <typename T>
-bool goes_by_lines(const RunOf<T>& run, const SeparableProblem& p, const T* y) {
+bool goes_by_lines(const RunOf<T>& run, const SeparableProblem& p, const SeparablePlan& plan,
+                   const T* y) {
   if constexpr (std::is_same_v<T, float>) {
-    return run.streams && is_bare(run, p) && p.ow % LinesBehind::kPixels == 0 &&
+    return run.streams && plan.parts == 1 && p.ow % LinesBehind::kPixels == 0 &&
            LinesOfPixels::fit(y, p.c_mid);
   } else {
     return false;

@@ -122,7 +122,8 @@ struct DepthwiseArgsOf {
   /// Nobody reads y while a cache would hold it. A kernel that writes whole lines may go past
   /// those.
   bool stream;
-  /// For a dense y of a multiple of 14 columns and of 8 channels that begins on a line; or nullptr.
+  /// For all channels, a multiple of 8, of a dense y of a multiple of 14 columns that begins on a
+  /// line; or nullptr.
   /// The caller writes what is left in the end.
   LinesBehind* behind;
 };

@@ -92,6 +92,23 @@ def test_large_results_are_those_of_single_images(
     assert torch.equal(y, torch.cat([convolved(image) for image in x.split(1)]))
 
 
+@pytest.mark.parametrize("shape", [(1, 248, 3, 1512), (1, 200, 7, 840), (1, 72, 112, 140)])
+def test_large_image_on_any_number_of_threads(shape: tuple[int, ...], isa: str) -> None:
+    """Threads share its rows, or its channels where those divide better."""
+    x = torch.randn(shape).to(memory_format=torch.channels_last)
+    weight = torch.randn(shape[1], 1, 3, 3)
+    before = torch.get_num_threads()
+    try:
+        results = []
+        for threads in (1, 2, 3, 4):
+            torch.set_num_threads(threads)
+            results.append(ops.depthwise_conv2d(x, weight, padding=1))
+    finally:
+        torch.set_num_threads(before)
+    assert results[0].numel() > 1 << 20
+    assert all(torch.equal(y, results[0]) for y in results)
+
+
 def test_layouts(isa: str) -> None:
     weight = torch.randn(20, 1, 3, 3)
     for x in layouts(torch.randn(2, 20, 7, 6)).values():
