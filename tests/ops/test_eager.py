@@ -132,23 +132,6 @@ def compiled(f: Function) -> Any:
     return weight.grad
 
 
-SITUATIONS = [
-    saved_hooks,
-    recomputed,
-    changed_before_backward,
-    changed_in_place,
-    in_another_thread,
-    autocast,
-    vmap,
-    gradient_transform,
-    left_over_from_a_transform,
-    forward_mode,
-    symbolic_trace,
-    jit_trace,
-    compiled,
-]
-
-
 #: Differentiate what they computed.
 NEED_GRADIENTS = [
     saved_hooks,
@@ -159,6 +142,15 @@ NEED_GRADIENTS = [
     autocast,
     left_over_from_a_transform,
     compiled,
+]
+
+SITUATIONS = [
+    *NEED_GRADIENTS,
+    vmap,
+    gradient_transform,
+    forward_mode,
+    symbolic_trace,
+    jit_trace,
 ]
 
 
