@@ -155,12 +155,22 @@ class DepthwiseBackward {
     const std::int64_t in_tile = 2 * taps_ + w_.kernel_h * (w_.kernel_w + 3);
     const std::int64_t most = std::max(kBlock, l1 / in_tile / kBlock * kBlock);
     at_once_ = round_up(ceil_div(chunk_, ceil_div(chunk_, most)), kBlock);
-    // Lines behind want all channels: that is worth a third of the taps in the second cache.
+    // Lines of two vectors want all channels: worth a third of the taps in the second cache.
     elements_ = x_.n * x_.h * x_.w * x_.c;
     by_lines_ = streams() && !wants_sums && chunk_ >= x_.c && x_.c <= 2 * at_once_ && fits_lines();
     if (by_lines_) at_once_ = chunk_;
     const std::int64_t units = x_.n >= kEnoughImages ? x_.n : x_.n * x_.h;
     groups_ = std::clamp<std::int64_t>(kTasks / ceil_div(x_.c, chunk_), 1, units);
+    // Each group has sums of all taps, through memory twice; channels can be shared out too.
+    constexpr std::int64_t kFew = 8, kPixelsPerTap = 32;
+    const std::int64_t worth = x_.n * x_.h * x_.w / (kPixelsPerTap * taps_);
+    while (groups_ > kFew && groups_ > worth) groups_ /= 2;
+    const std::int64_t tasks = std::min<std::int64_t>(kTasks, 4 * run_.threads);
+    const std::int64_t chunks = tasks / groups_;
+    if (!by_lines_ && chunks > ceil_div(x_.c, chunk_)) {
+      chunk_ = round_up(ceil_div(x_.c, chunks), kBlock);
+      at_once_ = std::min(at_once_, chunk_);
+    }
     unit_rows_ = x_.n * x_.h / units;
   }
 
@@ -214,9 +224,6 @@ class DepthwiseBackward {
     a.channels = channels;
     a.dx_stride = scratch_dx == nullptr ? x_.c : wanted_.input == nullptr ? 0 : channels;
     a.stream = streams() && scratch_dx == nullptr;
-    LinesOfPixels lines;
-    if (by_lines_ && scratch_dx == nullptr) lines.begin(channels, scope);
-    a.behind = lines.behind();
     const std::int64_t units = x_.n * x_.h / unit_rows_;
     const std::int64_t first = group * units / groups_ * unit_rows_;
     const std::int64_t last = (group + 1) * units / groups_ * unit_rows_;
@@ -239,18 +246,16 @@ class DepthwiseBackward {
         run_.kernels.copy_f32({a.dx, channels, dx, x_.c, x_.w, channels, /*stream=*/true});
       }
     }
-    lines.finish(run_.kernels);
     if (streams()) publish_streams();
   }
 
   // No cache would hold dx until it is read.
   bool streams() const { return elements_ >= kStreamedDepthwise; }
 
-  // Whether dx can go past the caches as DepthwiseGradArgs::behind has it.
+  // Whether dx can go past the caches if a kernel makes all channels of a row at once.
   bool fits_lines() const {
-    const std::int64_t group = w_.stride_w == 1 ? LinesBehind::kPixels : 8;
-    return tuned_ != nullptr && wanted_.input != nullptr && x_.w % group == 0 &&
-           LinesOfPixels::fit(wanted_.input, x_.c);
+    return tuned_ != nullptr && wanted_.input != nullptr && x_.w % 2 == 0 &&
+           x_.c % kBlock == kHalfBlock;
   }
 
   // The first row of dy that a window over row iy of x belongs to.

@@ -153,9 +153,6 @@ void for_strips(const SeparableBlock<T>& b, T* ring, std::int64_t first, std::in
     return uses_ring ? ring_rows(b, ring + b.ring_at(channel - first_channel), channels)
                      : Rows<T>{b.input.x + channel, p.w * stride, stride, p.h, false};
   };
-  Workspace::Scope scope(Workspace::of_this_thread());
-  LinesOfPixels lines;
-  if (b.lines) lines.begin(p.c_mid, scope);
   std::int64_t expanded = 0;  // rows of the expansion above this one are there, as far as needed
   for (std::int64_t begin = first; begin < last; begin += b.plan.strip_rows) {
     const std::int64_t end = std::min(begin + b.plan.strip_rows, last);
@@ -173,7 +170,7 @@ void for_strips(const SeparableBlock<T>& b, T* ring, std::int64_t first, std::in
         expand_rows(b, ring + b.ring_at(channel - first_channel), rows, from, to, channel,
                     channels);
       }
-      DepthwiseRow<T> depthwise(b, rows, channel, b.middle_channels(channels), lines.behind());
+      DepthwiseRow<T> depthwise(b, rows, channel, b.middle_channels(channels));
       std::int64_t copied = top;
       for (std::int64_t oy = begin; oy < end; ++oy) {
         const std::int64_t row = oy - (middle_row < 0 ? begin : middle_row);
@@ -194,7 +191,6 @@ void for_strips(const SeparableBlock<T>& b, T* ring, std::int64_t first, std::in
     expanded = std::max(expanded, to);
     done(begin, end);
   }
-  if constexpr (std::is_same_v<T, float>) lines.finish(b.run.kernels);
   if (b.run.streams) publish_streams();
 }
 
@@ -328,16 +324,16 @@ void run_separable(const RunOf<T>& run, const Record& record, const Pixels<T>& x
   const RecordHeader& h = *record.header;
   const SeparableProblem p = separable_problem(record, shape, record_output("run", record, shape));
   SeparablePlan plan = plan_separable(p, run.caches, run.threads, fusion_policy());
-  const bool bare = is_bare(run, p), lines = bare && goes_by_lines(run, p, plan, y);
+  const bool bare = is_bare(run, p);
   if (bare) {
     plan.padded = false;
     plan.ring_rows = 0;
+    plan.chunk = bare_chunk(run, p, plan);
   }
-  if (lines) plan.chunk = round_up(p.c_mid, kBlock);  // whole pixels
   const RunOf<T> mine = {run.kernels, run.caches, plan.threads, run.streams,
                          plan.room_for_weights ? run.ahead : nullptr};
   const SeparableBlock<T> block = {
-      mine, record, h, p.window, p, plan, x, y_stride > 0 ? y_stride : p.c_out, bare, lines};
+      mine, record, h, p.window, p, plan, x, y_stride > 0 ? y_stride : p.c_out, bare};
   if (block.plan.row_fusion) {
     run_row_fusion(block, y);
   } else {

@@ -38,7 +38,7 @@ namespace {
 // clang-format off
 #include "kernels/pointwise.inl"
 #include "kernels/pointwise_backward.inl"
-#include "kernels/lines_behind.inl"
+#include "kernels/half_lines.inl"
 #include "kernels/depthwise.inl"
 #include "kernels/depthwise_backward.inl"
 #include "kernels/channels.inl"

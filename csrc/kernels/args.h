@@ -81,18 +81,6 @@ struct PointwiseArgsOf {
 };
 using PointwiseArgs = PointwiseArgsOf<float>;
 
-/// Whole lines on their way to memory, past the caches. Pixels that begin in the middle of a line
-/// can't be stored there one by one: a kernel computes a few into a buffer and writes them on, line
-/// by line, between the tiles of the next few, in the next call too. It need not: it may leave this
-/// alone.
-struct LinesBehind {
-  static constexpr std::int64_t kPixels = 14;
-  float* buffers[2];  ///< kPixels dense pixels each: for those that come next, and for the last
-  const float* from;  ///< where in the last the lines are
-  float* to;
-  std::int64_t lines;  ///< still to be written, of 64 bytes
-};
-
 /// One output row (or a part of it) of a depthwise convolution, every tap inside the row:
 ///   y[j, c] = act(bias[c] + sum_{u < rows} sum_{v < kw} w[c, first_row + u, v]
 ///                                                  * x_rows[u][(j * stride + v) * x_stride + c])
@@ -122,10 +110,6 @@ struct DepthwiseArgsOf {
   /// Nobody reads y while a cache would hold it. A kernel that writes whole lines may go past
   /// those.
   bool stream;
-  /// For all channels, a multiple of 8, of a dense y of a multiple of 14 columns that begins on a
-  /// line; or nullptr.
-  /// The caller writes what is left in the end.
-  LinesBehind* behind;
 };
 using DepthwiseArgs = DepthwiseArgsOf<float>;
 
@@ -171,9 +155,6 @@ struct DepthwiseGradArgs {
   std::int64_t columns;  ///< of dx, >= 0
   std::int64_t first_channel, channels;  ///< from a multiple of 16 to, not with, channel `channels`
   bool stream;  ///< no cache would hold dx until it is read; a kernel may ignore it
-  /// For all channels of a dense dx that begins on a line, of a multiple of 14 columns with stride
-  /// 1, of 8 with stride 2; or nullptr. The caller writes what is left in the end.
-  LinesBehind* behind;
   RowsAhead ahead;
 };
 

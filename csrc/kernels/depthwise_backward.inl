@@ -66,8 +66,12 @@ struct RowEnds {
   static constexpr bool kLooks = kAny;
 };
 
+struct GradRow : DepthwiseGradArgs {
+  HalfLines* lines;  // or nullptr
+};
+
 template <int kKernel, int kStride, int kOdd, int kColumns, typename Ends, bool kTail>
-inline void grad_tile(const DepthwiseGradArgs& a, int64_t column, int64_t c, int64_t lanes) {
+inline void grad_tile(const GradRow& a, int64_t column, int64_t c, int64_t lanes) {
   Vec dx[kColumns], x[kColumns];
   const float* from = a.x + column * a.x_stride + c;
 #pragma GCC unroll 16
@@ -109,8 +113,17 @@ inline void grad_tile(const DepthwiseGradArgs& a, int64_t column, int64_t c, int
     for (int v = 0; v < kKernel; ++v) store(dw + v * kBlock, sums[v]);
   }
   fetch_ahead<kStride, kColumns>(a.ahead, column, c);
-  if (kWritesBehind && a.behind != nullptr) write_behind<kColumns>(*a.behind);
   float* to = a.dx + column * a.dx_stride + c;
+  if constexpr (kPutsLinesTogether && kColumns == kGradColumns<kStride>) {
+    if (a.lines != nullptr) {
+      if (column % 2 == 0) {
+        stream_half_lines<kColumns, 0>(*a.lines, to, a.dx_stride, dx, c == 0, kTail);
+      } else {
+        stream_half_lines<kColumns, 1>(*a.lines, to, a.dx_stride, dx, c == 0, kTail);
+      }
+      return;
+    }
+  }
   if (a.stream && !kTail) {
 #pragma GCC unroll 16
     for (int t = 0; t < kColumns; ++t) stream(to + t * a.dx_stride, dx[t]);
@@ -122,9 +135,8 @@ inline void grad_tile(const DepthwiseGradArgs& a, int64_t column, int64_t c, int
 
 // `tiles` of them from a column on.
 template <int kKernel, int kStride, int kOdd, int kColumns, typename Ends>
-__attribute__((noinline)) void grad_tiles(const DepthwiseGradArgs& args, int64_t column,
-                                          int64_t tiles) {
-  const DepthwiseGradArgs a = args;  // a copy that the stores can't change stays in registers
+__attribute__((noinline)) void grad_tiles(const GradRow& args, int64_t column, int64_t tiles) {
+  const GradRow a = args;  // a copy that the stores can't change stays in registers
   for (; tiles > 0; --tiles, column += kColumns) {
     int64_t c = a.first_channel;
     for (; c + kLanes <= a.channels; c += kLanes) {
@@ -139,7 +151,7 @@ __attribute__((noinline)) void grad_tiles(const DepthwiseGradArgs& args, int64_t
 // Tiles from a column on, of which at least one fits before column `end`: the next ones that lie
 // alike in the row. Returns the column behind them.
 template <int kKernel, int kStride, int kOdd, int kColumns>
-inline int64_t grad_columns(const DepthwiseGradArgs& a, int64_t column, int64_t end) {
+inline int64_t grad_columns(const GradRow& a, int64_t column, int64_t end) {
   const int64_t middle = (a.first + column) / kStride;
   const int64_t left = -(middle + kFirstGrad<kKernel, kStride, kOdd>);
   const int64_t right = middle + kLastGrad<kStride, kOdd, kColumns> - (a.dy_columns - 1);
@@ -160,31 +172,10 @@ inline int64_t grad_columns(const DepthwiseGradArgs& a, int64_t column, int64_t 
   return run(RowEnds<0, 0, true>{}, 1);
 }
 
-// A row by lines behind: a group of columns into the buffer, then the next. Its tiles write at
-// least as many lines as the group before had.
 template <int kKernel, int kStride, int kOdd>
-inline void grad_row_by_lines(const DepthwiseGradArgs& row) {
-  constexpr int kColumns = kGradColumns<kStride>;
-  constexpr int64_t kGroup = kStride == 1 ? LinesBehind::kPixels : kColumns;
-  LinesBehind& behind = *row.behind;
-  DepthwiseGradArgs a = row;
-  a.dx_stride = a.channels;
-  for (int64_t first = 0; first < a.columns; first += kGroup) {
-    a.dx = behind.buffers[0] - first * a.channels;
-    for (int64_t i = first; i < first + kGroup;) {
-      i = grad_columns<kKernel, kStride, kOdd, kColumns>(a, i, first + kGroup);
-    }
-    turn_behind(behind, row.dx + first * row.dx_stride, kGroup, a.channels);
-  }
-}
-
-template <int kKernel, int kStride, int kOdd>
-inline void grad_row(const DepthwiseGradArgs& a) {
+inline void grad_row(const GradRow& a) {
   constexpr int kColumns = kGradColumns<kStride>;
   static_assert(kColumns % kStride == 0);  // the tiles that follow start at the same phase
-  if constexpr (kWritesBehind) {
-    if (a.behind != nullptr) return grad_row_by_lines<kKernel, kStride, kOdd>(a);
-  }
   int64_t i = 0;
   while (i + kColumns <= a.columns) {
     i = grad_columns<kKernel, kStride, kOdd, kColumns>(a, i, a.columns);
@@ -198,9 +189,13 @@ inline void grad_row(const DepthwiseGradArgs& a) {
 
 template <int kKernel, int kStride>
 inline void depthwise_backward(const DepthwiseGradArgs& args) {
-  DepthwiseGradArgs a = args;
-  a.stream = a.stream && (!kWritesBehind || a.behind == nullptr) &&
-             can_stream(a.dx, a.columns > 1 ? a.dx_stride : 0);
+  constexpr int kColumns = kGradColumns<kStride>;
+  HalfLines half_lines;
+  GradRow a = {args, nullptr};
+  const bool halves = a.stream && a.first_channel == 0 && a.columns % 2 == 0 &&
+                      a.columns % kColumns == 0 && fits_half_lines(a.dx, a.dx_stride, a.channels);
+  if (halves) a.lines = &half_lines;
+  a.stream = a.stream && can_stream(a.dx, a.columns > 1 ? a.dx_stride : 0);
   if (kStride == 1 || a.first % kStride == 0) {
     grad_row<kKernel, kStride, 0>(a);
   } else {

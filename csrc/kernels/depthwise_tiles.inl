@@ -21,11 +21,12 @@ struct RowOfTiles {
   int64_t y_one, y_three;                           // of y
   const float* bias;
   float* sum;
+  HalfLines* lines;  // or nullptr
   int32_t activation;
   bool stream;
   bool rare;  // there are sums, or outputs go past the caches
 
-  RowOfTiles(const DepthwiseArgs& a, int64_t y_stride, bool past_caches)
+  RowOfTiles(const DepthwiseArgs& a, HalfLines* half_lines, bool past_caches)
       : x_rows(a.x_rows),
         rows(a.rows),
         x_one(4 * a.x_stride),
@@ -33,10 +34,11 @@ struct RowOfTiles {
         x_five(5 * x_one),
         x_seven(7 * x_one),
         x_nine(9 * x_one),
-        y_one(4 * y_stride),
+        y_one(4 * a.y_stride),
         y_three(3 * y_one),
         bias(a.bias),
         sum(a.sum),
+        lines(half_lines),
         activation(a.activation),
         stream(past_caches),
         rare(past_caches || a.sum != nullptr) {}
@@ -156,6 +158,10 @@ inline __attribute__((always_inline)) void strided_depthwise_store(const RowOfTi
           store(to, sum);
         }
       }
+    }
+    if (kColumns == HalfLines::kColumns && a.lines != nullptr) {
+      stream_half_lines<kColumns, 0>(*a.lines, y, a.y_one / 4, acc, c == 0, kHalf);
+      return;
     }
     if (!kHalf && a.stream) {
 #pragma GCC unroll 16
@@ -285,11 +291,13 @@ inline __attribute__((always_inline)) void strided_depthwise_pairs(const RowOfTi
 template <int kKernel, int kStride, int kColumns, int kVecs>
 __attribute__((noinline)) void strided_depthwise_columns(const DepthwiseArgs& a, int64_t first,
                                                          int64_t last, int64_t counted) {
-  LinesBehind* const behind = kColumns == LinesBehind::kPixels ? a.behind : nullptr;
   // Past the caches only where every line is written by one store.
-  const RowOfTiles shared(a, behind != nullptr ? a.channels : a.y_stride,
-                          behind == nullptr && a.stream && a.channels % kLanes == 0 &&
-                              can_stream(a.y, a.columns > 1 ? a.y_stride : 0));
+  HalfLines half_lines;
+  const bool halves = kColumns == HalfLines::kColumns && a.stream && a.columns % kColumns == 0 &&
+                      fits_half_lines(a.y, a.y_stride, a.channels);
+  const bool wholes = a.stream && a.channels % kLanes == 0 &&
+                      can_stream(a.y, a.columns > 1 ? a.y_stride : 0);
+  const RowOfTiles shared(a, halves ? &half_lines : nullptr, halves || wholes);
   constexpr int64_t kBlockTaps = kKernel * kKernel * kBlock;
   const int64_t channels = a.channels, columns = a.columns;
   const bool left = a.zeros_left >= kZerosLeft<kKernel>;
@@ -302,11 +310,10 @@ __attribute__((noinline)) void strided_depthwise_columns(const DepthwiseArgs& a,
     const int ends =
         (left && at == 0 ? kLeftEnd : 0) + (right && at + kColumns == columns ? kRightEnd : 0);
     const float* w = weights;
-    float* y = behind != nullptr ? behind->buffers[0] : y_first;
+    float* y = y_first;
     int64_t x_at = x_first;
     int64_t c = 0;
     for (; c + kVecs * kLanes <= channels; c += kVecs * kLanes, w += kVecs * kBlockTaps) {
-      if (behind != nullptr) write_behind<kColumns>(*behind);
       strided_depthwise_tile<kKernel, kStride, kColumns, kVecs, false>(shared, w, x_at, y, ends,
                                                                        counted, c);
       y += kVecs * kLanes;
@@ -328,14 +335,12 @@ __attribute__((noinline)) void strided_depthwise_columns(const DepthwiseArgs& a,
     }
     if (channels - c == kHalfBlock) {
       if constexpr (kColumns == 14) {
-        if (behind != nullptr) write_behind<kColumns / 2>(*behind);
         strided_depthwise_pairs<kKernel, kStride>(shared, w, x_at, y, ends, counted, c);
       } else {
         strided_depthwise_tile<kKernel, kStride, kColumns, 1, true>(shared, w, x_at, y, ends,
                                                                     counted, c);
       }
     }
-    if (behind != nullptr) turn_behind(*behind, y_first, kColumns, channels);
   }
 }
 
@@ -345,6 +350,9 @@ constexpr int64_t kFewColumns = 7;
 template <int kKernel, int kStride>
 inline void strided_depthwise_row(const DepthwiseArgs& a) {
   const int64_t columns = a.columns, many = columns - columns % 14;
+  if (a.stream && a.y_stride % (2 * kLanes) == 0 && columns % kFewColumns == 0) {
+    return strided_depthwise_columns<kKernel, kStride, 7, 2>(a, 0, columns, 0);
+  }
   if (many > 0) strided_depthwise_columns<kKernel, kStride, 14, 1>(a, 0, many, 0);
   if (columns == many) return;
   if (columns - many > kFewColumns) {

@@ -85,6 +85,7 @@ inline Vec pow2(Vec a) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(exponent, 23));
 }
 constexpr bool kStreams = true;
+#define WEEBILL_WHOLE_LINES
 inline void stream(float* p, Vec a) { _mm512_stream_ps(p, a); }
 // always_inline: gcc 12 drops calls of a function that does nothing but prefetch.
 inline __attribute__((always_inline)) void prefetch(const float* p) {
@@ -125,6 +126,10 @@ inline Vec low_pairs(Vec a, Vec b) { return permuted(a, b, load_lanes_now(kLowPa
 #if defined(__AVX512F__)
 inline Vec low_and_low(Vec a, Vec b) { return _mm512_shuffle_f32x4(a, b, 0x44); }
 inline Vec high(Vec a) { return _mm512_shuffle_f32x4(a, a, 0xee); }
+inline Vec high_and_low(Vec a, Vec b) {
+  return _mm512_castsi512_ps(
+      _mm512_alignr_epi64(_mm512_castps_si512(b), _mm512_castps_si512(a), 4));
+}
 inline void accumulate_now(Vec& acc, Vec a, Vec b) {
   __asm__ volatile("vfmadd231ps %2, %1, %0" : "+v"(acc) : "v"(a), "v"(b));
 }
@@ -313,6 +318,10 @@ inline Vec low_and_low(Vec a, Vec b) {
 inline Vec high(Vec a) {
   return _mm512_permutexvar_ps(
       _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 15, 14, 13, 12, 11, 10, 9, 8), a);
+}
+inline Vec high_and_low(Vec a, Vec b) {
+  return _mm512_permutex2var_ps(
+      a, _mm512_set_epi32(23, 22, 21, 20, 19, 18, 17, 16, 15, 14, 13, 12, 11, 10, 9, 8), b);
 }
 inline void store_now(float* p, Vec v) { store(p, v); }
 inline void store_low_now(float* p, Vec v) { store_low(p, v); }

@@ -65,28 +65,6 @@ std::vector<float> rounded(std::vector<float> values) {
 template <typename T>
 constexpr reference::Precision kPrecision = kIsHalf<T> ? reference::kFloat16 : reference::kFloat32;
 
-/// What kernels write behind their tiles, for pixels of so many channels.
-class Lines {
- public:
-  explicit Lines(std::int64_t channels)
-      : memory_(static_cast<std::size_t>(2 * LinesBehind::kPixels * channels) + kBlock) {
-    void* at = memory_.data();
-    std::size_t room = memory_.size() * sizeof(float);
-    float* const first =
-        static_cast<float*>(std::align(kLine, room - kBlock * sizeof(float), at, room));
-    behind_ = {{first, first + LinesBehind::kPixels * channels}, nullptr, nullptr, 0};
-  }
-
-  static bool fit(const float* y) { return reinterpret_cast<std::uintptr_t>(y) % kLine == 0; }
-  LinesBehind* behind() { return &behind_; }
-  void finish() const { std::copy_n(behind_.from, behind_.lines * kBlock, behind_.to); }
-
- private:
-  static constexpr std::size_t kLine = 64;
-  std::vector<float> memory_;
-  LinesBehind behind_{};
-};
-
 using Sizes = std::vector<std::int64_t>;
 
 /// Around every vector and block width, and the widths of real networks.

@@ -142,15 +142,7 @@ std::vector<float> run_kernel(const Problem& t, const std::string& isa, const Ru
   args.channels = s.channels;
   args.activation = run.activation;
   args.stream = run.stream;
-  Lines lines(s.channels);
-  if constexpr (!kIsHalf<T>) {
-    if (run.stream && run.y_stride == s.channels && s.channels % 8 == 0 && run.columns % 14 == 0 &&
-        lines.fit(y.data())) {
-      args.behind = lines.behind();
-    }
-  }
   kernel(args);
-  lines.finish();
 
   for (std::size_t u = 0; u < rows.size(); ++u) WEEBILL_EXPECT(rows[u]->unchanged(row_values[u]));
   WEEBILL_EXPECT(x_rows.unchanged(row_pointers));
