@@ -56,6 +56,19 @@ struct RunOf {
       parallel_for(tasks, body);
     }
   }
+
+  /// body(first, last) for all of [0, count), cut at multiples of `step`. In parallel where it is
+  /// worth the region: each costs so many elements read or written.
+  template <typename Body>
+  void for_ranges(std::int64_t count, std::int64_t step, std::int64_t elements, Body&& body) const {
+    constexpr std::int64_t kWorthwhile = 1 << 14;
+    const std::int64_t steps = ceil_div(count, step);
+    const std::int64_t tasks =
+        count * elements < kWorthwhile ? 1 : std::min<std::int64_t>(threads, steps);
+    for_each(tasks, [&](std::int64_t task) {
+      body(task * steps / tasks * step, std::min((task + 1) * steps / tasks * step, count));
+    });
+  }
 };
 using Run = RunOf<float>;
 

@@ -35,7 +35,9 @@ void pointwise_forward(const Run& run, const PixelSource& x, const ProductShape&
                        const float* weight, const Moments& moments, std::int64_t groups, float* z,
                        Workspace::Scope& scope) {
   float* packed = scope.take(product_elements(s.k, s.n));
-  pack_product(weight, s.n, s.k, 1, packed);
+  run.for_ranges(s.n, kBlock, s.k, [&](std::int64_t first, std::int64_t last) {
+    pack_product(weight + first * s.k, last - first, s.k, 1, packed + first * s.k);
+  });
   const float* zeros = scope.zeros(round_up(s.n, kBlock));
   // A result that no cache holds until it is read goes past them.
   const bool streams = s.m * s.n >= kStreamedElements;

@@ -21,15 +21,30 @@ constexpr std::int64_t kPixelsPerGroup = 512;
 using View = PixelSource::View;
 
 // (n, k) as the weights of a product with n inputs and k outputs: the layout of PointwiseArgs::w.
-void pack_transposed(const float* w, std::int64_t n, std::int64_t k, float* out) {
-  for (std::int64_t first = 0; first < k; first += kBlock) {
-    const std::int64_t width = k - first <= kHalfBlock ? kHalfBlock : kBlock;
-    const std::int64_t there = std::min(width, k - first);
-    for (std::int64_t o = 0; o < n; ++o, out += width) {
-      std::copy_n(w + o * k + first, there, out);
-      std::fill(out + there, out + width, 0.0f);
+void pack_transposed(const Run& run, const float* w, std::int64_t n, std::int64_t k,
+                     float* packed) {
+  run.for_ranges(k, kBlock, n, [&](std::int64_t from, std::int64_t to) {
+    float* out = packed + from * n;
+    for (std::int64_t first = from; first < to; first += kBlock) {
+      const std::int64_t width = k - first <= kHalfBlock ? kHalfBlock : kBlock;
+      const std::int64_t there = std::min(width, k - first);
+      for (std::int64_t o = 0; o < n; ++o, out += width) {
+        std::copy_n(w + o * k + first, there, out);
+        std::fill(out + there, out + width, 0.0f);
+      }
     }
-  }
+  });
+}
+
+// Adds the sums of all other groups to the first one's.
+void add_groups(const Run& run, const float* sums, std::int64_t groups, std::int64_t size,
+                float* total) {
+  if (sums == nullptr) return;
+  run.for_ranges(size, kBlock, groups, [&](std::int64_t first, std::int64_t last) {
+    for (std::int64_t g = 0; g < groups; ++g) {
+      for (std::int64_t i = first; i < last; ++i) total[i] += sums[g * size + i];
+    }
+  });
 }
 
 // What stays the same from block to block of pixels.
@@ -40,7 +55,7 @@ class PointwiseBackward {
       : run_(run), s_(shape), wanted_(wanted) {
     if (wanted.input == nullptr) return;
     float* packed = scope.take(product_elements(s_.n, s_.k));
-    pack_transposed(weight, s_.n, s_.k, packed);
+    pack_transposed(run, weight, s_.n, s_.k, packed);
     packed_ = packed;
     zeros_ = scope.zeros(round_up(s_.k, kBlock));
   }
@@ -158,14 +173,8 @@ void run_pointwise_backward(const Run& run, const ProductShape& s, const PixelSo
     if (part == 0) input_sums.end(group, 0, s.k);
   });
   input_sums.finish();
-  for (std::int64_t g = 0; g + 1 < groups; ++g) {
-    for (std::int64_t i = 0; sums != nullptr && i < s.n * s.k; ++i) {
-      wanted.weight[i] += sums[g * s.n * s.k + i];
-    }
-    for (std::int64_t o = 0; bias_sums != nullptr && o < s.n; ++o) {
-      wanted.bias[o] += bias_sums[g * s.n + o];
-    }
-  }
+  add_groups(run, sums, groups - 1, s.n * s.k, wanted.weight);
+  add_groups(run, bias_sums, groups - 1, s.n, wanted.bias);
 }
 
 void pointwise_conv2d_backward(const TensorView& dy, const TensorView& x, const Weight& weight,

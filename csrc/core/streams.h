@@ -5,12 +5,6 @@
 #include <xmmintrin.h>
 #endif
 
-#include <cstdint>
-
-#include "core/dispatch.h"
-#include "core/workspace.h"
-#include "kernels/args.h"
-
 namespace weebill {
 
 /// Makes what kernels have stored past the caches visible to other threads: at the end of every

@@ -125,7 +125,7 @@ def _convolution(
 
 #: What torch's autograd calls for an activation, of the gradient and the activation's input. A
 #: graph made for one call, with the engine to run it, takes 30 us more.
-_ACTIVATION_GRADIENTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+ACTIVATION_GRADIENTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "relu": lambda grad, z: torch.ops.aten.threshold_backward.default(grad, z, 0),
     "relu6": lambda grad, z: torch.ops.aten.hardtanh_backward.default(grad, z, 0, 6),
     "hardswish": torch.ops.aten.hardswish_backward.default,
@@ -138,7 +138,7 @@ _ACTIVATION_GRADIENTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 def _before_activation(activation: str, forward: Callable[[], Tensor], grad: Tensor) -> Tensor:
     """The gradient by what goes into the activation, which `forward` computes again."""
     z = forward()
-    gradient_of = _ACTIVATION_GRADIENTS.get(activation)
+    gradient_of = ACTIVATION_GRADIENTS.get(activation)
     if gradient_of is not None:
         return gradient_of(grad, z)
     z = z.detach().requires_grad_()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import inspect
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -27,15 +27,12 @@ TRIAL_BATCH = 2
 
 def has_hooks(module: nn.Module) -> bool:
     """Whether calling the module runs more than its forward."""
-    return any(map(bool, hook_tables(module)))
-
-
-def hook_tables(module: nn.Module) -> Iterator[dict[Any, Any]]:
-    """The tables in which torch keeps the hooks of a module's calls."""
-    yield module._forward_hooks
-    yield module._forward_pre_hooks
-    yield module._backward_hooks
-    yield module._backward_pre_hooks
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
 
 
 class Graph:

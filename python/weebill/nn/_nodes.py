@@ -15,11 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from weebill import _reference
+from weebill import _gradients, _ops, _reference
+from weebill.fusion import activations
 
 Parameters: TypeAlias = tuple[Tensor, Tensor | None, Tensor | None]
 
-_ops = torch.ops.weebill
+_kernels = torch.ops.weebill
 
 
 def is_depthwise(layer: nn.Conv2d) -> bool:
@@ -113,13 +114,37 @@ def move_statistics(norm: nn.BatchNorm2d, mean: Tensor, var: Tensor, count: int)
         norm.running_var.lerp_(var * (count / (count - 1)), momentum)
 
 
+def _move_all_statistics(layers: Sequence[Layer], outputs: Sequence[Tensor]) -> None:
+    """`move_statistics` of all layers, in few calls where they have the same momentum."""
+    norms = [layer.norm for layer in layers]
+    statistics = outputs[1::2]
+    counts = [z.numel() // z.shape[1] for z in outputs[::2]]
+    momentum = norms[0].momentum
+    running = [t for norm in norms for t in (norm.running_mean, norm.running_var) if t is not None]
+    seen = [n.num_batches_tracked for n in norms if n.num_batches_tracked is not None]
+    if (
+        momentum is None
+        or any(norm.momentum != momentum or not norm.track_running_stats for norm in norms)
+        or len(running) + len(seen) < 3 * len(norms)
+    ):
+        for norm, values, count in zip(norms, statistics, counts, strict=True):
+            move_statistics(norm, values[0], values[1], count)
+        return
+    unbiased = torch._foreach_mul(
+        [values[1] for values in statistics], [n / (n - 1) for n in counts]
+    )
+    batch = [t for values, var in zip(statistics, unbiased, strict=True) for t in (values[0], var)]
+    torch._foreach_add_(seen, 1)
+    torch._foreach_lerp_(running, batch, momentum)
+
+
 class _Run(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, layers: Sequence[Layer], *parameters: Tensor | None) -> Tensor:
         outputs = _forward(layers, x)
         ctx.layers = layers
         ctx.save_for_backward(x, *parameters, *outputs)
-        y: Tensor = _ops.normalize.default(*outputs[-2:], layers[-1].activation)
+        y: Tensor = _kernels.normalize.default(*outputs[-2:], layers[-1].activation)
         return y
 
     @staticmethod
@@ -152,13 +177,13 @@ class _ShuffledRuns(torch.autograd.Function):
         half = x.shape[1] // 2
         if first:
             before = _forward(first, x)
-            beside = _ops.normalize.default(*before[-2:], first[-1].activation)
+            beside = _kernels.normalize.default(*before[-2:], first[-1].activation)
         else:
             before, beside = [], x[:, :half]
         outputs = _forward(second, x if first else x[:, half:])
         ctx.runs = first, second
         ctx.save_for_backward(x, *parameters, *before, *outputs)
-        y: Tensor = _ops.normalize_shuffle.default(beside, *outputs[-2:], second[-1].activation)
+        y: Tensor = _kernels.normalize_shuffle.default(beside, *outputs[-2:], second[-1].activation)
         return y
 
     @staticmethod
@@ -181,7 +206,7 @@ class _ShuffledRuns(torch.autograd.Function):
         if not first:
             half = x.shape[1] // 2
             by_x = torch.empty_like(x)
-            by_second = _ops.unshuffle.default(grad, by_x[:, :half])
+            by_second = _kernels.unshuffle.default(grad, by_x[:, :half])
             _, found = _backward(
                 second,
                 x[:, half:],
@@ -194,7 +219,7 @@ class _ShuffledRuns(torch.autograd.Function):
             return (by_x if wants_x else None, None, None, *found)
         n, channels, height, width = grad.shape
         by_first = grad.new_empty((n, height, width, channels // 2)).permute(0, 3, 1, 2)
-        by_second = _ops.unshuffle.default(grad, by_first)
+        by_second = _kernels.unshuffle.default(grad, by_first)
         split, made = 3 * len(first), 2 * len(first)
         one, found = _backward(
             first, x, parameters[:split], outputs[:made], by_first, [wants_x, *needs[:split]]
@@ -221,11 +246,26 @@ def _excited(
     return x * scale
 
 
-def _activated(function: nn.Module, values: Tensor) -> tuple[Tensor, Tensor]:
-    """The values as a leaf, and what the function makes of them: a graph of its own."""
-    with torch.enable_grad():
-        leaf = values.requires_grad_()
-        return leaf, function(leaf.clone())  # which may work in place
+class _Activated:
+    """What a function makes of values. One that is not known has a graph of its own."""
+
+    def __init__(self, function: nn.Module, values: Tensor) -> None:
+        self.gradient_of = _gradients.ACTIVATION_GRADIENTS.get(
+            activations.of_module(function) or ""
+        )
+        self.values = values
+        if self.gradient_of is not None:
+            self.result: Tensor = function(values.clone())  # which may work in place
+            return
+        with torch.enable_grad():
+            self.made: Tensor = function(values.requires_grad_().clone())
+        self.result = self.made.detach()
+
+    def backward(self, grad: Tensor) -> Tensor:
+        if self.gradient_of is not None:
+            return self.gradient_of(grad, self.values)
+        (by_values,) = torch.autograd.grad(self.made, self.values, grad, retain_graph=True)
+        return by_values
 
 
 class _SqueezeExcite(torch.autograd.Function):
@@ -237,16 +277,12 @@ class _SqueezeExcite(torch.autograd.Function):
         ctx: Any, x: Tensor, activation: nn.Module, gate: nn.Module, *parameters: Tensor | None
     ) -> Tensor:
         w1, b1, w2, b2 = parameters
-        means = _ops.channel_means.default(x)[:, :, None, None]
-        hidden, active = _activated(
-            activation, _ops.pointwise_conv2d.default(means, w1, b1, "none")
-        )
-        excited, scale = _activated(
-            gate, _ops.pointwise_conv2d.default(active.detach(), w2, b2, "none")
-        )
-        ctx.functions, ctx.graph = (activation, gate), (means, hidden, active, excited, scale)
+        means = _kernels.channel_means.default(x)[:, :, None, None]
+        hidden = _Activated(activation, _ops.pointwise_conv2d(means, w1, b1, "none"))
+        scale = _Activated(gate, _ops.pointwise_conv2d(hidden.result, w2, b2, "none"))
+        ctx.functions, ctx.values = (activation, gate), (means, hidden, scale)
         ctx.save_for_backward(x, *parameters)
-        y: Tensor = _ops.scale_channels.default(x, scale.detach().flatten(1), None)
+        y: Tensor = _kernels.scale_channels.default(x, scale.result.flatten(1), None)
         return y
 
     @staticmethod
@@ -261,22 +297,20 @@ class _SqueezeExcite(torch.autograd.Function):
             )
             return (by_x, None, None, *others)
         grad = grad.contiguous(memory_format=torch.channels_last)
-        means, hidden, active, excited, scale = ctx.graph
+        means, hidden, scale = ctx.values
         w1, _, w2, _ = parameters
         wants_x, _, _, *wanted = ctx.needs_input_grad
-        dots = _ops.channel_dots.default(grad, x)[:, :, None, None]
-        (by_excited,) = torch.autograd.grad(scale, excited, dots, retain_graph=True)
-        by_active, *second = _ops.pointwise_conv2d_backward.default(
-            by_excited, active.detach(), w2, [True, *wanted[2:]]
+        dots = _kernels.channel_dots.default(grad, x)[:, :, None, None]
+        by_hidden, *second = _ops.pointwise_conv2d_backward(
+            scale.backward(dots), hidden.result, w2, [True, *wanted[2:]]
         )
-        (by_hidden,) = torch.autograd.grad(active, hidden, by_active, retain_graph=True)
-        by_means, *first = _ops.pointwise_conv2d_backward.default(
-            by_hidden, means, w1, [wants_x, *wanted[:2]]
+        by_means, *first = _ops.pointwise_conv2d_backward(
+            hidden.backward(by_hidden), means, w1, [wants_x, *wanted[:2]]
         )
         by_x = None
         if wants_x:
             by_pixel = by_means.flatten(1) / (x.shape[2] * x.shape[3])
-            by_x = _ops.scale_channels.default(grad, scale.detach().flatten(1), by_pixel)
+            by_x = _kernels.scale_channels.default(grad, scale.result.flatten(1), by_pixel)
         found = zip((*first, *second), wanted, strict=True)
         return (by_x, None, None, *(g if needed else None for g, needed in found))
 
@@ -286,12 +320,12 @@ def _forward(layers: Sequence[Layer], x: Tensor) -> list[Tensor]:
     outputs: list[Tensor] = []
     z, statistics, activation = x, None, "none"
     for layer in layers:
-        z, statistics = _ops.normalized_convolution.default(
+        z, statistics = _kernels.normalized_convolution.default(
             z, statistics, activation, *_settings(layer)
         )
         activation = layer.activation
         outputs += z, statistics
-        move_statistics(layer.norm, statistics[0], statistics[1], z.numel() // z.shape[1])
+    _move_all_statistics(layers, outputs)
     return outputs
 
 
@@ -306,12 +340,12 @@ def _backward(
 ) -> tuple[Tensor | None, list[Tensor | None]]:
     """Gradients by x, which goes to `into` if that is given, and by the parameters."""
     found: list[Tensor | None] = [None] * len(parameters)
-    sums = _ops.normalize_sums.default(grad, *outputs[-2:], layers[-1].activation)
+    sums = _kernels.normalize_sums.default(grad, *outputs[-2:], layers[-1].activation)
     for i in reversed(range(len(layers))):
         before = (outputs[2 * i - 2], outputs[2 * i - 1]) if i else (x, None)
         # A layer that another one comes before has its gradient asked for, wanted or not.
         mask = [i > 0 or needs[0], *needs[1 + 3 * i : 4 + 3 * i]]
-        grad, *gradients, sums = _ops.normalized_convolution_backward.default(
+        grad, *gradients, sums = _kernels.normalized_convolution_backward.default(
             grad,
             *outputs[2 * i : 2 * i + 2],
             sums,
