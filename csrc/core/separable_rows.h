@@ -21,7 +21,7 @@ struct SeparableBlock {
   SeparablePlan plan;
   Pixels<T> input;
   std::int64_t y_stride;
-  bool bare;   // the kernels do not read the zeros around rows of the image itself
+  bool bare;  // the kernels do not read the zeros around rows of the image itself
 
   const T* pixel(std::int64_t p) const { return input.x + p * input.pixel_stride; }
 
@@ -87,8 +87,8 @@ bool is_bare(const RunOf<T>& run, const SeparableProblem& p) {
   const Window& w = p.window;
   const std::int64_t left = w.pad_left, right = zeros_right(p);
   return block::leaves_zeros_out(run.kernels) && !p.has_expand && has_depthwise_tiles(w) &&
-         (p.ow % 14 == 0 || p.ow == 7) &&
-         p.c_mid % kHalfBlock == 0 && (left == 0 || left == w.kernel_w / 2) &&
+         (p.ow % 14 == 0 || p.ow == 7) && p.c_mid % kHalfBlock == 0 &&
+         (left == 0 || left == w.kernel_w / 2) &&
          (right == 0 || right == (w.kernel_w - w.stride_w) / 2);
 }
 
@@ -137,6 +137,7 @@ class DepthwiseRow {
     args_.channels = channels;
     args_.activation = static_cast<std::int32_t>(block.h.depthwise_activation);
     args_.stream = block.run.streams;
+    fetches_ = block.bare && block.run.streams && block.run.caches.foresees_tiles;
     if ((rows.padded || block.bare) && tuned_ != nullptr) {
       args_.zeros_left = w.pad_left;
       args_.zeros_right = zeros_right(block.problem);
@@ -159,6 +160,7 @@ class DepthwiseRow {
     if (args_.rows == 0) args_.first_row = 0;
     args_.sum = sum;
     args_.y_stride = y_stride;
+    if (fetches_) fetch_behind(top + std::int64_t{w.kernel_h - 1} * w.dilation_h);
     const std::int64_t ow = block_.problem.ow;
     for (std::int64_t ox = 0; ox < interior_.first; ++ox) edge(ox, y);
     if (interior_.first < interior_.last) {
@@ -172,6 +174,17 @@ class DepthwiseRow {
   }
 
  private:
+  // The rows behind row iy are the next to be fetched: below the last one, those of the next image.
+  void fetch_behind(std::int64_t iy) {
+    const Window& w = block_.window;
+    const std::int64_t at =
+        (iy + 1) * rows_.row_stride + (w.kernel_w / 2 - w.pad_left) * rows_.pixel_stride;
+    next_.x = reinterpret_cast<const T*>(reinterpret_cast<std::uintptr_t>(rows_.data) +
+                                         static_cast<std::uintptr_t>(at) * sizeof(T));
+    next_.row_stride = rows_.row_stride;
+    args_.ahead = &next_;
+  }
+
   void edge(std::int64_t ox, T* y) {
     const Window& w = block_.window;
     const std::int64_t left = ox * w.stride_w - w.pad_left;
@@ -203,6 +216,8 @@ class DepthwiseRow {
   const Rows<T>& rows_;
   const RowKernel<T> tuned_;
   const Interior interior_;
+  bool fetches_ = false;
+  NextRowsOf<T> next_{};
   DepthwiseArgsOf<T> args_{};
   Workspace::Scope scope_;
   const T** const row_at_;   // the rows under the window, inside the image

@@ -81,6 +81,14 @@ struct PointwiseArgsOf {
 };
 using PointwiseArgs = PointwiseArgsOf<float>;
 
+/// The rows of x that the next output row is the first to need, one for each step of the stride.
+/// Only fetched, and any address will do.
+template <typename T>
+struct NextRowsOf {
+  const T* x;                   ///< the pixel of output column 0 and the middle tap
+  std::int64_t row_stride = 0;  ///< from one of them to the next
+};
+
 /// One output row (or a part of it) of a depthwise convolution, every tap inside the row:
 ///   y[j, c] = act(bias[c] + sum_{u < rows} sum_{v < kw} w[c, first_row + u, v]
 ///                                                  * x_rows[u][(j * stride + v) * x_stride + c])
@@ -110,6 +118,7 @@ struct DepthwiseArgsOf {
   /// Nobody reads y while a cache would hold it. A kernel that writes whole lines may go past
   /// those.
   bool stream;
+  const NextRowsOf<T>* ahead;  ///< or nullptr
 };
 using DepthwiseArgs = DepthwiseArgsOf<float>;
 

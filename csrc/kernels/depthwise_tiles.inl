@@ -22,9 +22,11 @@ struct RowOfTiles {
   const float* bias;
   float* sum;
   HalfLines* lines;  // or nullptr
+  const float* ahead;
+  int64_t ahead_row;
   int32_t activation;
   bool stream;
-  bool rare;  // there are sums, or outputs go past the caches
+  bool rare;  // there are sums, rows to fetch, or outputs that go past the caches
 
   RowOfTiles(const DepthwiseArgs& a, HalfLines* half_lines, bool past_caches)
       : x_rows(a.x_rows),
@@ -39,9 +41,11 @@ struct RowOfTiles {
         bias(a.bias),
         sum(a.sum),
         lines(half_lines),
+        ahead(a.ahead != nullptr ? a.ahead->x : nullptr),
+        ahead_row(a.ahead != nullptr ? 4 * a.ahead->row_stride : 0),
         activation(a.activation),
         stream(past_caches),
-        rare(past_caches || a.sum != nullptr) {}
+        rare(past_caches || a.sum != nullptr || a.ahead != nullptr) {}
 };
 inline const RowOfTiles& anew(const RowOfTiles& row) {
   const RowOfTiles* p = &row;
@@ -136,6 +140,27 @@ inline __attribute__((always_inline)) void at_ends(int ends, Rows&& rows) {
   }
 }
 
+// The tile's part of the rows that come next, to the second cache: memory does not rest during the
+// arithmetic. On an Emerald Rapids convolutions whose inputs the last cache does not hold any more
+// take 5 to 30 % less, others 6 % less to 8 % more.
+template <int kStride, int kColumns, int kVecs>
+inline __attribute__((always_inline)) void fetch_rows_ahead(const RowOfTiles& shared,
+                                                            int64_t x_at) {
+  const RowOfTiles& a = anew(shared);
+  const float* row = behind(a.ahead, x_at);
+#pragma GCC unroll 2
+  for (int r = 0; r < kStride; ++r) {
+    const float* x = row;
+#pragma GCC unroll 28
+    for (int t = 0; t < kColumns * kStride; ++t) {
+#pragma GCC unroll 2
+      for (int j = 0; j < kVecs; ++j) prefetch(x + j * kLanes);
+      x = behind(x, a.x_one);
+    }
+    row = behind(row, a.ahead_row);
+  }
+}
+
 // Stores a tile at y and counts the columns from `counted` on in the sum of channel c.
 template <int kColumns, int kVecs, bool kHalf>
 inline __attribute__((always_inline)) void strided_depthwise_store(const RowOfTiles& shared,
@@ -220,6 +245,7 @@ inline __attribute__((always_inline)) void strided_depthwise_tile(const RowOfTil
   });
 
   activate_all(acc, anew(shared).activation);
+  if (anew(shared).ahead != nullptr) fetch_rows_ahead<kStride, kColumns, kVecs>(shared, x_at);
   strided_depthwise_store<kColumns, kVecs, kHalf>(shared, acc, y, counted, c);
 }
 
@@ -295,8 +321,8 @@ __attribute__((noinline)) void strided_depthwise_columns(const DepthwiseArgs& a,
   HalfLines half_lines;
   const bool halves = kColumns == HalfLines::kColumns && a.stream && a.columns % kColumns == 0 &&
                       fits_half_lines(a.y, a.y_stride, a.channels);
-  const bool wholes = a.stream && a.channels % kLanes == 0 &&
-                      can_stream(a.y, a.columns > 1 ? a.y_stride : 0);
+  const bool wholes =
+      a.stream && a.channels % kLanes == 0 && can_stream(a.y, a.columns > 1 ? a.y_stride : 0);
   const RowOfTiles shared(a, halves ? &half_lines : nullptr, halves || wholes);
   constexpr int64_t kBlockTaps = kKernel * kKernel * kBlock;
   const int64_t channels = a.channels, columns = a.columns;

@@ -64,6 +64,13 @@ std::vector<float> rounded(std::vector<float> values) {
 template <typename T>
 constexpr reference::Precision kPrecision = kIsHalf<T> ? reference::kFloat16 : reference::kFloat32;
 
+/// Nothing may be read or written here; fetching ahead does no harm.
+template <typename T>
+const T* no_address() {
+  constexpr std::uintptr_t kFirstPage = 64;
+  return reinterpret_cast<const T*>(kFirstPage);
+}
+
 using Sizes = std::vector<std::int64_t>;
 
 /// Around every vector and block width, and the widths of real networks.

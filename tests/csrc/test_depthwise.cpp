@@ -142,6 +142,8 @@ std::vector<float> run_kernel(const Problem& t, const std::string& isa, const Ru
   args.channels = s.channels;
   args.activation = run.activation;
   args.stream = run.stream;
+  const NextRowsOf<T> ahead = {no_address<T>(), rng().integer(-1000, 1000)};
+  if (rng().coin()) args.ahead = &ahead;
   kernel(args);
 
   for (std::size_t u = 0; u < rows.size(); ++u) WEEBILL_EXPECT(rows[u]->unchanged(row_values[u]));
