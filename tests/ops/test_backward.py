@@ -72,6 +72,13 @@ def test_depthwise_past_the_caches(channels: int, window: str, isa: str) -> None
     check_depthwise(x, window, "channels_last")
 
 
+@pytest.mark.parametrize("window", ["3x3", "5x5", "3x3 s2", "5x5 s2"])
+def test_depthwise_of_many_channels(window: str, isa: str) -> None:
+    """Taps and rows of which the first cache holds a part."""
+    for shape in ((9, 312, 7, 7), (2, 408, 14, 14)):
+        check_depthwise(torch.randn(shape).to(memory_format=torch.channels_last), window)
+
+
 @pytest.mark.parametrize("layout", layouts(torch.zeros(1, 1, 1, 1)))
 def test_depthwise_layouts(layout: str) -> None:
     x = layouts(torch.randn(2, 20, 7, 6))[layout]
@@ -117,13 +124,15 @@ def test_activations_have_the_gradient_of_autograd(activation: str) -> None:
     torch.testing.assert_close(found, wanted, rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.parametrize("shape", [(5, 40, 33, 40), (17, 200, 7, 7)])
 @pytest.mark.parametrize("name", BACKWARD_OPS)
-def test_threads_do_not_change_a_bit(name: str) -> None:
+def test_threads_do_not_change_a_bit(name: str, shape: tuple[int, ...]) -> None:
     threads = torch.get_num_threads()
-    dw = (torch.randn(5, 40, 33, 40), torch.randn(5, 40, 33, 40), torch.randn(40, 1, 5, 5))
+    channels = shape[1]
+    dw = (torch.randn(shape), torch.randn(shape), torch.randn(channels, 1, 5, 5))
     values: dict[str, tuple[Any, ...]] = {
         "depthwise_conv2d_backward": (*dw, [1, 1], [2, 2, 2, 2], [1, 1], MASK),
-        "pointwise_conv2d_backward": (dw[0], dw[1], torch.randn(40, 40, 1, 1), MASK),
+        "pointwise_conv2d_backward": (dw[0], dw[1], torch.randn(channels, channels, 1, 1), MASK),
     }
     results = []
     try:

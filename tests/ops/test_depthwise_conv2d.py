@@ -69,13 +69,15 @@ def test_batch(batch: int, isa: str) -> None:
     run_case(torch.randn(batch, 17, 6, 7), torch.randn(17, 1, 5, 5), "5x5")
 
 
-@pytest.mark.parametrize("window", ["3x3", "5x5 s2"])
-@pytest.mark.parametrize("shape", [(8, 48, 60, 59), (8, 56, 56, 56)], ids=["48", "56"])
+@pytest.mark.parametrize("window", ["3x3", "5x5", "5x5 s2"])
+@pytest.mark.parametrize(
+    "shape", [(8, 48, 60, 59), (8, 56, 56, 56), (8, 672, 14, 14)], ids=["48", "56", "672"]
+)
 def test_large_results_are_those_of_single_images(
     shape: tuple[int, ...], window: str, isa: str
 ) -> None:
     """Results of some megabytes may be written past the caches, also where pixels begin in the
-    middle of lines."""
+    middle of lines, and made some channels at a time."""
     kernel, stride, padding, dilation = WINDOWS[window]
     images, channels, height, width = shape
     x = torch.randn(images, channels, height * stride[0], width * stride[1])
