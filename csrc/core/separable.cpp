@@ -172,7 +172,7 @@ void for_strips(const SeparableBlock<T>& b, T* ring, std::int64_t first, std::in
       }
       DepthwiseRow<T> depthwise(b, rows, channel, b.middle_channels(channels));
       std::int64_t copied = top;
-      for (std::int64_t oy = begin; oy < end; ++oy) {
+      const auto make_row = [&](std::int64_t oy) {
         const std::int64_t row = oy - (middle_row < 0 ? begin : middle_row);
         T* y = middle + row * p.ow * middle_stride + channel;
         if (b.plan.padded) {
@@ -186,6 +186,10 @@ void for_strips(const SeparableBlock<T>& b, T* ring, std::int64_t first, std::in
         }
         depthwise(oy, y, middle_stride,
                   sums == nullptr ? nullptr : sums + oy * sum_stride + channel);
+      };
+      for (std::int64_t column = 0; column < p.ow; column += b.columns) {
+        if (b.columns < p.ow) depthwise.only({column, column + b.columns});
+        for (std::int64_t oy = begin; oy < end; ++oy) make_row(oy);
       }
     });
     expanded = std::max(expanded, to);
@@ -330,10 +334,11 @@ void run_separable(const RunOf<T>& run, const Record& record, const Pixels<T>& x
     plan.ring_rows = 0;
     plan.chunk = bare_chunk(run, p, plan);
   }
+  const std::int64_t columns = bare ? bare_columns(run, p, plan) : p.ow;
   const RunOf<T> mine = {run.kernels, run.caches, plan.threads, run.streams,
                          plan.room_for_weights ? run.ahead : nullptr};
   const SeparableBlock<T> block = {
-      mine, record, h, p.window, p, plan, x, y_stride > 0 ? y_stride : p.c_out, bare};
+      mine, record, h, p.window, p, plan, x, y_stride > 0 ? y_stride : p.c_out, bare, columns};
   if (block.plan.row_fusion) {
     run_row_fusion(block, y);
   } else {
