@@ -85,7 +85,7 @@ inline Vec pow2(Vec a) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(exponent, 23));
 }
 constexpr bool kStreams = true;
-#define WEEBILL_WHOLE_LINES
+#define WEEBILL_WHOLE_LINES  // a vector is a line of the caches
 inline void stream(float* p, Vec a) { _mm512_stream_ps(p, a); }
 // always_inline: gcc 12 drops calls of a function that does nothing but prefetch.
 inline __attribute__((always_inline)) void prefetch(const float* p) {
