@@ -161,8 +161,9 @@ class DepthwiseBackward {
     of_image_ = share(2 * taps_ + window_rows_ * y_.w + x_.w);
     // Lines of two vectors want all channels: worth a third of the taps in the second cache.
     elements_ = x_.n * x_.h * x_.w * x_.c;
-    by_lines_ = streams() && !wants_sums && chunk_ >= x_.c && x_.c <= 2 * at_once_ && fits_lines();
-    if (by_lines_) at_once_ = of_image_ = chunk_;
+    const bool by_lines =
+        streams() && !wants_sums && chunk_ >= x_.c && x_.c <= 2 * at_once_ && fits_lines();
+    if (by_lines) at_once_ = of_image_ = chunk_;
     const std::int64_t units = x_.n >= kEnoughImages ? x_.n : x_.n * x_.h;
     groups_ = std::clamp<std::int64_t>(kTasks / ceil_div(x_.c, chunk_), 1, units);
     // Each group has sums of all taps, through memory twice; channels can be shared out too.
@@ -171,7 +172,7 @@ class DepthwiseBackward {
     while (groups_ > kFew && groups_ > worth) groups_ /= 2;
     const std::int64_t tasks = std::min<std::int64_t>(kTasks, 4 * run_.threads);
     const std::int64_t chunks = tasks / groups_;
-    if (!by_lines_ && chunks > ceil_div(x_.c, chunk_)) {
+    if (!by_lines && chunks > ceil_div(x_.c, chunk_)) {
       chunk_ = round_up(ceil_div(x_.c, chunks), kBlock);
       at_once_ = std::min(at_once_, chunk_);
       of_image_ = std::min(of_image_, chunk_);
@@ -248,7 +249,7 @@ class DepthwiseBackward {
     };
     // Rows that are there can be gone through again: 960 x 7 x 7, 5 x 5, takes 0.57 ms so and 0.68
     // row by row, 480 x 14 x 14 0.74 and 0.83 (32 images, two cores of an Emerald Rapids).
-    const bool by_images = !x.is_made() && !dy.is_made() && sums == nullptr && fits_l2();
+    const bool by_images = !x.is_made() && !dy.is_made() && sums == nullptr && images_pay();
     for (std::int64_t row = first; row < last;) {
       if (by_images) {
         const std::int64_t end = std::min((row / x_.h + 1) * x_.h, last);
@@ -276,8 +277,9 @@ class DepthwiseBackward {
     if (streams()) publish_streams();
   }
 
-  // Whether the second cache holds an image of x and of dy, and the first enough channels of rows.
-  bool fits_l2() const {
+  // Whether the second cache holds an image of x and of dy, and the first enough channels of rows;
+  // measured on Intel's alone.
+  bool images_pay() const {
     constexpr std::int64_t kEnough = 64;
     if (of_image_ < std::min(chunk_, kEnough) || !run_.caches.foresees_tiles) return false;
     const std::int64_t elements = x_.c * (x_.h * x_.w + y_.h * y_.w);
@@ -356,7 +358,6 @@ class DepthwiseBackward {
   std::int64_t chunk_ = 0, at_once_ = 0, of_image_ = 0;
   std::int64_t groups_ = 0, unit_rows_ = 0;
   std::int64_t elements_ = 0;  // of x
-  bool by_lines_ = false;
 };
 
 }  // namespace

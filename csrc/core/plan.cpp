@@ -12,8 +12,6 @@
 namespace weebill {
 namespace {
 
-constexpr std::int64_t kFloat = sizeof(float);
-
 std::atomic<FusionPolicy> policy_in_use{FusionPolicy::kAuto};
 std::optional<Caches> assumed_caches;
 

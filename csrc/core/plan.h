@@ -8,6 +8,9 @@
 
 namespace weebill {
 
+/// Plans count bytes of float32; for other elements their caller scales the caches.
+constexpr std::int64_t kFloat = sizeof(float);
+
 struct Caches {
   std::int64_t l1d_bytes, l2_bytes;
   bool banked_l2 = false;       ///< as CpuInfo's

@@ -81,6 +81,9 @@ inline std::int64_t zeros_right(const SeparableProblem& p) {
   return std::max<std::int64_t>(reach - p.window.pad_left - p.w, 0);
 }
 
+// Of the widest tiles.
+constexpr std::int64_t kTileColumns = 14;
+
 // SeparableBlock::bare: as DepthwiseArgs::zeros_left has it. Without copying rows to a ring, or
 // going tap by tap at their ends, batches of 14 x 14 x 480 take 0.52 ms for 0.66.
 template <typename T>
@@ -88,7 +91,7 @@ bool is_bare(const RunOf<T>& run, const SeparableProblem& p) {
   const Window& w = p.window;
   const std::int64_t left = w.pad_left, right = zeros_right(p);
   return block::leaves_zeros_out(run.kernels) && !p.has_expand && has_depthwise_tiles(w) &&
-         (p.ow % 14 == 0 || p.ow == 7) && p.c_mid % kHalfBlock == 0 &&
+         (p.ow % kTileColumns == 0 || p.ow == kTileColumns / 2) && p.c_mid % kHalfBlock == 0 &&
          (left == 0 || left == w.kernel_w / 2) &&
          (right == 0 || right == (w.kernel_w - w.stride_w) / 2);
 }
@@ -103,14 +106,11 @@ std::int64_t bare_chunk(const RunOf<T>& run, const SeparableProblem& p, const Se
   if (run.streams && plan.parts == 1 && p.ow % 2 == 0 && p.c_mid % kBlock == kHalfBlock) {
     return round_up(p.c_mid, kBlock);
   }
-  const auto elements = [](std::int64_t bytes) {
-    return bytes / static_cast<std::int64_t>(sizeof(T));
-  };
   const bool reads_tiles = plan.from_memory && run.caches.foresees_tiles;
-  if (!reads_tiles || p.h * p.w * p.c_mid > elements(run.caches.l2_bytes) / 2) return plan.chunk;
+  if (!reads_tiles || p.h * p.w * p.c_mid * kFloat > run.caches.l2_bytes / 2) return plan.chunk;
   constexpr std::int64_t kTile = 2 * kBlock, kEnough = 160;
   const Window& w = p.window;
-  const std::int64_t fit = elements(run.caches.l1d_bytes) / 2 / (w.kernel_h * p.w);
+  const std::int64_t fit = run.caches.l1d_bytes / 2 / (w.kernel_h * p.w * kFloat);
   return fit * (w.kernel_h - w.stride_h) < kEnough ? plan.chunk
                                                    : std::max(fit / kTile * kTile, kTile);
 }
@@ -121,12 +121,11 @@ std::int64_t bare_chunk(const RunOf<T>& run, const SeparableProblem& p, const Se
 template <typename T>
 std::int64_t bare_columns(const RunOf<T>& run, const SeparableProblem& p,
                           const SeparablePlan& plan) {
-  constexpr std::int64_t kTile = 14;
   const std::int64_t channels = std::min(plan.chunk, p.c_mid);
-  const std::int64_t window = p.window.kernel_h * p.w * channels * std::int64_t{sizeof(T)};
+  const std::int64_t window = p.window.kernel_h * p.w * channels * kFloat;
   const bool down =
       run.streams && run.caches.foresees_tiles && window > run.caches.l1d_bytes * 3 / 4;
-  return down && p.ow % kTile == 0 ? kTile : p.ow;
+  return down && p.ow % kTileColumns == 0 ? kTileColumns : p.ow;
 }
 
 // Rows outside the image are left out, columns outside come from the padding or are left out.
@@ -152,13 +151,16 @@ class DepthwiseRow {
     args_.channels = channels;
     args_.activation = static_cast<std::int32_t>(block.h.depthwise_activation);
     args_.stream = block.run.streams;
-    fetches_ = block.bare && block.run.streams && block.run.caches.foresees_tiles;
+    if (block.bare && block.run.streams && block.run.caches.foresees_tiles) {
+      next_.row_stride = rows.row_stride;
+      args_.ahead = &next_;
+    }
     only(interior_);
   }
 
   /// Of columns that are not at an edge, these from now on.
   void only(Interior columns) {
-    interior_ = columns;
+    made_ = columns;
     const bool zeros = (rows_.padded || block_.bare) && tuned_ != nullptr;
     args_.zeros_left = zeros && columns.first == 0 ? block_.window.pad_left : 0;
     args_.zeros_right =
@@ -181,13 +183,12 @@ class DepthwiseRow {
     if (args_.rows == 0) args_.first_row = 0;
     args_.sum = sum;
     args_.y_stride = y_stride;
-    if (fetches_) fetch_behind(top + std::int64_t{w.kernel_h - 1} * w.dilation_h);
-    const std::int64_t ow = block_.bare ? 0 : block_.problem.ow;  // bare rows have no edges
-    for (std::int64_t ox = 0; ox < std::min(interior_.first, ow); ++ox) edge(ox, y);
-    if (interior_.first < interior_.last) {
-      const std::int64_t ix = interior_.first * w.stride_w - (rows_.padded ? 0 : w.pad_left);
-      columns(ix, 0, w.kernel_w, interior_.last - interior_.first, y + interior_.first * y_stride,
-              tuned_);
+    if (args_.ahead != nullptr) next_.x = behind(top + std::int64_t{w.kernel_h - 1} * w.dilation_h);
+    const std::int64_t ow = block_.problem.ow;
+    for (std::int64_t ox = 0; ox < interior_.first; ++ox) edge(ox, y);
+    if (made_.first < made_.last) {
+      const std::int64_t ix = made_.first * w.stride_w - (rows_.padded ? 0 : w.pad_left);
+      columns(ix, 0, w.kernel_w, made_.last - made_.first, y + made_.first * y_stride, tuned_);
     }
     for (std::int64_t ox = std::max(interior_.first, interior_.last); ox < ow; ++ox) {
       edge(ox, y);
@@ -195,15 +196,13 @@ class DepthwiseRow {
   }
 
  private:
-  // The rows behind row iy are the next to be fetched: below the last one, those of the next image.
-  void fetch_behind(std::int64_t iy) {
+  // NextRowsOf::x: the row behind row iy; below the last one that of the next image, or anything.
+  const T* behind(std::int64_t iy) const {
     const Window& w = block_.window;
-    const std::int64_t ix = interior_.first * w.stride_w + w.kernel_w / 2 - w.pad_left;
+    const std::int64_t ix = made_.first * w.stride_w + w.kernel_w / 2 - w.pad_left;
     const std::int64_t at = (iy + 1) * rows_.row_stride + ix * rows_.pixel_stride;
-    next_.x = reinterpret_cast<const T*>(reinterpret_cast<std::uintptr_t>(rows_.data) +
-                                         static_cast<std::uintptr_t>(at) * sizeof(T));
-    next_.row_stride = rows_.row_stride;
-    args_.ahead = &next_;
+    return reinterpret_cast<const T*>(reinterpret_cast<std::uintptr_t>(rows_.data) +
+                                      static_cast<std::uintptr_t>(at) * sizeof(T));
   }
 
   void edge(std::int64_t ox, T* y) {
@@ -236,8 +235,8 @@ class DepthwiseRow {
   const SeparableBlock<T>& block_;
   const Rows<T>& rows_;
   const RowKernel<T> tuned_;
-  Interior interior_;
-  bool fetches_ = false;
+  const Interior interior_;
+  Interior made_{};
   NextRowsOf<T> next_{};
   DepthwiseArgsOf<T> args_{};
   Workspace::Scope scope_;

@@ -26,7 +26,7 @@ struct RowOfTiles {
   int64_t ahead_row;
   int32_t activation;
   bool stream;
-  bool rare;  // there are sums, rows to fetch, or outputs that go past the caches
+  bool rare;  // there are sums, or outputs go past the caches
 
   RowOfTiles(const DepthwiseArgs& a, HalfLines* half_lines, bool past_caches)
       : x_rows(a.x_rows),
@@ -45,7 +45,7 @@ struct RowOfTiles {
         ahead_row(a.ahead != nullptr ? 4 * a.ahead->row_stride : 0),
         activation(a.activation),
         stream(past_caches),
-        rare(past_caches || a.sum != nullptr || a.ahead != nullptr) {}
+        rare(past_caches || a.sum != nullptr) {}
 };
 inline const RowOfTiles& anew(const RowOfTiles& row) {
   const RowOfTiles* p = &row;
