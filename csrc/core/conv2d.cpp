@@ -163,11 +163,9 @@ void run_conv2d(const RunOf<T>& run, const Record& record, const TensorViewOf<T>
   const Shape& out = conv.shape();
   const std::int64_t work = conv.work() * out.n;
   const std::int64_t bands = plan_tasks(out.h, work, plan_threads(work, run.threads));
-  run.for_each(bands, [&](std::int64_t band) {
+  run.for_shares(bands, out.h, 1, [&](std::int64_t first, std::int64_t last, std::int64_t) {
     Workspace::Scope task_scope(Workspace::of_this_thread());
     T* scratch = task_scope.take<T>(conv.scratch_elements());
-    const std::int64_t first = band * out.h / bands;
-    const std::int64_t last = (band + 1) * out.h / bands;
     for (std::int64_t image = 0; image < out.n; ++image) {
       conv.rows(image, first, last, y + (image * out.h + first) * out.w * out.c, scratch);
     }

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "core/dispatch.h"
 #include "core/parallel.h"
@@ -57,17 +58,24 @@ struct RunOf {
     }
   }
 
+  /// body(first, last, task) for each of so many shares of [0, count), cut at multiples of `step`.
+  template <typename Body>
+  void for_shares(std::int64_t tasks, std::int64_t count, std::int64_t step, Body&& body) const {
+    const std::int64_t steps = ceil_div(count, step);
+    for_each(tasks, [&](std::int64_t task) {
+      body(task * steps / tasks * step, std::min((task + 1) * steps / tasks * step, count), task);
+    });
+  }
+
   /// body(first, last) for all of [0, count), cut at multiples of `step`. In parallel where it is
   /// worth the region: each costs so many elements read or written.
   template <typename Body>
   void for_ranges(std::int64_t count, std::int64_t step, std::int64_t elements, Body&& body) const {
     constexpr std::int64_t kWorthwhile = 1 << 14;
-    const std::int64_t steps = ceil_div(count, step);
     const std::int64_t tasks =
-        count * elements < kWorthwhile ? 1 : std::min<std::int64_t>(threads, steps);
-    for_each(tasks, [&](std::int64_t task) {
-      body(task * steps / tasks * step, std::min((task + 1) * steps / tasks * step, count));
-    });
+        count * elements < kWorthwhile ? 1 : std::min<std::int64_t>(threads, ceil_div(count, step));
+    for_shares(tasks, count, step,
+               [&](std::int64_t first, std::int64_t last, std::int64_t) { body(first, last); });
   }
 };
 using Run = RunOf<float>;
@@ -120,10 +128,12 @@ void run_separable(const RunOf<T>& run, const Record& record, const Pixels<T>& x
                    const Shape& shape, T* y, std::int64_t y_stride = 0);
 /// The block as plan_separable() wants it, for an input x and the output that record_output()
 /// gives.
-SeparableProblem separable_problem(const Record& record, const Shape& x, const Shape& out);
-/// Whether the result y of a call that is this record alone goes past the caches: a depthwise
-/// convolution writes it, and none would hold it until somebody reads it.
-bool goes_past_caches(const Record& record, const Shape& y);
+template <typename T>
+SeparableProblem separable_problem(const RunOf<T>& run, const Record& record, const Shape& x,
+                                   const Shape& out);
+/// Whether the result y of a call of these records goes past the caches: a depthwise convolution,
+/// all that there is, writes it, and none would hold it until somebody reads it.
+bool goes_past_caches(const std::vector<Record>& records, const Shape& y);
 template <typename T>
 void run_squeeze_excite(const RunOf<T>& run, const Record& record, const T* x, const Shape& shape,
                         T* y);

@@ -102,8 +102,8 @@ void run_max_pool(const RunOf<T>& run, const Record& record, const T* x, const S
   const Shape out = record_output("run", record, shape);
   const MaxPoolRow<T> pool(run, record, shape, out);
   const std::int64_t bands = std::min<std::int64_t>(plan_threads(pool.work(), run.threads), out.h);
-  run.for_each(bands, [&](std::int64_t band) {
-    for (std::int64_t oy = band * out.h / bands; oy < (band + 1) * out.h / bands; ++oy) {
+  run.for_shares(bands, out.h, 1, [&](std::int64_t oy, std::int64_t last, std::int64_t) {
+    for (; oy < last; ++oy) {
       pool(oy, [&](std::int64_t i) { return x + i * shape.w * shape.c; }, y + oy * out.w * out.c);
     }
   });
@@ -136,10 +136,8 @@ void run_conv2d_max_pool(const RunOf<T>& run, const Record& conv_record, const R
   const std::int64_t ring_elements = round_up(plan.ring_rows * row, kBlock);
   const std::int64_t per_band = ring_elements + conv.scratch_elements();
   T* memory = scope.take<T>(per_band * plan.bands);
-  run.for_each(plan.bands, [&](std::int64_t band) {
+  const auto run_band = [&](std::int64_t first, std::int64_t last, std::int64_t band) {
     T* const ring = memory + band * per_band;
-    const std::int64_t first = band * out.h / plan.bands;
-    const std::int64_t last = (band + 1) * out.h / plan.bands;
     for (std::int64_t image = 0; image < x.n; ++image) {
       std::int64_t done = 0;  // rows of the convolution above this one are there, as far as needed
       for (std::int64_t begin = first; begin < last; begin += plan.strip_rows) {
@@ -161,7 +159,8 @@ void run_conv2d_max_pool(const RunOf<T>& run, const Record& conv_record, const R
         }
       }
     }
-  });
+  };
+  run.for_shares(plan.bands, out.h, 1, run_band);
 }
 
 template void run_max_pool(const Run&, const Record&, const float*, const Shape&, float*);

@@ -389,9 +389,9 @@ void run_with(const RunOf<T>& run, const std::string& op, const TensorViewOf<T>&
   }
   T* const y = output(shapes.back());
   if (x.n == 0) return;
-  const bool streams = records.size() == 1 && goes_past_caches(records[0], shapes.back());
   AheadOf<T> ahead = {nullptr, plan.threads == 1 ? plan_reach(run.caches) : 0};
-  const RunOf<T> whole = {run.kernels, run.caches, plan.threads, streams,
+  const RunOf<T> whole = {run.kernels, run.caches, plan.threads,
+                          goes_past_caches(records, shapes.back()),
                           ahead.reach > 0 ? &ahead : nullptr};
   with_threads(plan.threads, [&] {
     if (x.n == 1 || tail == 0) {
@@ -400,7 +400,7 @@ void run_with(const RunOf<T>& run, const std::string& op, const TensorViewOf<T>&
     }
     // Image by image without threads as well: the activations of one image stay in the cache. With
     // an image for every thread, nothing is shared but the weights.
-    const RunOf<T> per_image = {whole.kernels, whole.caches, plan.threads_of_image(), streams,
+    const RunOf<T> per_image = {whole.kernels, whole.caches, plan.threads_of_image(), whole.streams,
                                 whole.ahead};
     Workspace::Scope scope(Workspace::of_this_thread());
     const Shape& middle = shapes[tail];
@@ -459,7 +459,8 @@ const char* kind_name(RecordKind kind) {
 std::string explain(const Shape& x, Packed packed, int threads) {
   std::string text;
   const Call call = plan_records("explain", x, packed, threads);
-  const Run run = {kernels(), machine_caches(), call.plan.threads_of_image()};
+  const Run run = {kernels(), machine_caches(), call.plan.threads_of_image(),
+                   goes_past_caches(call.records, call.shapes.back())};
   for (std::size_t i = 0; i < call.records.size(); ++i) {
     const Record& record = call.records[i];
     const RecordHeader& h = *record.header;
@@ -468,7 +469,7 @@ std::string explain(const Shape& x, Packed packed, int threads) {
       return plan_separable(p, run.caches, run.threads, fusion_policy());
     };
     if (h.kind == RecordKind::kSeparable) {
-      const SeparableProblem p = separable_problem(record, shape, out);
+      const SeparableProblem p = separable_problem(run, record, shape, out);
       const SeparablePlan plan = plan_of(p);
       text += concat("separable ", h.c_in, "-", h.c_mid, "-", h.c_out, " ", shape.h, "x", shape.w,
                      " k", h.window.kernel_h, " s", h.window.stride_h, ": ", plan.reason,
@@ -487,7 +488,8 @@ std::string explain(const Shape& x, Packed packed, int threads) {
         if (part.header->kind != RecordKind::kSeparable) continue;
         Shape in = shape;
         in.c = part.header->c_in;
-        const SeparableProblem p = separable_problem(part, in, record_output("explain", part, in));
+        const SeparableProblem p =
+            separable_problem(run, part, in, record_output("explain", part, in));
         text += concat("; ", plan_of(p).reason);
       }
       text += "\n";

@@ -45,11 +45,10 @@ void pointwise_forward(const Run& run, const PixelSource& x, const ProductShape&
   const std::int64_t budget = run.caches.l2_bytes / 4 / static_cast<std::int64_t>(sizeof(float));
   const std::int64_t block =
       std::clamp<std::int64_t>(budget / (s.k + s.n), 32, GroupSums::kPixelsInFloat);
-  run.for_each(groups, [&](std::int64_t group) {
+  run.for_shares(groups, s.m, 1, [&](std::int64_t first, std::int64_t last, std::int64_t group) {
     Workspace::Scope task_scope(Workspace::of_this_thread());
     float* made = x.is_made() ? task_scope.take(block * s.k) : nullptr;
     float* product = streams ? task_scope.take(block * s.n) : nullptr;
-    const std::int64_t first = group * s.m / groups, last = (group + 1) * s.m / groups;
     moments.begin(group, 0, s.n);
     for (std::int64_t at = first; at < last; at += block) {
       const std::int64_t count = std::min(block, last - at);

@@ -29,6 +29,8 @@ struct SeparableProblem {
   std::int64_t h, w, oh, ow;
   Window window;
   bool has_expand, has_se, has_project;
+  bool leaves_zeros_out = false;  ///< as the kernels' table
+  bool streams = false;           ///< as RunOf
 };
 
 /// Which output columns of a window lie wholly inside an image w wide: [first, last).
@@ -39,6 +41,9 @@ Interior interior_columns(const Window& window, std::int64_t w, std::int64_t ow)
 
 /// Whether depthwise kernels have tiles for a window; another goes tap by tap.
 bool has_depthwise_tiles(const Window& window);
+
+/// Zeros behind the last input column that a row of outputs meets.
+std::int64_t zeros_right(const SeparableProblem& problem);
 
 /// Two ways to run a block:
 ///   row fusion      each thread takes a band of output rows and goes through it in strips: the
@@ -60,7 +65,9 @@ struct SeparablePlan {
   std::int64_t chunk = 0;       ///< channels per chunk, a multiple of 16; the last may have 15 more
   bool from_memory = false;     ///< a depthwise convolution alone, its image larger than the caches
   bool padded = false;          ///< a depthwise convolution alone: its rows go through the ring
-  std::int64_t ring_rows = 0;   ///< rows of the expansion, or padded ones, that are kept
+  bool bare = false;         ///< the kernels do not read the zeros around rows of the image itself
+  std::int64_t columns = 0;  ///< of a task's rows: so many of all rows, then the next
+  std::int64_t ring_rows = 0;     ///< rows of the expansion, or padded ones, that are kept
   std::int64_t ring_columns = 0;  ///< pixels per row of the ring, padding included
   bool room_for_weights = false;  ///< of calls to come, in the second cache, next to the block's
   const char* reason = "";

@@ -187,8 +187,8 @@ void for_strips(const SeparableBlock<T>& b, T* ring, std::int64_t first, std::in
         depthwise(oy, y, middle_stride,
                   sums == nullptr ? nullptr : sums + oy * sum_stride + channel);
       };
-      for (std::int64_t column = 0; column < p.ow; column += b.columns) {
-        if (b.columns < p.ow) depthwise.only({column, column + b.columns});
+      for (std::int64_t column = 0; column < p.ow; column += b.plan.columns) {
+        if (b.plan.columns < p.ow) depthwise.only({column, column + b.plan.columns});
         for (std::int64_t oy = begin; oy < end; ++oy) make_row(oy);
       }
     });
@@ -299,7 +299,9 @@ void run_channel_fusion(const SeparableBlock<T>& b, T* y) {
 
 }  // namespace
 
-SeparableProblem separable_problem(const Record& record, const Shape& x, const Shape& out) {
+template <typename T>
+SeparableProblem separable_problem(const RunOf<T>& run, const Record& record, const Shape& x,
+                                   const Shape& out) {
   const RecordHeader& h = *record.header;
   SeparableProblem p{};
   p.c_in = h.c_in;
@@ -313,11 +315,14 @@ SeparableProblem separable_problem(const Record& record, const Shape& x, const S
   p.has_expand = h.has_expand != 0;
   p.has_se = h.has_se != 0;
   p.has_project = h.has_project != 0;
+  p.leaves_zeros_out = block::leaves_zeros_out(run.kernels);
+  p.streams = run.streams;
   return p;
 }
 
-bool goes_past_caches(const Record& record, const Shape& y) {
-  const RecordHeader& h = *record.header;
+bool goes_past_caches(const std::vector<Record>& records, const Shape& y) {
+  if (records.size() != 1) return false;
+  const RecordHeader& h = *records[0].header;
   return h.kind == RecordKind::kSeparable && h.has_project == 0 && h.has_se == 0 &&
          y.n * y.c * y.h * y.w >= kStreamedDepthwise;
 }
@@ -326,19 +331,13 @@ template <typename T>
 void run_separable(const RunOf<T>& run, const Record& record, const Pixels<T>& x,
                    const Shape& shape, T* y, std::int64_t y_stride) {
   const RecordHeader& h = *record.header;
-  const SeparableProblem p = separable_problem(record, shape, record_output("run", record, shape));
-  SeparablePlan plan = plan_separable(p, run.caches, run.threads, fusion_policy());
-  const bool bare = is_bare(run, p);
-  if (bare) {
-    plan.padded = false;
-    plan.ring_rows = 0;
-    plan.chunk = bare_chunk(run, p, plan);
-  }
-  const std::int64_t columns = bare ? bare_columns(run, p, plan) : p.ow;
+  const SeparableProblem p =
+      separable_problem(run, record, shape, record_output("run", record, shape));
+  const SeparablePlan plan = plan_separable(p, run.caches, run.threads, fusion_policy());
   const RunOf<T> mine = {run.kernels, run.caches, plan.threads, run.streams,
                          plan.room_for_weights ? run.ahead : nullptr};
-  const SeparableBlock<T> block = {
-      mine, record, h, p.window, p, plan, x, y_stride > 0 ? y_stride : p.c_out, bare, columns};
+  const SeparableBlock<T> block = {mine, record, h, p.window,
+                                   p,    plan,   x, y_stride > 0 ? y_stride : p.c_out};
   if (block.plan.row_fusion) {
     run_row_fusion(block, y);
   } else {
@@ -346,6 +345,9 @@ void run_separable(const RunOf<T>& run, const Record& record, const Pixels<T>& x
   }
 }
 
+template SeparableProblem separable_problem(const Run&, const Record&, const Shape&, const Shape&);
+template SeparableProblem separable_problem(const RunOf<Half>&, const Record&, const Shape&,
+                                            const Shape&);
 template void run_separable(const Run&, const Record&, const Pixels<float>&, const Shape&, float*,
                             std::int64_t);
 template void run_separable(const RunOf<Half>&, const Record&, const Pixels<Half>&, const Shape&,

@@ -21,8 +21,6 @@ struct SeparableBlock {
   SeparablePlan plan;
   Pixels<T> input;
   std::int64_t y_stride;
-  bool bare;             // the kernels do not read the zeros around rows of the image itself
-  std::int64_t columns;  // of a task's rows: so many of all rows, then the next
 
   const T* pixel(std::int64_t p) const { return input.x + p * input.pixel_stride; }
 
@@ -75,59 +73,6 @@ RowKernel<T> tuned_kernel(const RunOf<T>& run, const Window& w) {
   return three ? block::depthwise_k3s2(run.kernels) : block::depthwise_k5s2(run.kernels);
 }
 
-// Zeros behind the last input column that a row of outputs meets.
-inline std::int64_t zeros_right(const SeparableProblem& p) {
-  const std::int64_t reach = (p.ow - 1) * p.window.stride_w + p.window.kernel_w;
-  return std::max<std::int64_t>(reach - p.window.pad_left - p.w, 0);
-}
-
-// Of the widest tiles.
-constexpr std::int64_t kTileColumns = 14;
-
-// SeparableBlock::bare: as DepthwiseArgs::zeros_left has it. Without copying rows to a ring, or
-// going tap by tap at their ends, batches of 14 x 14 x 480 take 0.52 ms for 0.66.
-template <typename T>
-bool is_bare(const RunOf<T>& run, const SeparableProblem& p) {
-  const Window& w = p.window;
-  const std::int64_t left = w.pad_left, right = zeros_right(p);
-  return block::leaves_zeros_out(run.kernels) && !p.has_expand && has_depthwise_tiles(w) &&
-         (p.ow % kTileColumns == 0 || p.ow == kTileColumns / 2) && p.c_mid % kHalfBlock == 0 &&
-         (left == 0 || left == w.kernel_w / 2) &&
-         (right == 0 || right == (w.kernel_w - w.stride_w) / 2);
-}
-
-// Of how many channels a convolution whose rows are bare makes all rows of a task, before the next.
-// All, where every other pixel of y begins in the middle of a line: past the caches lines go whole.
-// Else, in images that the second cache holds, as many as the first one holds the rows of a window
-// for, if that saves enough: 32 images of 240 x 28 x 28, 5 x 5, take 1.23 ms so and 1.62 by whole
-// pixels (two cores of an Emerald Rapids); of 256 x 28 x 28, 3 x 3, 1.13 and 1.05.
-template <typename T>
-std::int64_t bare_chunk(const RunOf<T>& run, const SeparableProblem& p, const SeparablePlan& plan) {
-  if (run.streams && plan.parts == 1 && p.ow % 2 == 0 && p.c_mid % kBlock == kHalfBlock) {
-    return round_up(p.c_mid, kBlock);
-  }
-  const bool reads_tiles = plan.from_memory && run.caches.foresees_tiles;
-  if (!reads_tiles || p.h * p.w * p.c_mid * kFloat > run.caches.l2_bytes / 2) return plan.chunk;
-  constexpr std::int64_t kTile = 2 * kBlock, kEnough = 160;
-  const Window& w = p.window;
-  const std::int64_t fit = run.caches.l1d_bytes / 2 / (w.kernel_h * p.w * kFloat);
-  return fit * (w.kernel_h - w.stride_h) < kEnough ? plan.chunk
-                                                   : std::max(fit / kTile * kTile, kTile);
-}
-
-// SeparableBlock::columns. Where the first cache does not hold the rows of a window, tiles go down
-// the image: the next row's window is there but for its last rows. 32 images of 56 x 56 x 72 take
-// 1.13 ms so and 1.25 row by row, of 128 channels 1.98 and 2.34 (two cores of an Emerald Rapids).
-template <typename T>
-std::int64_t bare_columns(const RunOf<T>& run, const SeparableProblem& p,
-                          const SeparablePlan& plan) {
-  const std::int64_t channels = std::min(plan.chunk, p.c_mid);
-  const std::int64_t window = p.window.kernel_h * p.w * channels * kFloat;
-  const bool down =
-      run.streams && run.caches.foresees_tiles && window > run.caches.l1d_bytes * 3 / 4;
-  return down && p.ow % kTileColumns == 0 ? kTileColumns : p.ow;
-}
-
 // Rows outside the image are left out, columns outside come from the padding or are left out.
 template <typename T>
 class DepthwiseRow {
@@ -137,7 +82,7 @@ class DepthwiseRow {
       : block_(block),
         rows_(rows),
         tuned_(tuned_kernel(block.run, block.window)),
-        interior_(rows.padded || block.bare
+        interior_(rows.padded || block.plan.bare
                       ? Interior{0, block.problem.ow}
                       : interior_columns(block.window, block.problem.w, block.problem.ow)),
         scope_(Workspace::of_this_thread()),
@@ -151,7 +96,7 @@ class DepthwiseRow {
     args_.channels = channels;
     args_.activation = static_cast<std::int32_t>(block.h.depthwise_activation);
     args_.stream = block.run.streams;
-    if (block.bare && block.run.streams && block.run.caches.foresees_tiles) {
+    if (block.plan.bare && block.run.streams && block.run.caches.foresees_tiles) {
       next_.row_stride = rows.row_stride;
       args_.ahead = &next_;
     }
@@ -161,7 +106,7 @@ class DepthwiseRow {
   /// Of columns that are not at an edge, these from now on.
   void only(Interior columns) {
     made_ = columns;
-    const bool zeros = (rows_.padded || block_.bare) && tuned_ != nullptr;
+    const bool zeros = (rows_.padded || block_.plan.bare) && tuned_ != nullptr;
     args_.zeros_left = zeros && columns.first == 0 ? block_.window.pad_left : 0;
     args_.zeros_right =
         zeros && columns.last == block_.problem.ow ? zeros_right(block_.problem) : 0;

@@ -20,15 +20,13 @@ void shuffle_pixels(const RunOf<T>& run, const T* x, std::int64_t pixels, std::i
   std::fill(strides, strides + groups, channels);
   const std::int64_t tasks = plan_threads(pixels * channels * kWorkPerElement, run.threads);
   const T** starts = scope.take<const T*>(groups * tasks);
-  run.for_each(tasks, [&](std::int64_t task) {
-    const std::int64_t first = task * pixels / tasks;
-    const std::int64_t count = (task + 1) * pixels / tasks - first;
+  run.for_shares(tasks, pixels, 1, [&](std::int64_t first, std::int64_t last, std::int64_t task) {
     const T** mine = starts + task * groups;
     for (std::int64_t j = 0; j < groups; ++j) {
       mine[j] = x + first * channels + j * (channels / groups);
     }
     block::channel_shuffle(run.kernels)(
-        {mine, strides, y + first * channels, channels, count, groups, channels});
+        {mine, strides, y + first * channels, channels, last - first, groups, channels});
   });
 }
 
@@ -43,8 +41,8 @@ void shuffle_elements(const Run& run, const void* x, std::int64_t pixels, std::i
                       std::int64_t groups, void* y) {
   const std::int64_t tasks = plan_threads(pixels * channels * kWorkPerElement, run.threads);
   const std::int64_t per_group = channels / groups;
-  run.for_each(tasks, [&](std::int64_t task) {
-    for (std::int64_t p = task * pixels / tasks; p < (task + 1) * pixels / tasks; ++p) {
+  run.for_shares(tasks, pixels, 1, [&](std::int64_t p, std::int64_t last, std::int64_t) {
+    for (; p < last; ++p) {
       const T* from = static_cast<const T*>(x) + p * channels;
       T* to = static_cast<T*>(y) + p * channels;
       for (std::int64_t j = 0; j < groups; ++j) {
@@ -62,9 +60,8 @@ void shuffle_planes(const Run& run, const AnyTensorView& x, std::int64_t groups,
   const std::int64_t tasks = std::min<std::int64_t>(plan_threads(work, run.threads), planes);
   const auto* const from = static_cast<const unsigned char*>(x.data);
   auto* const to = static_cast<unsigned char*>(y);
-  run.for_each(tasks, [&](std::int64_t task) {
-    const std::int64_t last = (task + 1) * planes / tasks;
-    for (std::int64_t at = task * planes / tasks; at < last;) {
+  run.for_shares(tasks, planes, 1, [&](std::int64_t at, std::int64_t last, std::int64_t) {
+    while (at < last) {
       const std::int64_t image = at / x.c, first = at % x.c;
       const std::int64_t count = std::min(last - at, x.c - first);
       run.kernels.shuffle_planes({from + image * x.stride_n * x.element_bytes,
@@ -85,8 +82,8 @@ void shuffle_strided(const Run& run, const AnyTensorView& x, std::int64_t groups
       std::min<std::int64_t>(plan_threads(rows * x.w * x.c * kWorkPerElement, run.threads), rows);
   const std::int64_t to_c = nhwc ? 1 : x.h * x.w, to_w = nhwc ? x.c : 1;
   const std::int64_t to_h = nhwc ? x.w * x.c : x.w;
-  run.for_each(tasks, [&](std::int64_t task) {
-    for (std::int64_t row = task * rows / tasks; row < (task + 1) * rows / tasks; ++row) {
+  run.for_shares(tasks, rows, 1, [&](std::int64_t row, std::int64_t last, std::int64_t) {
+    for (; row < last; ++row) {
       const std::int64_t image = row / x.h, i = row % x.h;
       const T* from = static_cast<const T*>(x.data) + image * x.stride_n + i * x.stride_h;
       T* to = static_cast<T*>(y) + image * x.c * x.h * x.w + i * to_h;

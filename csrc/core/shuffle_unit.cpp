@@ -58,9 +58,8 @@ void put_in_order(const RunOf<T>& run, std::int64_t t, Tensor b, std::int64_t st
                   std::int64_t stride, std::int64_t half, std::int64_t pixels, T* y) {
   // Blocks of pixels small enough for the first cache.
   constexpr std::int64_t kPixels = 16;
-  const std::int64_t blocks = (pixels + kPixels - 1) / kPixels;
-  const std::int64_t tasks =
-      std::min<std::int64_t>(plan_threads(pixels * half * 8, run.threads), blocks);
+  const std::int64_t tasks = std::min<std::int64_t>(plan_threads(pixels * half * 8, run.threads),
+                                                    ceil_div(pixels, kPixels));
   Workspace::Scope scope(Workspace::of_this_thread());
   // As many channels of y_s as y_t takes of it, in whole vectors before the last step.
   std::int64_t* channels = scope.take<std::int64_t>(t + 1);
@@ -70,24 +69,24 @@ void put_in_order(const RunOf<T>& run, std::int64_t t, Tensor b, std::int64_t st
   }
   const std::int64_t buffer = kPixels * round_up(half, 2 * kHalfBlock);
   T* scratch = scope.take<T>(tasks * 2 * buffer);
-  run.for_each(tasks, [&](std::int64_t task) {
-    T* const mine = scratch + task * 2 * buffer;
-    const std::int64_t last = std::min((task + 1) * blocks / tasks * kPixels, pixels);
-    for (std::int64_t first = task * blocks / tasks * kPixels; first < last; first += kPixels) {
-      const std::int64_t count = std::min(kPixels, last - first);
-      const T* value = b(0) + first * stride_0;
-      std::int64_t value_stride = stride_0;
-      for (std::int64_t s = 1; s <= t; ++s) {
-        T* to = s == t ? y + first * 2 * half : mine + s % 2 * buffer;
-        const T* const from[2] = {value, b(s) + first * stride};
-        const std::int64_t strides[2] = {value_stride, stride};
-        block::channel_shuffle(run.kernels)(
-            {from, strides, to, channels[s], count, 2, channels[s]});
-        value = to;
-        value_stride = channels[s];
-      }
-    }
-  });
+  run.for_shares(tasks, pixels, kPixels,
+                 [&](std::int64_t first, std::int64_t last, std::int64_t task) {
+                   T* const mine = scratch + task * 2 * buffer;
+                   for (; first < last; first += kPixels) {
+                     const std::int64_t count = std::min(kPixels, last - first);
+                     const T* value = b(0) + first * stride_0;
+                     std::int64_t value_stride = stride_0;
+                     for (std::int64_t s = 1; s <= t; ++s) {
+                       T* to = s == t ? y + first * 2 * half : mine + s % 2 * buffer;
+                       const T* const from[2] = {value, b(s) + first * stride};
+                       const std::int64_t strides[2] = {value_stride, stride};
+                       block::channel_shuffle(run.kernels)(
+                           {from, strides, to, channels[s], count, 2, channels[s]});
+                       value = to;
+                       value_stride = channels[s];
+                     }
+                   }
+                 });
 }
 
 }  // namespace

@@ -43,9 +43,8 @@ void product(const RunOf<T>& run, const Record& record, const T* x, std::int64_t
 template <typename T, typename Body>
 void for_pixels(const RunOf<T>& run, std::int64_t pixels, std::int64_t work, Body&& body) {
   const std::int64_t tasks = std::min<std::int64_t>(plan_threads(work, run.threads), pixels);
-  run.for_each(tasks, [&](std::int64_t task) {
-    const std::int64_t first = task * pixels / tasks;
-    body(first, (task + 1) * pixels / tasks - first);
+  run.for_shares(tasks, pixels, 1, [&](std::int64_t first, std::int64_t last, std::int64_t) {
+    body(first, last - first);
   });
 }
 

@@ -19,13 +19,9 @@ Run run_on(std::int64_t elements) {
 // body(first pixel, pixels) for blocks of them, a share per thread.
 template <typename Body>
 void for_pixels(const Run& run, std::int64_t pixels, Body&& body) {
-  const std::int64_t blocks = ceil_div(pixels, kPixels);
-  const std::int64_t tasks = std::min<std::int64_t>(4 * run.threads, blocks);
-  run.for_each(tasks, [&](std::int64_t task) {
-    const std::int64_t last = (task + 1) * blocks / tasks;
-    for (std::int64_t block = task * blocks / tasks; block < last; ++block) {
-      body(block * kPixels, std::min(kPixels, pixels - block * kPixels));
-    }
+  const std::int64_t tasks = std::min<std::int64_t>(4 * run.threads, ceil_div(pixels, kPixels));
+  run.for_shares(tasks, pixels, kPixels, [&](std::int64_t first, std::int64_t last, std::int64_t) {
+    for (; first < last; first += kPixels) body(first, std::min(kPixels, last - first));
   });
 }
 

@@ -11,13 +11,12 @@ void run_product(const RunOf<T>& run, PointwiseArgsOf<T> a) {
   if (a.m <= 0) return;
   const ProductPlan plan = plan_product(a.m, a.k, a.n, a.scale != nullptr, run.threads);
   const std::int64_t unit = plan.unit;
-  const std::int64_t units = ceil_div(plan.by_channels ? a.n : a.m, unit);
-  const std::int64_t part = plan.by_channels ? a.m : ceil_div(units, plan.tasks) * unit;
+  const std::int64_t count = plan.by_channels ? a.n : a.m;
+  const std::int64_t part =
+      plan.by_channels ? a.m : ceil_div(ceil_div(count, unit), plan.tasks) * unit;
   const std::int64_t m_block =
       plan_m_block(part, a.k, a.scale != nullptr && !plan.scale_weights, run.caches);
-  run.for_each(plan.tasks, [&](std::int64_t task) {
-    const std::int64_t first = task * units / plan.tasks * unit;
-    const std::int64_t end = (task + 1) * units / plan.tasks * unit;
+  const auto multiply = [&](std::int64_t first, std::int64_t last, std::int64_t) {
     PointwiseArgsOf<T> mine = a;
     mine.m_block = m_block;
     mine.ahead = run.ahead;
@@ -32,17 +31,18 @@ void run_product(const RunOf<T>& run, PointwiseArgsOf<T> a) {
       mine.bias += first;
       mine.y += first;
       if (a.residual != nullptr) mine.residual += first;
-      mine.n = std::min(a.n, end) - first;
+      mine.n = last - first;
     } else {
       const std::int64_t start = a.y_column + first;
       mine.x += first * a.x_stride;
       mine.y += first * a.y_stride + start / a.y_width * a.y_jump;
       mine.y_column = start % a.y_width;
       if (a.residual != nullptr) mine.residual += first * a.residual_stride;
-      mine.m = std::min(a.m, end) - first;
+      mine.m = last - first;
     }
     block::pointwise(run.kernels)(mine);
-  });
+  };
+  run.for_shares(plan.tasks, count, unit, multiply);
 }
 
 namespace {
@@ -116,8 +116,8 @@ void row_sums(const RunOf<T>& run, const T* x, const Shape& shape, float* sums) 
   std::memset(sums, 0, static_cast<std::size_t>(stride * shape.h) * sizeof(float));
   const std::int64_t tasks =
       std::min<std::int64_t>(plan_threads(shape.h * shape.w * shape.c, run.threads), shape.h);
-  run.for_each(tasks, [&](std::int64_t task) {
-    for (std::int64_t y = task * shape.h / tasks; y < (task + 1) * shape.h / tasks; ++y) {
+  run.for_shares(tasks, shape.h, 1, [&](std::int64_t y, std::int64_t last, std::int64_t) {
+    for (; y < last; ++y) {
       block::sum(run.kernels)(
           {x + y * shape.w * shape.c, shape.c, sums + y * stride, shape.w, shape.c});
     }
@@ -137,11 +137,9 @@ void run_squeeze_excite(const RunOf<T>& run, const Record& record, const T* x, c
   const std::int64_t pixels = shape.h * shape.w;
   squeeze_excite_scale(run, record, sums, shape.h, pixels, scale);
   const std::int64_t tasks = plan_threads(pixels * shape.c, run.threads);
-  run.for_each(tasks, [&](std::int64_t task) {
-    const std::int64_t first = task * pixels / tasks;
-    const std::int64_t count = (task + 1) * pixels / tasks - first;
+  run.for_shares(tasks, pixels, 1, [&](std::int64_t first, std::int64_t last, std::int64_t) {
     const std::int64_t at = first * shape.c;
-    block::scale(run.kernels)({x + at, shape.c, scale, y + at, shape.c, count, shape.c});
+    block::scale(run.kernels)({x + at, shape.c, scale, y + at, shape.c, last - first, shape.c});
   });
 }
 

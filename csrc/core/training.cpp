@@ -47,8 +47,7 @@ PixelSource::View PixelSource::all(const Run& run, std::int64_t pixels, std::int
   if (!is_made()) return {x_, stride_};
   float* made = scope.take(pixels * channels);
   const std::int64_t tasks = std::min<std::int64_t>(run.threads, pixels);
-  run.for_each(tasks, [&](std::int64_t task) {
-    const std::int64_t first = task * pixels / tasks, last = (task + 1) * pixels / tasks;
+  run.for_shares(tasks, pixels, 1, [&](std::int64_t first, std::int64_t last, std::int64_t) {
     fetch(run, first, last - first, 0, channels, made + first * channels);
   });
   return {made, channels};

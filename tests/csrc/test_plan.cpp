@@ -36,6 +36,8 @@ SeparableProblem any_problem() {
   p.c_in = rng().pick(kChannels);
   p.c_mid = p.has_expand ? p.c_in * rng().integer(1, 6) : p.c_in;
   p.c_out = p.has_project ? rng().pick(kChannels) : p.c_mid;
+  p.leaves_zeros_out = rng().coin();
+  p.streams = rng().coin();
   return p;
 }
 
@@ -69,6 +71,8 @@ WEEBILL_TEST(plan_separable_invariants) {
     // Chunks begin at whole blocks of weights.
     WEEBILL_EXPECT(plan.chunk >= kBlock && plan.chunk % kBlock == 0);
     WEEBILL_EXPECT(plan.chunk < p.c_mid + kBlock);
+    WEEBILL_EXPECT(plan.columns >= 1 && p.ow % plan.columns == 0);
+    if (plan.bare) WEEBILL_EXPECT(p.leaves_zeros_out && !p.has_expand && !plan.padded);
 
     // The ring holds what one strip reads, and is as wide as the windows reach.
     const Window& w = p.window;
@@ -151,6 +155,40 @@ WEEBILL_TEST(plan_separable_strips) {
       const std::int64_t strip = plan.strip_rows * p.ow * p.c_mid * kFloat;
       WEEBILL_EXPECT(strip <= std::max(caches.l2_bytes / 8, p.c_mid * p.c_out * kFloat));
     }
+  }
+}
+
+// Rows that kernels take from the image itself, not from the ring, and the order in which a
+// depthwise convolution alone makes them, where the processor foresees tiles.
+WEEBILL_TEST(plan_separable_bare) {
+  Caches caches = {48 << 10, 2 << 20};
+  caches.foresees_tiles = true;
+  struct Case {
+    std::int64_t size, channels;
+    std::int32_t kernel;
+    std::int64_t chunk, columns;
+  };
+  for (const Case& c : {Case{56, 72, 3, 80, 14},    // every other pixel begins in a line's middle
+                        Case{56, 128, 3, 128, 14},  // whole pixels, down the image
+                        Case{14, 672, 3, 128, 14},  // channels of an image in the second cache
+                        Case{28, 240, 5, 32, 28},   // the same, of which few rows fit the first
+                        Case{28, 256, 3, 256, 14}}) {  // too little is saved
+    SeparableProblem p{};
+    p.c_in = p.c_mid = p.c_out = c.channels;
+    p.h = p.w = p.oh = p.ow = c.size;
+    p.window.kernel_h = p.window.kernel_w = c.kernel;
+    p.window.pad_top = p.window.pad_left = p.window.pad_bottom = p.window.pad_right = c.kernel / 2;
+    p.streams = true;
+    set_case("%lld channels of %lld", static_cast<long long>(c.channels),
+             static_cast<long long>(c.size));
+    WEEBILL_EXPECT(!plan_separable(p, caches, 1, FusionPolicy::kAuto).bare);
+    p.leaves_zeros_out = true;
+    const SeparablePlan plan = plan_separable(p, caches, 1, FusionPolicy::kAuto);
+    WEEBILL_EXPECT(plan.bare && !plan.padded && plan.ring_rows == 0);
+    WEEBILL_EXPECT(plan.chunk == c.chunk);
+    WEEBILL_EXPECT(plan.columns == c.columns);
+    p.ow = p.w = c.size - 1;  // no tiles that fill a row
+    WEEBILL_EXPECT(!plan_separable(p, caches, 1, FusionPolicy::kAuto).bare);
   }
 }
 
