@@ -138,8 +138,8 @@ template <typename T>
 void run_squeeze_excite(const RunOf<T>& run, const Record& record, const T* x, const Shape& shape,
                         T* y);
 template <typename T>
-void run_pointwise(const RunOf<T>& run, const Record& record, const T* x, std::int64_t pixels,
-                   T* y);
+void run_pointwise(const RunOf<T>& run, const Record& record, const Pixels<T>& x,
+                   std::int64_t pixels, T* y);
 template <typename T>
 void run_global_pool(const RunOf<T>& run, const T* x, const Shape& shape, T* y);
 template <typename T>
@@ -192,6 +192,17 @@ void run_product(const RunOf<T>& run, PointwiseArgsOf<T> args);
 template <typename T>
 void squeeze_excite_scale(const RunOf<T>& run, const Record& record, const float* sums,
                           std::int64_t rows, std::int64_t pixels, T* scale);
+
+/// From a pixel to the next, where pixels with their channels side by side follow each other at one
+/// distance through all images: NHWC, or some channels of it. Else 0.
+template <typename T>
+std::int64_t pixel_stride(const TensorViewOf<T>& x);
+
+/// Dense NHWC images.
+template <typename T>
+TensorViewOf<T> nhwc_view(const T* data, const Shape& s) {
+  return {data, s.n, s.c, s.h, s.w, s.h * s.w * s.c, 1, s.w * s.c, s.c};
+}
 
 /// The tensor as dense NHWC: its own memory if it is that, else a copy in `scope`.
 template <typename T>

@@ -187,74 +187,31 @@ std::int64_t work(const std::vector<Record>& records, const std::vector<Shape>& 
   return total;
 }
 
+// Whether a record takes images as they are.
 template <typename T>
-bool dense_nhwc(const TensorViewOf<T>& x) {
-  return (x.c == 1 || x.stride_c == 1) && (x.w == 1 || x.stride_w == x.c) &&
-         (x.h == 1 || x.stride_h == x.w * x.c) && (x.n == 1 || x.stride_n == x.h * x.w * x.c);
+bool takes(const Record& record, const TensorViewOf<T>& x) {
+  const RecordKind kind = record.header->kind;
+  if (kind == RecordKind::kConv2d) return true;
+  const std::int64_t stride = pixel_stride(x);
+  const bool any_distance = kind == RecordKind::kPointwise || kind == RecordKind::kSeparable;
+  return stride == x.c || (stride > 0 && any_distance);
 }
 
-// A view of any strides to dense NHWC.
-template <typename T>
-void copy_to_nhwc(const RunOf<T>& run, const TensorViewOf<T>& x, T* y) {
-  const std::int64_t image = x.h * x.w * x.c;
-  const bool planes = (x.w == 1 || x.stride_w == 1) && (x.h == 1 || x.stride_h == x.w);
-  for (std::int64_t n = 0; n < x.n; ++n) {
-    const T* from = x.data + n * x.stride_n;
-    T* to = y + n * image;
-    if (planes) {
-      block::interleave(run.kernels)({from, x.stride_c, to, x.h * x.w, x.c});
-      continue;
-    }
-    for (std::int64_t i = 0; i < x.h; ++i) {
-      for (std::int64_t j = 0; j < x.w; ++j) {
-        for (std::int64_t c = 0; c < x.c; ++c) {
-          *to++ = from[i * x.stride_h + j * x.stride_w + c * x.stride_c];
-        }
-      }
-    }
-  }
-}
-
-template <typename T>
-TensorViewOf<T> nhwc_view(const T* data, const Shape& s) {
-  return {data, s.n, s.c, s.h, s.w, s.h * s.w * s.c, 1, s.w * s.c, s.c};
-}
-
-}  // namespace
-
-template <typename T>
-const T* nhwc_data(const RunOf<T>& run, const TensorViewOf<T>& x, Workspace::Scope& scope) {
-  if (dense_nhwc(x)) return x.data;
-  const std::int64_t image = x.h * x.w * x.c;
-  T* copy = scope.take<T>(x.n * image);
-  run.for_each(x.n, [&](std::int64_t n) {
-    TensorViewOf<T> one = x;
-    one.data += n * x.stride_n;
-    one.n = 1;
-    copy_to_nhwc(run, one, copy + n * image);
-  });
-  return copy;
-}
-
-template const float* nhwc_data(const Run&, const TensorView&, Workspace::Scope&);
-template const Half* nhwc_data(const RunOf<Half>&, const HalfTensorView&, Workspace::Scope&);
-
-namespace {
-
-// One record on dense NHWC images; a convolution on any.
+// One record on images that it takes.
 template <typename T>
 void run_record(const RunOf<T>& run, const Record& record, const TensorViewOf<T>& view, T* y) {
   const Shape shape = {view.n, view.c, view.h, view.w};
   const T* x = view.data;
   const Shape out = record_output("run", record, shape);
-  const std::int64_t x_image = shape.h * shape.w * shape.c;
+  const std::int64_t stride = pixel_stride(view);
+  const std::int64_t x_image = shape.h * shape.w * stride;
   const std::int64_t y_image = out.h * out.w * out.c;
   switch (record.header->kind) {
     case RecordKind::kConv2d:
       run_conv2d(run, record, view, y);
       return;
     case RecordKind::kPointwise:
-      run_pointwise(run, record, x, shape.n * shape.h * shape.w, y);
+      run_pointwise(run, record, {x, stride}, shape.n * shape.h * shape.w, y);
       return;
     default:
       break;
@@ -264,7 +221,7 @@ void run_record(const RunOf<T>& run, const Record& record, const TensorViewOf<T>
     T* to = y + n * y_image;
     switch (record.header->kind) {
       case RecordKind::kSeparable:
-        run_separable(run, record, {from, shape.c}, shape, to);
+        run_separable(run, record, {from, stride}, shape, to);
         break;
       case RecordKind::kSqueezeExcite:
         run_squeeze_excite(run, record, from, shape, to);
@@ -320,8 +277,7 @@ void run_list(const RunOf<T>& run, const std::vector<Record>& records,
   for (std::size_t i = first + 1; i < last; ++i) largest = std::max(largest, elements(i));
   T* buffers[2] = {scope.take<T>(largest), scope.take<T>(largest)};
   const T* from = x.data;
-  // Convolutions take any layout.
-  const bool as_it_is = records[first].header->kind == RecordKind::kConv2d;
+  const bool as_it_is = takes(records[first], x);
   if (!as_it_is) from = nhwc_data(run, x, scope);
   for (std::size_t i = first; i < last;) {
     Shape shape = shapes[i];

@@ -84,11 +84,13 @@ PointwiseArgsOf<T> dense_product(const T* x, Section w, Section bias, T* y, std:
 }  // namespace
 
 template <typename T>
-void run_pointwise(const RunOf<T>& run, const Record& record, const T* x, std::int64_t pixels,
-                   T* y) {
+void run_pointwise(const RunOf<T>& run, const Record& record, const Pixels<T>& x,
+                   std::int64_t pixels, T* y) {
   const RecordHeader& h = *record.header;
-  run_product(run, dense_product(x, record.project_w, record.project_b, y, pixels, h.c_in, h.c_out,
-                                 h.activation));
+  PointwiseArgsOf<T> a = dense_product(x.x, record.project_w, record.project_b, y, pixels, h.c_in,
+                                       h.c_out, h.activation);
+  a.x_stride = x.pixel_stride;
+  run_product(run, a);
 }
 
 template <typename T>
@@ -154,8 +156,9 @@ void run_global_pool(const RunOf<T>& run, const T* x, const Shape& shape, T* y) 
 
 template void run_product(const Run&, PointwiseArgs);
 template void run_product(const RunOf<Half>&, PointwiseArgsOf<Half>);
-template void run_pointwise(const Run&, const Record&, const float*, std::int64_t, float*);
-template void run_pointwise(const RunOf<Half>&, const Record&, const Half*, std::int64_t, Half*);
+template void run_pointwise(const Run&, const Record&, const Pixels<float>&, std::int64_t, float*);
+template void run_pointwise(const RunOf<Half>&, const Record&, const Pixels<Half>&, std::int64_t,
+                            Half*);
 template void squeeze_excite_scale(const Run&, const Record&, const float*, std::int64_t,
                                    std::int64_t, float*);
 template void squeeze_excite_scale(const RunOf<Half>&, const Record&, const float*, std::int64_t,

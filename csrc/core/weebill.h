@@ -208,8 +208,8 @@ WEEBILL_API Shape output_shape(const std::string& op, const Shape& x, Packed rec
 WEEBILL_API std::vector<std::int64_t> geometry(Packed records);
 
 /// Runs the records on x. y is dense NHWC (torch's channels_last) of output_shape() and must not
-/// overlap x. Any x strides are accepted; dense NHWC is used as it is, and so is any layout by a
-/// leading conv2d; the rest costs one copy.
+/// overlap x. Any x strides are accepted; dense NHWC is used as it is, and so are some channels of
+/// it by a leading pointwise or separable record, any layout by a conv2d; the rest costs one copy.
 ///
 /// Records of float16 (to_float16) are computed in float16: x is rounded to it first, and y is what
 /// was computed. Throws NotSupported where the instruction set in use has no float16 arithmetic.

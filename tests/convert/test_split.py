@@ -29,7 +29,7 @@ def norm_act(c_in: int, c_out: int, kernel: int = 1, groups: int = 1, stride: in
 
 
 class Mixed(nn.Module):
-    """MixNet's way: channels go through windows of different sizes, and are joined and normed."""
+    """Channels go through windows of different sizes and are joined; a sum of all is normed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,8 +45,8 @@ class Mixed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.stem(x)
         a, b = y.split([6, 6], dim=1)
-        z = F.silu(self.norm(torch.cat([self.small(a), self.large(b)], dim=1))) * self.scale
-        z = torch.add(z, y, alpha=2)
+        z = F.silu(torch.cat([self.small(a), self.large(b)], dim=1)) * self.scale
+        z = self.norm(torch.add(z, y, alpha=2))
         w = self.dense(F.max_pool2d(z, 2))
         n = w.shape[0]
         w = w + self.wide(w)

@@ -142,7 +142,7 @@ def changed(path: list[Any], value: Any) -> dict[str, Any]:
         (["programs", 1, 0, "expand", "path"], "stem", "no two layers"),
         (["programs", 1, 0, "expand", "groups"], 0, "groups must be positive"),
         (["programs", 1, 0, "expand", "activation"], "tanh", "expand_activation"),
-        (["programs", 1, 0, "expand", "norms"], ["bn"], "folded in"),
+        (["programs", 1, 0, "expand", "norms"], [{"path": "bn"}], "folded in"),
         (["programs", 1, 0, "depthwise", "window", "stride"], [2, 1], "residual"),
         (["programs", 1, 0, "depthwise", "window", "stride"], [0, 1], "stride"),
         (["programs", 1, 0, "depthwise", "window", "stride"], [1 << 40, 1], "stride"),

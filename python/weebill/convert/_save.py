@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 
 from weebill import _C
 from weebill.convert._convert import convert
-from weebill.convert.builder import Builder, Network, NotSaved, program_of
+from weebill.convert.builder import Builder, Network, NotSaved, program_of, recipe_of
 from weebill.convert.steps import FUNCTIONS, MODULES
 from weebill.data import ImageClassification
 from weebill.fusion.fold import fold
@@ -22,7 +22,7 @@ from weebill.fusion.layers import NotFusable
 from weebill.fusion.pack import Folded
 from weebill.fusion.spec import Layer
 from weebill.fusion.symbols import NotTraceable
-from weebill.fusion.trace import ShapeInterpreter, is_torch_module, trace
+from weebill.fusion.trace import ShapeInterpreter, ancestors, is_torch_module, trace
 from weebill.runtime import _model, nodes
 from weebill.runtime.description import FORMAT, Description, Output
 
@@ -157,23 +157,29 @@ def network_of(model: nn.Module, x: Tensor) -> Network:
     if program is not None:
         flatten = program.output_rank == 2
         return Network([program.blocks], [nodes.Run((0,), 0, flatten)], (Output(1),))
-    graph = fx.Graph()
+    builder = Builder(model, tuple(x.shape), FUNCTIONS, MODULES)
+    recipe = recipe_of(model)
     try:
-        _, result = trace(model, graph, _is_leaf)
-    except NotTraceable as error:
-        raise NotImplementedError(f"save: {type(model).__name__} is not saved: {error}") from None
-    interpreter = ShapeInterpreter(model, graph)
-    with torch.no_grad():
-        interpreter.run(x)
-    builder = Builder(model, graph, interpreter.shapes, FUNCTIONS, MODULES)
-    try:
-        return builder.build(result)
-    except (NotFusable, NotSaved) as error:
+        if recipe is not None:
+            shapes = recipe.graph.shapes_for(tuple(x.shape))
+            return builder.build(recipe.order, shapes, recipe.graph.output, recipe.parts)
+        graph = fx.Graph()
+        trace(model, graph, _is_leaf)
+        interpreter = ShapeInterpreter(model, graph)
+        with torch.no_grad():
+            interpreter.run(x)
+        *_, output = graph.nodes
+        needed = ancestors(output) - {output}
+        order = [node for node in graph.nodes if node in needed]
+        return builder.build(order, interpreter.shapes, output.args[0])
+    except (NotFusable, NotSaved, NotTraceable) as error:
         raise NotImplementedError(f"save: {type(model).__name__} is not saved: {error}") from None
 
 
 def _is_leaf(module: nn.Module) -> bool:
-    return is_torch_module(module) or program_of(module) is not None
+    return (
+        is_torch_module(module) or program_of(module) is not None or recipe_of(module) is not None
+    )
 
 
 def _describe(

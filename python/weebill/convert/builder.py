@@ -7,8 +7,10 @@ them are in steps.py.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from torch import fx, nn
@@ -18,8 +20,9 @@ from weebill.fusion import activations
 from weebill.fusion.layers import check_norm, conv_layer, linear_layer
 from weebill.fusion.match import Program
 from weebill.fusion.module import FusedModule
-from weebill.fusion.spec import BlockSpec, Layer, Sum
-from weebill.fusion.trace import ancestors, writes
+from weebill.fusion.spec import BlockSpec, Layer, Norm, Sum
+from weebill.fusion.split import Part, Recipe
+from weebill.fusion.trace import writes
 from weebill.runtime import nodes
 from weebill.runtime.description import Output
 
@@ -64,6 +67,13 @@ def program_of(module: nn.Module) -> Program | None:
     return None
 
 
+def recipe_of(module: nn.Module) -> Recipe | None:
+    """How a module runs in parts; None for one that does not."""
+    if isinstance(module, FusedModule) and module.fusion.prepare(module):
+        return module.fusion.recipe
+    return None
+
+
 class Builder:
     """Goes through a traced graph once, node by node.
 
@@ -74,39 +84,72 @@ class Builder:
     def __init__(
         self,
         owner: nn.Module,
-        graph: fx.Graph,
-        shapes: dict[fx.Node, tuple[int, ...]],
+        shape: tuple[int, ...],
         functions: Mapping[Any, Step],
         modules: Mapping[type[nn.Module], Step],
     ) -> None:
         self.owner = owner
-        self.graph = graph
-        self.shapes = shapes
+        self.prefix = ""  # the owner's name in the model that is saved
+        self.input = Value(0)
         self.functions = functions
         self.modules = modules
         self.network = Network([], [])
+        self.shapes: dict[fx.Node, tuple[int, ...]] = {}
         self.values: dict[fx.Node, Any] = {}
         self.live: set[fx.Node] = set()
         self.current: fx.Node | None = None
-        self._shapes: dict[int, tuple[int, ...]] = {}
-        self._makers: dict[int, fx.Node] = {}  # by value
+        self._shapes = {0: shape}
+        self._names: dict[int, list[fx.Node]] = {}  # by value: all nodes that are this value
         self._users: dict[int, int] = {}
 
-    def build(self, result: Any) -> Network:
-        """All nodes that the result needs, and the outputs."""
-        order = list(self.graph.nodes)
-        live = self.live = ancestors(order[-1])
-        self._check_writes([node for node in order if node in live])
-        for node in order[:-1]:
-            if node in live:
-                self.current = node
-                value = self.values[node] = self._step(node)
-                if node in self.shapes and isinstance(value, Value):
-                    self._shapes[value.index] = self.shapes[node]
-                    self._makers.setdefault(value.index, node)
+    def build(
+        self,
+        order: Sequence[fx.Node],
+        shapes: dict[fx.Node, tuple[int, ...]],
+        result: Any,
+        parts: Mapping[fx.Node, Part] = MappingProxyType({}),
+    ) -> Network:
+        """Programs, nodes and outputs of the owner's forward.
+
+        Args:
+            order: The nodes of its graph that the result needs.
+            shapes: Those of their values.
+            result: A node, or a tuple, list or dict of nodes.
+            parts: Nodes that are values of programs, see split.py.
+        """
+        self._go(order, shapes, parts)
         self._set_outputs(result)
         self._merge_runs()
         return self.network
+
+    def _go(
+        self,
+        order: Sequence[fx.Node],
+        shapes: dict[fx.Node, tuple[int, ...]],
+        parts: Mapping[fx.Node, Part],
+    ) -> None:
+        self.shapes, self.live = shapes, set(order)
+        self._check_writes([node for node in order if node not in parts])
+        for node in order:
+            self.current = node
+            if node in parts:
+                part = parts[node]
+                value = self.run(self.values[part.entry], part.program.blocks, node)
+            else:
+                value = self._step(node)
+            self.values[node] = value
+            if node in self.shapes and isinstance(value, Value):
+                self._shapes[value.index] = self.shapes[node]
+                self._names.setdefault(value.index, []).append(node)
+
+    def _in_parts(self, path: str, module: nn.Module, recipe: Recipe, x: Value) -> Any:
+        """A module inside that runs in parts."""
+        inner = copy.copy(self)
+        inner.owner, inner.prefix, inner.input = module, _joined(self.prefix, path), x
+        inner.values = {}
+        graph = recipe.graph
+        inner._go(recipe.order, graph.shapes_for(self._shape(x)), recipe.parts)
+        return inner.values[graph.output]
 
     def _check_writes(self, order: Sequence[fx.Node]) -> None:
         """Raises unless values can be followed as if nothing were changed in place."""
@@ -121,7 +164,7 @@ class Builder:
 
     def _step(self, node: fx.Node) -> Any:
         if node.op == "placeholder":
-            return Value(0)
+            return self.input
         if node.op == "get_attr":
             raise NotSaved(f"it computes with {node.target} outside of a layer")
         args: Any = fx.node.map_arg(node.args, self.values.__getitem__)
@@ -146,6 +189,9 @@ class Builder:
         x = args[0]
         if program is not None:
             return self.run(x, tuple(_inside(block, path) for block in program.blocks), node)
+        recipe = recipe_of(module)
+        if recipe is not None:
+            return self._in_parts(path, module, recipe, x)
         if isinstance(module, nn.Conv2d):
             return self.run(x, (BlockSpec("conv2d", layer=conv_layer(module, path)),), node)
         if isinstance(module, nn.Linear):
@@ -154,7 +200,7 @@ class Builder:
             return self.run(x, (BlockSpec("conv2d", layer=linear_layer(module, path)),), node)
         if isinstance(module, _BatchNorm):
             check_norm(module)
-            return self._into_layer(x, path, norm=path)
+            return self._into_layer(x, path, norm=Norm(_joined(self.prefix, path)))
         name = activations.of_module(module)
         if name is not None:
             return self.activation(x, name)
@@ -174,6 +220,7 @@ class Builder:
 
     def run(self, x: Value, blocks: Blocks, node: fx.Node | None = None) -> Value:
         """A program on x; a network that calls the same modules again runs the same program."""
+        blocks = tuple(_inside(block, self.prefix) for block in blocks)
         programs = self.network.programs
         if blocks in programs and any(block.layers() for block in blocks):
             index = programs.index(blocks)
@@ -204,32 +251,53 @@ class Builder:
             return x
         return self._into_layer(x, name, activation=name)
 
-    def _into_layer(self, x: Value, what: str, *, norm: str = "", activation: str = "") -> Value:
-        """A BatchNorm or an activation as part of the layer that has made x, if there is one."""
-        last = self.network.nodes[x.index - 1] if x.index else None
-        maker = self._makers.get(x.index)
-        only_user = maker is not None and [u for u in maker.users if u in self.live] == [
-            self.current
-        ]
-        if isinstance(last, nodes.Run) and only_user:
-            program = self.network.programs[last.program]
-            used = sum(
-                isinstance(node, nodes.Run) and node.program == last.program
-                for node in self.network.nodes
-            )
-            layer = program[-1].layer
-            if layer is not None and layer.activation == "none" and used == 1:
-                changed = (
-                    replace(layer, norms=(*layer.norms, norm))
-                    if norm
-                    else replace(layer, activation=activation)
-                )
-                block = replace(program[-1], layer=changed)
-                self.network.programs[last.program] = (*program[:-1], block)
-                return x
-        if norm:
+    def _into_layer(
+        self, x: Value, what: str, *, norm: Norm | None = None, activation: str = ""
+    ) -> Value:
+        """A BatchNorm or an activation as part of the layers that have made x, if there are any."""
+        layers = self._layers_of(x.index, self.current)
+        if layers is not None:
+            first = 0
+            for index, layer in layers:
+                if norm is not None:
+                    mine = replace(norm, first=norm.first + first)
+                    changed = replace(layer, norms=(*layer.norms, mine))
+                else:
+                    changed = replace(layer, activation=activation)
+                *before, block = self.network.programs[index]
+                self.network.programs[index] = (*before, replace(block, layer=changed))
+                first += layer.out_channels
+            return x
+        if norm is not None:
             raise NotSaved(f"{what} is a BatchNorm that follows no convolution")
         return self.add(nodes.make_node("activation", inputs=[x.index], name=activation))
+
+    def _layers_of(self, value: int, user: fx.Node | None) -> list[tuple[int, Layer]] | None:
+        """The last layers of the programs whose results, concatenated, are a value.
+
+        None unless the layers have no activation, and `user` alone takes what they give.
+        """
+        last = self.network.nodes[value - 1] if value else None
+        names = self._names.get(value, [])
+        users = {u for name in names for u in name.users if u in self.live} - set(names)
+        if users != {user}:
+            return None
+        if isinstance(last, nodes.Concat) and last.axis == 1:
+            found: list[tuple[int, Layer]] = []
+            for source in last.inputs:
+                layers = self._layers_of(source, names[0])
+                if layers is None:
+                    return None
+                found += layers
+            return found
+        if not isinstance(last, nodes.Run):
+            return None
+        runs = [node for node in self.network.nodes if isinstance(node, nodes.Run)]
+        layer = self.network.programs[last.program][-1].layer
+        used = sum(node.program == last.program for node in runs)
+        if layer is None or layer.activation != "none" or used != 1:
+            return None
+        return [(last.program, layer)]
 
     def pool(self, x: Value) -> Value:
         """The mean over height and width, which stay as 1 x 1."""
@@ -241,7 +309,7 @@ class Builder:
     # --- the end ---
 
     def _set_outputs(self, result: Any) -> None:
-        if isinstance(result, fx.Proxy):
+        if isinstance(result, fx.Node):
             named = [("", result)]
         elif isinstance(result, dict):
             self.network.structure = "dict"
@@ -252,8 +320,8 @@ class Builder:
         else:
             raise NotSaved("its forward returns no tensor")
         outputs = []
-        for name, proxy in named:
-            value = self.values[proxy.node] if isinstance(proxy, fx.Proxy) else None
+        for name, node in named:
+            value = self.values[node] if isinstance(node, fx.Node) else None
             if not isinstance(value, Value) or not isinstance(name, str):
                 raise NotSaved("its forward returns more than tensors, or nests them")
             outputs.append(Output(value.index, name))
@@ -312,14 +380,18 @@ def _inside(block: BlockSpec, path: str) -> BlockSpec:
     def inside(layer: Layer) -> Layer:
         moved = replace(
             layer,
-            path=f"{path}.{layer.path}" if layer.path else "",
-            norms=tuple(f"{path}.{norm}" for norm in layer.norms),
+            path=_joined(path, layer.path) if layer.path else "",
+            norms=tuple(replace(norm, path=_joined(path, norm.path)) for norm in layer.norms),
         )
         if isinstance(moved, Sum):
             moved = replace(moved, beside=tuple(inside(other) for other in moved.beside))
         return moved
 
     return block.map_layers(inside)
+
+
+def _joined(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
 
 
 def _flat(value: Any) -> list[Any]:

@@ -219,6 +219,14 @@ def _same(builder: Builder, x: Value, *_: Any, **__: Any) -> Value:
     return x
 
 
+def _dropout(
+    builder: Builder, input: Value, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> Value:
+    if training:
+        raise NotSaved("dropout in training")
+    return input
+
+
 def _arithmetic(function: Callable[[int, int], int]) -> Callable[..., int]:
     def handle(builder: Builder, a: Any, b: Any) -> int:
         if not isinstance(a, int) or not isinstance(b, int):
@@ -251,6 +259,7 @@ FUNCTIONS: dict[Any, Step] = {
     F.avg_pool2d: _avg_pool,
     F.adaptive_avg_pool2d: _adaptive_pool,
     **dict.fromkeys(("contiguous", "clone", "detach", "float"), _same),
+    F.dropout: _dropout,
     "size": _sizes,
     getattr: _getattr,
     operator.getitem: _getitem,

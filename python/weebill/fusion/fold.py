@@ -31,12 +31,13 @@ def fold(owner: nn.Module, layer: Layer) -> Folded:
         weight = _array(module.weight)
         weight = weight.reshape(*weight.shape[:2], *(weight.shape[2:] or (1, 1)))
         bias = None if module.bias is None else _float64(module.bias)
-    for index, path in enumerate(layer.norms):
-        norm = owner.get_submodule(path)
-        mean, variance = _float64(norm.running_mean), _float64(norm.running_var)
+    for index, place in enumerate(layer.norms):
+        norm = owner.get_submodule(place.path)
+        mine = slice(place.first, place.first + layer.out_channels)
+        mean, variance = _float64(norm.running_mean)[mine], _float64(norm.running_var)[mine]
         scale = 1.0 / np.sqrt(variance + _eps(norm))
         if norm.weight is not None:
-            scale = scale * _float64(norm.weight)
+            scale = scale * _float64(norm.weight)[mine]
         # the last product is rounded as it is computed, without an array of float64 in between
         rounded = np.float32 if index == len(layer.norms) - 1 else np.float64
         weight = np.multiply(
@@ -48,7 +49,7 @@ def fold(owner: nn.Module, layer: Layer) -> Folded:
         )
         bias = ((0.0 if bias is None else bias) - mean) * scale
         if norm.bias is not None:
-            bias = bias + _float64(norm.bias)
+            bias = bias + _float64(norm.bias)[mine]
     folded = Folded(
         np.ascontiguousarray(weight, np.float32),
         None if bias is None else np.ascontiguousarray(bias, np.float32),
@@ -104,4 +105,4 @@ def source_names(owner: nn.Module, blocks: Sequence[BlockSpec]) -> Iterator[tupl
                     yield part.path, name
                 for norm in part.norms:
                     for name in ("running_mean", "running_var", "weight", "bias"):
-                        yield norm, name
+                        yield norm.path, name

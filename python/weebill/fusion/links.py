@@ -15,7 +15,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +29,7 @@ from weebill.fusion.shuffles import (
     find_shuffle,
     is_concat,
 )
-from weebill.fusion.spec import Layer, Window
+from weebill.fusion.spec import Layer, Norm, Window
 from weebill.fusion.trace import Graph, evaluate, has_hooks, is_norm
 
 #: Longest piece of elementwise graph that is tried as an activation.
@@ -66,7 +66,8 @@ class Link:
     entry: fx.Node
     exit: fx.Node
     layer: Layer | None = None
-    name: str = ""  # of the norm's module, or of the activation
+    norm: Norm | None = None
+    name: str = ""  # of the activation
     inner: list[Link] = field(default_factory=list)
     shortcut: list[Link] | None = None  # of a unit that has two branches
     branches: list[list[Link]] = field(default_factory=list)  # of a sum
@@ -77,6 +78,25 @@ class Link:
     def makes_token(self) -> bool:
         """Whether it stands for something by itself, and is not part of what comes before it."""
         return self.kind not in ("norm", "activation", "reshape", "expand")
+
+
+@dataclass(frozen=True)
+class PartOfNorm:
+    """A BatchNorm on some of its channels, as a step of a graph."""
+
+    module: nn.Module
+    norm: Norm
+    channels: int
+
+    def __call__(self, x: Tensor) -> Tensor:
+        def mine(name: str) -> Any:
+            tensor: Any = getattr(self.module, name)
+            last = self.norm.first + self.channels
+            return None if tensor is None else tensor[self.norm.first : last]
+
+        mean, variance = mine("running_mean"), mine("running_var")
+        eps = cast(float, self.module.eps)
+        return F.batch_norm(x, mean, variance, mine("weight"), mine("bias"), eps=eps)
 
 
 @dataclass
@@ -115,10 +135,10 @@ def follow(
 
 def _step(graph: Graph, node: fx.Node, users: list[fx.Node]) -> Link:
     if len(users) == 1:
-        link = _single(graph, node, users[0])
+        link = single_step(graph, node, users[0])
         if link is not None:
             return link
-    for diamond in (_activation, _squeeze, _residual, _pooled, _sum, _unit, _shuffle):
+    for diamond in (activation_step, _squeeze, _residual, _pooled, _sum, _unit, _shuffle):
         link = diamond(graph, node, users)
         if link is not None:
             return link
@@ -128,7 +148,8 @@ def _step(graph: Graph, node: fx.Node, users: list[fx.Node]) -> Link:
     raise NotFusable(f"one value goes to {names}: no form that is fused")
 
 
-def _single(graph: Graph, node: fx.Node, user: fx.Node) -> Link | None:
+def single_step(graph: Graph, node: fx.Node, user: fx.Node) -> Link | None:
+    """The step that a value's user is by itself, if it is one. Raises NotFusable."""
     module = graph.module(user)
     if module is not None and has_hooks(module):
         raise NotFusable(f"{user.target} has hooks")
@@ -142,9 +163,11 @@ def _single(graph: Graph, node: fx.Node, user: fx.Node) -> Link | None:
             return Link("layer", node, user, layer=linear_layer(module, path))
         if module is not None and is_norm(module):
             check_norm(module)
-            return Link("norm", node, user, name=path)
+            return Link("norm", node, user, norm=Norm(path))
         if user.target is F.batch_norm:
-            return Link("norm", node, user, name=_functional_norm(graph, user))
+            return Link("norm", node, user, norm=Norm(_functional_norm(graph, user)))
+        if isinstance(user.target, PartOfNorm):
+            return Link("norm", node, user, norm=user.target.norm)
     except NotFusable as error:
         raise NotFusable(f"{user.target}: {error}") from error
     if type(module) is nn.MaxPool2d:
@@ -219,7 +242,8 @@ def _is_reshape(graph: Graph, node: fx.Node, user: fx.Node) -> bool:
     )
 
 
-def _activation(graph: Graph, node: fx.Node, users: list[fx.Node]) -> Link | None:
+def activation_step(graph: Graph, node: fx.Node, users: list[fx.Node]) -> Link | None:
+    """The activation that the users of a value are the beginning of, or all."""
     if len(users) == 1:
         module = graph.module(users[0])
         if module is not None:
@@ -347,7 +371,7 @@ def _past_identities(graph: Graph, node: fx.Node) -> fx.Node:
     """The node, or the last of the steps after it that change nothing."""
     users = graph.users(node)
     while len(users) == 1:
-        link = _activation(graph, node, users)
+        link = activation_step(graph, node, users)
         if link is None or link.name != "none":
             break
         node = link.exit
@@ -360,7 +384,7 @@ def _linear(graph: Graph, node: fx.Node, user: fx.Node) -> tuple[list[Link], fx.
     links: list[Link] = []
     users = [user]
     while len(users) == 1:
-        link = _single(graph, node, users[0]) or _activation(graph, node, users)
+        link = single_step(graph, node, users[0]) or activation_step(graph, node, users)
         if link is None or not _is_linear(link):
             break
         links.append(link)

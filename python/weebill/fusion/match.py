@@ -20,6 +20,7 @@ from typing import TypeAlias
 import torch
 from torch import nn
 
+from weebill.fusion.concats import move_in_front
 from weebill.fusion.layers import NotFusable
 from weebill.fusion.links import Link, follow
 from weebill.fusion.spec import BlockSpec, Layer, Squeeze, Sum, Window
@@ -94,9 +95,11 @@ def graph_of(owner: nn.Module) -> Graph:
             kind = f"{parameter.dtype} on {parameter.device}".removeprefix("torch.")
             raise NotFusable(f"{path} is {kind}, not float32 on cpu")
     try:
-        return Graph(owner)
+        graph = Graph(owner)
     except NotTraceable as error:
         raise NotFusable(str(error)) from error
+    move_in_front(graph)
+    return graph
 
 
 def match(graph: Graph) -> Program:
@@ -120,9 +123,10 @@ def tokens(graph: Graph, links: Sequence[Link]) -> list[Token]:
             assert link.layer is not None
             found.append(link.layer)
         elif link.kind == "norm":
+            assert link.norm is not None
             if not isinstance(last, Layer) or last.activation != "none":
-                raise NotFusable(f"{link.name}: a BatchNorm that follows no convolution")
-            found[-1] = replace(last, norms=(*last.norms, link.name))
+                raise NotFusable(f"{link.norm.path}: a BatchNorm that follows no convolution")
+            found[-1] = replace(last, norms=(*last.norms, link.norm))
         elif link.kind == "activation" and link.name != "none":
             if not isinstance(last, (Layer, Residual)) or last.activation != "none":
                 raise NotFusable(f"{link.exit.name}: an activation that follows no convolution")
@@ -159,8 +163,8 @@ def _branch_layer(graph: Graph, branch: Sequence[Link]) -> Layer:
     for link in branch:
         if link.kind == "layer" and found is None:
             found = link.layer
-        elif link.kind == "norm" and found is not None:
-            found = replace(found, norms=(*found.norms, link.name))
+        elif link.norm is not None and found is not None:
+            found = replace(found, norms=(*found.norms, link.norm))
         elif link.kind != "activation":
             raise NotFusable("a sum of branches with more than one layer")
     assert found is not None

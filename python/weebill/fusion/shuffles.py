@@ -69,13 +69,18 @@ def find_halves(graph: Graph, node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
 
 def is_concat(node: fx.Node, first: fx.Node, second: fx.Node) -> bool:
     """Whether the node joins exactly these two along the channels."""
+    return concatenated(node) == [first, second]
+
+
+def concatenated(node: fx.Node) -> list[fx.Node]:
+    """The images that the node joins along the channels; none if it does something else."""
     if node.op != "call_function" or node.target not in _CONCAT or not node.args:
-        return False
+        return []
     dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", node.kwargs.get("axis", 0))
     tensors = node.args[0]
-    return (
-        isinstance(tensors, (list, tuple)) and list(tensors) == [first, second] and dim in (1, -3)
-    )
+    if not isinstance(tensors, (list, tuple)) or dim not in (1, -3):
+        return []
+    return [tensor for tensor in tensors if isinstance(tensor, fx.Node)]
 
 
 def average_window(graph: Graph, node: fx.Node) -> Window | None:

@@ -25,13 +25,21 @@ class Window:
 
 
 @dataclass(frozen=True)
+class Norm:
+    """The BatchNorm module at `path`, of which channel `first` is the layer's first one."""
+
+    path: str
+    first: int = 0
+
+
+@dataclass(frozen=True)
 class Layer:
     """A convolution or linear layer, the BatchNorms folded into it and the activation after them.
 
     Attributes:
         path: The module that holds `weight` and `bias`; linear weights count as 1 x 1.
         in_channels, out_channels, groups, window: Its geometry.
-        norms: BatchNorm modules, in the order in which they are applied.
+        norms: BatchNorms, in the order in which they are applied.
         activation: A name of `_C.activation_names()`.
     """
 
@@ -40,7 +48,7 @@ class Layer:
     out_channels: int
     groups: int = 1
     window: Window = Window()
-    norms: tuple[str, ...] = ()
+    norms: tuple[Norm, ...] = ()
     activation: str = "none"
 
     @property

@@ -85,6 +85,21 @@ class Graph:
             return None
         return self._modules[str(node.target)]
 
+    def insert(self, place: fx.Node, function: Callable[[Tensor], Tensor], x: fx.Node) -> fx.Node:
+        """A new step before the node `place`: a function of x that keeps its shape."""
+        name = getattr(function, "__name__", type(function).__name__).strip("<>")
+        with self._graph.inserting_before(place):
+            node = self._graph.create_node("call_function", function, (x,), name=name)
+        self._shapes[node] = self.shape(x)
+        return node
+
+    def redirect(self, old: fx.Node, new: fx.Node) -> None:
+        """Whatever takes the value `old` takes `new` from now on."""
+        old.replace_all_uses_with(new)
+        if self.output is old:
+            self.output = new
+        self._live = ancestors(self.output)
+
     def _check_writes(self) -> None:
         """Raises unless values can be followed as if nothing were changed in place."""
         order = {node: index for index, node in enumerate(self._graph.nodes)}
