@@ -146,7 +146,8 @@ def used_elsewhere(m: Any, x: Tensor) -> Tensor:
 
 def used_before(m: Any, x: Tensor) -> Tensor:
     y = torch.cat([m.a(x), m.b(x)], 1)
-    return m.norm(y) + y
+    z: Tensor = m.norm(y) + y
+    return z
 
 
 @pytest.mark.parametrize(

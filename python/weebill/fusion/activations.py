@@ -48,6 +48,11 @@ def of_module(module: nn.Module) -> str | None:
     return _MODULES.get(type(module))
 
 
+def is_fixed(module: nn.Module) -> bool:
+    """Whether no attribute of the module changes what it computes in evaluation."""
+    return type(module) in _MODULES
+
+
 def of_function(function: Callable[[Tensor], Tensor]) -> str | None:
     """The name of the activation that equals `function` on a grid of values, else None."""
     # kinks of the known functions are at -3, -2.5, 0, 2.5, 3, 6; values between and far outside

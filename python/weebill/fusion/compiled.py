@@ -298,15 +298,8 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
     """Of the plain forward, computed again on the weights that the graph was given."""
     owner = _owner(ctx.module)
-    names = [name for name, _ in (*owner.named_parameters(), *owner.named_buffers())]
-    sources = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in ctx.saved_tensors]
-    x, weights = sources[0], dict(zip(names, sources[1:], strict=True))
-    with torch.enable_grad():
-        y = owner.fusion.plain(owner, x, weights).reshape(gradient.shape)
-    wanted = [tensor for tensor in sources if tensor.requires_grad]
-    found = iter(torch.autograd.grad(y, wanted, gradient, allow_unused=True))
-    gradients = [next(found) if tensor.requires_grad else None for tensor in sources]
-    return gradients[0], gradients[1:], None, None
+    found = owner.fusion.gradients(owner, ctx.saved_tensors, gradient)
+    return found[0], found[1:], None, None
 
 
 def _flops(x: Tensor, module: int, form: int) -> int:

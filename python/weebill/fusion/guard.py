@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from weebill import _C
-from weebill.fusion import memory
+from weebill.fusion import activations, memory
 
 #: What `Guard.state` tells. FRESH is 0 in the core's guard.
 FRESH = 0
@@ -31,8 +31,9 @@ BUSY = 1  # a module inside is in training mode or has hooks: the records wait
 CHANGED = 2  # a module or an attribute changed: match again
 STALE = 3  # a tensor changed: pack again
 
-#: Attributes of leaf modules that records depend on.
-_ATTRIBUTES = ("stride", "padding", "dilation", "eps")
+#: Attributes of leaf modules that records depend on. Of others it may be any.
+_ATTRIBUTES = ("stride", "padding", "dilation", "padding_mode", "eps")
+_MODULES_OWN = frozenset({*nn.Module().__dict__, "_fusion"})
 _LEAVES = (nn.Conv2d, _BatchNorm)
 
 
@@ -76,10 +77,18 @@ def _expect_structure(guard: _C.Guard, module: nn.Module, *, inside: bool) -> No
         guard.expect_size(module._modules, CHANGED)
         for name in module._modules:
             guard.expect_entry(module._modules, name, CHANGED)
+    if not inside:
+        return  # its __dict__ leads to the guard, and no collector would find that: see module.py
     if isinstance(module, _LEAVES) or "running_var" in module._buffers:
-        for name in _ATTRIBUTES:
-            if name in module.__dict__:
-                guard.expect_entry(module.__dict__, name, CHANGED)
+        names = [name for name in _ATTRIBUTES if name in module.__dict__]
+    elif activations.is_fixed(module):
+        return
+    else:
+        names = [name for name in module.__dict__ if name not in _MODULES_OWN]
+    for name in names:
+        guard.expect_entry(module.__dict__, name, CHANGED)
+    if names:
+        guard.expect_size(module.__dict__, CHANGED)  # a forward that is set on the object
 
 
 def _ignores_mode(module: nn.Module) -> bool:

@@ -26,23 +26,26 @@ import copy
 import functools
 import logging
 import threading
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch._C import _len_torch_dispatch_stack, _len_torch_function_stack
 from torch.compiler import is_dynamo_compiling
 
 from weebill import _fake
-from weebill.fusion import compiled, cost
+from weebill.fusion import compiled, cost, optimizers
 from weebill.fusion.compiled import call
 from weebill.fusion.fold import source_names
 from weebill.fusion.guard import BUSY, CHANGED, FRESH, Guard, packable
 from weebill.fusion.layers import NotFusable
 from weebill.fusion.match import Program, graph_of, match
 from weebill.fusion.packed import Packed
+from weebill.fusion.replay import Replay
 from weebill.fusion.split import Recipe, Split, sources, split
 from weebill.fusion.trace import Graph, has_hooks
 
@@ -63,38 +66,20 @@ class _Differentiable(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, owner: nn.Module, packed: Runnable, plain: Forward, x: Tensor, *weights: Tensor
+        ctx: Any, replay: Replay, packed: Runnable, x: Tensor, *parameters: Tensor
     ) -> Tensor:
-        ctx.owner, ctx.plain = owner, plain
-        ctx.save_for_backward(x, *weights)
+        ctx.replay = replay
+        ctx.save_for_backward(x, *parameters)
         return packed.run(x)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        sources = ctx.saved_tensors
-        higher = torch.is_grad_enabled()
-        with torch.enable_grad():
-            y = ctx.plain(ctx.owner, sources[0])
-        wanted = [i for i, source in enumerate(sources) if ctx.needs_input_grad[3 + i]]
-        found = torch.autograd.grad(
-            y, [sources[i] for i in wanted], gradients, create_graph=higher, allow_unused=True
-        )
-        result: list[Tensor | None] = [None] * (3 + len(sources))
-        for i, gradient in zip(wanted, found, strict=True):
-            result[3 + i] = gradient
-        return tuple(result)
-
-
-class _Forward(nn.Module):
-    """Calls a module's forward without its hooks."""
-
-    def __init__(self, owner: nn.Module) -> None:
-        super().__init__()
-        self.owner = owner
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.owner.forward(x)
-        return y
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, *parameters = ctx.saved_tensors
+        others = dict(zip(ctx.replay.parameters, parameters, strict=True))
+        needed, higher = ctx.needs_input_grad[2:], torch.is_grad_enabled()
+        with unfused():
+            found = ctx.replay.gradients(x, others, needed, gradient, higher=higher)
+        return None, None, *found
 
 
 _unfused = contextvars.ContextVar("weebill_unfused", default=False)
@@ -119,6 +104,22 @@ def unfused() -> Iterator[None]:
         _unfused.reset(token)
 
 
+class _Ready:
+    """Records and what tells whether they are right: read and replaced as one, by all threads."""
+
+    def __init__(self, owner: nn.Module, packed: Runnable, guard: Guard) -> None:
+        self.owner = weakref.ref(owner)
+        self.packed = packed
+        self.guard = guard
+
+    @functools.cached_property
+    def replay(self) -> Replay:
+        """Of the owner as it was packed: asked for when the guard has looked."""
+        owner = self.owner()
+        assert owner is not None
+        return Replay(owner)
+
+
 class Fusion:
     """The fused side of one module. Copies and pickles carry the program, not the records.
 
@@ -135,41 +136,45 @@ class Fusion:
         self.recipe: Recipe | None = None
         self.reason = ""
         self.number = 0  # in graphs, see compiled.py
-        self.packed: Runnable | None = None
-        self.guard: Guard | None = None
-        self._owner: nn.Module | None = None  # of the packed records
+        self._ready: _Ready | None = None
         self._lock = threading.Lock()
+
+    @property
+    def packed(self) -> Runnable | None:
+        """The records, ready to run, if there are any now."""
+        ready = self._ready
+        return None if ready is None else ready.packed
 
     def __reduce__(self) -> tuple[type[Fusion], tuple[Program | None, bool]]:
         return Fusion, (self.program, self.splits)
 
-    def run(self, owner: FusedModule, plain: Forward, x: Tensor) -> Tensor | None:
+    def run(self, owner: FusedModule, x: Tensor) -> Tensor | None:
         """The forward of `owner` on x, or None where the plain one has to run."""
         if _unfused.get() or compiled.transformed():
             return None
         if type(x) is not Tensor and compiled.is_fake(x) and torch.compiler.is_exporting():
             return compiled.exported(owner, x)
-        packed = self._current(owner)
-        if packed is None or x.dim() != packed.input_rank:
+        ready = self._current(owner)
+        if ready is None or x.dim() != ready.packed.input_rank:
             return None
         if torch.is_grad_enabled():
-            assert self.guard is not None
-            wanted = [tensor for tensor in self.guard.tensors if tensor.requires_grad]
-            if wanted or x.requires_grad:
+            parameters = ready.replay.parameters
+            if x.requires_grad or any(tensor.requires_grad for tensor in parameters):
                 if not _is_quiet(owner):
                     return None
-                y: Tensor = _Differentiable.apply(owner, packed, plain, x, *wanted)  # type: ignore[no-untyped-call]
+                y: Tensor = _Differentiable.apply(ready.replay, ready.packed, x, *parameters)  # type: ignore[no-untyped-call]
                 return y
-        return packed.run(x)
+        return ready.packed.run(x)
 
     def run_in_graph(self, owner: FusedModule, x: Tensor, form: compiled.Form) -> Tensor:
         """The forward as a graph calls it: (N, C, H, W) to what `run` would give."""
         geometry, flatten = form
-        packed = None if _unfused.get() else self._current(owner)
+        ready = None if _unfused.get() else self._current(owner)
+        packed = None if ready is None else ready.packed
         if packed is not None and (packed.geometry is geometry or packed.geometry == geometry):
             return packed.run_records(x, flatten)
         expected = _fake.run(x, x, geometry, flatten)
-        y = self.plain(owner, x) if packed is None else packed.run_records(x, flatten)
+        y = self._plain(owner, x) if packed is None else packed.run_records(x, flatten)
         if y.numel() != expected.numel() or y.shape[:2] != expected.shape[:2]:
             raise RuntimeError(
                 f"run: the module must give a result of shape {tuple(expected.shape)} as it did "
@@ -178,15 +183,26 @@ class Fusion:
         return expected.copy_(y.reshape(expected.shape))
 
     @staticmethod
-    def plain(owner: FusedModule, x: Tensor, state: dict[str, Tensor] | None = None) -> Tensor:
-        """The plain forward, without hooks of the owner; on other tensors than the owner's."""
+    def _plain(owner: FusedModule, x: Tensor) -> Tensor:
+        """The plain forward, without hooks of the owner."""
         with unfused():
-            if state is None:
-                y: Tensor = owner.forward(x)
-            else:
-                state = {f"owner.{name}": tensor for name, tensor in state.items()}
-                y = torch.func.functional_call(_Forward(owner), state, (x,))
+            y: Tensor = owner.forward(x)
         return y
+
+    @staticmethod
+    def gradients(owner: FusedModule, saved: Sequence[Tensor], gradient: Tensor) -> Any:
+        """Those of the plain forward, for a graph.
+
+        Args:
+            owner: The module.
+            saved: The forward's input, and all parameters and buffers, as the graph has them.
+            gradient: That of the result.
+        """
+        x, *tensors = saved
+        others = dict(zip((*owner.parameters(), *owner.buffers()), tensors, strict=True))
+        needed = [tensor.requires_grad for tensor in saved]
+        with unfused():
+            return Replay(owner).gradients(x, others, needed, gradient)
 
     def prepare(self, owner: nn.Module, graph: Graph | None = None) -> bool:
         """Whether `owner` runs fused now; matches, checks and packs what has not been yet.
@@ -201,62 +217,70 @@ class Fusion:
         """The packed records, one per block of the program; empty before `prepare`."""
         return self.packed.separate if isinstance(self.packed, Packed) else []
 
-    def _current(self, owner: nn.Module, graph: Graph | None = None) -> Runnable | None:
-        packed = self.packed
-        if packed is not None and self.guard is not None and self._owner is owner:
-            state = self.guard.state()
+    def _current(self, owner: nn.Module, graph: Graph | None = None) -> _Ready | None:
+        ready = self._ready
+        if ready is not None and ready.owner() is owner:
+            state = ready.guard.state()
             if state == FRESH:
-                return packed
+                return ready
             if state == BUSY:
                 return None
             self.forget(structure=state == CHANGED)
         if self.reason or not _is_quiet(owner):
             return None
-        with self._lock, torch.inference_mode(False), torch.no_grad():
-            if not packable(_tensors(owner)):
-                return None
-            return self._pack(owner, graph)
+        if _len_torch_dispatch_stack() or _len_torch_function_stack():
+            return compiled.apart(lambda: self._pack_once(owner, graph))  # modes see the call alone
+        return self._pack_once(owner, graph)
 
-    def _pack(self, owner: nn.Module, graph: Graph | None) -> Runnable | None:
+    def _pack_once(self, owner: nn.Module, graph: Graph | None) -> _Ready | None:
+        with self._lock, torch.inference_mode(False), torch.no_grad():
+            return self._pack(owner, graph) if packable(_tensors(owner)) else None
+
+    def _pack(self, owner: nn.Module, graph: Graph | None) -> _Ready | None:
+        program, recipe = self.program, self.recipe
         try:
-            packed: Runnable
-            if self.program is None and self.recipe is None:
-                graph = graph or graph_of(owner)
-                packed = self._first(owner, graph)
-                check(packed, owner, graph)
-                if isinstance(packed, Split):
-                    self.recipe = packed.recipe
-                else:
-                    self.program = packed.program
-            elif self.program is not None:
-                packed = self._watched(owner, self.program)
+            if program is not None or recipe is not None:
+                ready = _packed(owner, recipe if program is None else program)
             else:
-                assert self.recipe is not None
-                packed = self._watched(owner, self.recipe)
+                graph = graph or graph_of(owner)
+                ready = _packed(owner, split(graph) if self.splits else match(graph))
+                check(ready.packed, owner, graph)
+                if isinstance(ready.packed, Split):
+                    self.recipe = ready.packed.recipe
+                else:
+                    self.program = ready.packed.program
         except NotFusable as error:
             self.reason = str(error)
             logger.debug("%s runs plain: %s", type(owner).__name__, error)
             return None
-        self.packed, self._owner = packed, owner
-        return packed
+        self._ready = ready
+        optimizers.watch(self)
+        return ready
 
-    def _first(self, owner: nn.Module, graph: Graph) -> Runnable:
-        return self._watched(owner, split(graph) if self.splits else match(graph))
-
-    def _watched(self, owner: nn.Module, found: Program | Recipe) -> Runnable:
-        # watched before it is read: a change in between makes the records stale, not wrong
-        if isinstance(found, Recipe):
-            self.guard = Guard(owner, sources(owner, found))
-            return Split(owner, found)
-        self.guard = Guard(owner, source_names(owner, found.blocks))
-        return Packed(owner, found)
+    def depends_on(self, tensors: set[int]) -> bool:
+        """Whether any tensor with one of these ids is packed."""
+        ready = self._ready
+        return ready is not None and any(id(tensor) in tensors for tensor in ready.guard.tensors)
 
     def forget(self, structure: bool = False) -> None:
         """Drops the records, and what was found out about the structure."""
-        self.packed = self.guard = None
+        self._ready = None
         self.reason = ""
         if structure:
             self.program = self.recipe = None
+
+
+def _packed(owner: nn.Module, found: Program | Recipe | None) -> _Ready:
+    # watched before it is read: a change in between makes the records stale, not wrong
+    for module in owner.modules():
+        if isinstance(module, FusedModule):
+            module.fusion  # noqa: B018  made here: an attribute more, later, would be a change
+    if isinstance(found, Recipe):
+        guard = Guard(owner, sources(owner, found))
+        return _Ready(owner, Split(owner, found), guard)
+    assert found is not None
+    guard = Guard(owner, source_names(owner, found.blocks))
+    return _Ready(owner, Packed(owner, found), guard)
 
 
 def _tensors(owner: nn.Module) -> Iterator[Tensor]:
@@ -294,8 +318,11 @@ def check(packed: Runnable, owner: nn.Module, graph: Graph) -> None:
     if _distance(fused, plain) <= TOLERANCE * scale:
         return
     # a network that amplifies rounding errors: the truth is what both have to be near
-    with unfused():
-        exact = copy.deepcopy(owner).double()(graph.trial_input.double())
+    try:
+        with unfused():
+            exact = copy.deepcopy(owner).double()(graph.trial_input.double())
+    except Exception as error:  # foreign code, that may not run in float64
+        raise NotFusable(f"in float64 it fails: {error}".splitlines()[0]) from error
     distance, own_distance = _distance(fused, exact), _distance(plain, exact)
     if not distance <= max(TOLERANCE * scale, 4 * own_distance):
         raise NotFusable(
@@ -328,7 +355,8 @@ class FusedModule(nn.Module):
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
+        if "_fused_base" not in cls.__dict__:  # what a class of the user does for its own ones
+            super().__init_subclass__(**kwargs)
         if cls.forward is not nn.Module.forward and not hasattr(cls.forward, "switches"):
             cls.forward = _switching(cls.forward)
 
@@ -346,6 +374,13 @@ class FusedModule(nn.Module):
         """As `nn.Module.train`. Weights are packed again at the next fused call."""
         self.fusion.forget()
         return super().train(mode)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        # the guard looks at the modules inside, and at tensors: it may not hold what holds it
+        fusion = self.__dict__.get("_fusion")
+        if fusion is not None and name != "training" and not isinstance(value, Tensor):
+            fusion.forget(structure=True)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self.fusion.forget()
@@ -368,7 +403,7 @@ def _switching(plain: Forward) -> Forward:
             y = call(self, x) if is_owner(self) else None
         elif type(self).forward is forward:
             # as few calls as possible: behind a network all of the interpreter is cold
-            y = (self.__dict__.get("_fusion") or self.fusion).run(self, plain, x)
+            y = (self.__dict__.get("_fusion") or self.fusion).run(self, x)
         return plain(self, *args, **kwargs) if y is None else y
 
     @compiled.constant_in_graphs
@@ -380,26 +415,33 @@ def _switching(plain: Forward) -> Forward:
     return forward
 
 
-_fused_classes: dict[type[nn.Module], type[FusedModule]] = {}
+#: By what they are made of. Weak: classes that a function makes end with it.
+_fused_classes: weakref.WeakValueDictionary[type[nn.Module], type[FusedModule]] = (
+    weakref.WeakValueDictionary()
+)
 
 
 def fused_class(base: type[nn.Module]) -> type[FusedModule]:
     """`base` with a forward that runs fused in evaluation; instances pickle as `base` plus that."""
-    if base not in _fused_classes:
-        namespace = {
-            "__module__": base.__module__,
-            "__doc__": base.__doc__,
-            "__reduce_ex__": _reduce,
-            "_fused_base": base,
-        }
-        made = type(f"Fused{base.__name__}", (FusedModule, base), namespace)
-        # another thread may have been first: all instances share one class
-        _fused_classes.setdefault(base, made)
-    return _fused_classes[base]
+    known = _fused_classes.get(base)
+    if known is not None:
+        return known
+    namespace = {
+        "__module__": base.__module__,
+        "__doc__": base.__doc__,
+        "__reduce_ex__": _reduce,
+        "_fused_base": base,
+    }
+    # another thread may have been first: all instances share one class
+    made: type[FusedModule] = type(f"Fused{base.__name__}", (FusedModule, base), namespace)
+    return _fused_classes.setdefault(base, made)
 
 
 def _reduce(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
-    return _new, (type(self)._fused_base,), self.__dict__  # type: ignore[attr-defined]
+    base = type(self)._fused_base  # type: ignore[attr-defined]
+    own: Any = getattr(base, "__getstate__", None)  # of object, from Python 3.11 on
+    given = own is None or own is getattr(object, "__getstate__", None)
+    return _new, (base,), self.__dict__ if given else own(self)
 
 
 def _new(base: type[nn.Module]) -> nn.Module:

@@ -1,0 +1,128 @@
+"""A module's forward once more, as it was when its weights were packed: what a backward computes.
+
+Between a fused forward and its backward everything about the module can change: its mode, its
+hooks, the tensors under its names. So the backward runs shells of the modules, made from what they
+were: in evaluation, without hooks, with other tensors in the places of those that a gradient is
+wanted for. Nothing that belongs to the user is touched, and threads do not meet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+#: Tables of a module that a shell has of its own.
+_TABLES = ("_parameters", "_buffers", "_modules")
+_HOOKS = tuple(name for name in nn.Module().__dict__ if "hooks" in name)
+
+
+class _Part(NamedTuple):
+    """One module: its class, attributes and tensors, and the places of its children."""
+
+    kind: type[nn.Module]
+    attributes: dict[str, Any]
+    parameters: dict[str, Tensor | None]
+    buffers: dict[str, Tensor | None]
+    children: dict[str, int | None]
+
+
+class Replay:
+    """The forward of `owner` and of all modules inside, as they are now.
+
+    Attributes:
+        parameters: Each of its parameters once.
+    """
+
+    def __init__(self, owner: nn.Module) -> None:
+        places = {module: place for place, module in enumerate(owner.modules())}
+        self._parts = [
+            _Part(
+                type(module),
+                {name: value for name, value in module.__dict__.items() if name not in _LEFT_OUT},
+                dict(module._parameters),
+                dict(module._buffers),
+                {n: None if m is None else places[m] for n, m in module._modules.items()},
+            )
+            for module in places
+        ]
+        self.parameters = list(dict.fromkeys(self._all_parameters()))
+
+    def _all_parameters(self) -> Iterator[Tensor]:
+        for part in self._parts:
+            yield from (tensor for tensor in part.parameters.values() if tensor is not None)
+
+    def __call__(self, x: Tensor, others: Mapping[Tensor, Tensor]) -> Tensor:
+        """The forward on x, in which tensors that `others` names are those that it gives."""
+        shells: list[nn.Module] = [object.__new__(part.kind) for part in self._parts]
+        for shell, part in zip(shells, self._parts, strict=True):
+            shell.__dict__.update(
+                part.attributes,
+                training=False,
+                _parameters=_replaced(part.parameters, others),
+                _buffers=_replaced(part.buffers, others),
+                _modules={n: None if i is None else shells[i] for n, i in part.children.items()},
+                **{name: {} for name in _HOOKS},
+            )
+        with torch.autocast("cpu", enabled=False):
+            y: Tensor = shells[0].forward(x)
+        return y
+
+    def gradients(
+        self,
+        x: Tensor,
+        others: Mapping[Tensor, Tensor],
+        needed: Sequence[bool],
+        gradient: Tensor,
+        *,
+        higher: bool = False,
+    ) -> list[Tensor | None]:
+        """Those by x and by the tensors in the others' places.
+
+        Views of them are what is differentiated: what has made x, or a weight, is no part of this
+        forward, though the same weights may have, and tensors' hooks run where the gradients go.
+
+        Args:
+            x: The input of the forward.
+            others: As in the forward.
+            needed: Of x, and of each of the others, whether its gradient is wanted.
+            gradient: That of the result.
+            higher: Whether the gradients will be differentiated.
+        """
+        sources = (x, *others.values())
+        with torch.enable_grad():
+            views = [
+                tensor.view_as(tensor)
+                if higher and tensor.requires_grad
+                else tensor.detach().requires_grad_(wanted)
+                for tensor, wanted in zip(sources, needed, strict=True)
+            ]
+            y = self(views[0], dict(zip(others, views[1:], strict=True)))
+        if (
+            gradient.shape != y.shape
+        ):  # behind a view of y, torch's BatchNorm misreads channels_last
+            gradient = gradient.reshape(y.shape)
+        result: list[Tensor | None] = [None] * len(sources)
+        wanted = [place for place, is_needed in enumerate(needed) if is_needed]
+        if y.requires_grad:
+            found = torch.autograd.grad(
+                y,
+                [views[place] for place in wanted],
+                gradient,
+                create_graph=higher,
+                allow_unused=True,
+            )
+            for place, tensor in zip(wanted, found, strict=True):
+                result[place] = tensor
+        return result
+
+
+_LEFT_OUT = frozenset({"training", "_fusion", *_TABLES, *_HOOKS})
+
+
+def _replaced(
+    table: Mapping[str, Tensor | None], others: Mapping[Tensor, Tensor]
+) -> dict[str, Tensor | None]:
+    return {name: None if t is None else others.get(t, t) for name, t in table.items()}
