@@ -5,7 +5,9 @@ an op passes, with gradients or without: it packs and unpacks the arguments in b
 goes through the dispatcher again. On small tensors that is as much as all the rest, with the
 interpreter in no cache several times that. A call that nothing looks into, no mode, transform,
 trace or subclass of Tensor, needs none of it: without gradients it goes to the kernel at once, with
-gradients through a node of our own. All other calls are the op's.
+gradients through a node of our own. Where torch differentiates forward, or by a transform of
+torch.func, the call is that of the op's formula in plain torch: the key has a backward alone, and
+would lose a tangent without a word. All other calls are the op's.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ _is_wrapped: Any = getattr(torch._C._functorch, "is_functorch_wrapped_tensor", N
 _any_autocast: Any = getattr(torch._C, "_is_any_autocast_enabled", None)
 _tracing_state: Any = getattr(torch._C, "_get_tracing_state", None)
 _below_autograd: Any = getattr(torch._C, "_AutoDispatchBelowAutograd", None)
+_unpack_dual: Any = forward_ad.unpack_dual
 _inference = torch.is_inference_mode_enabled
 _grad_enabled = torch.is_grad_enabled
 
@@ -35,10 +38,45 @@ _KNOWN = None not in (
     *(_any_autocast, _tracing_state, _below_autograd),
 )
 
+_is_batched: Any = getattr(torch._C._functorch, "is_batchedtensor", None)
+_unwrapped: Any = getattr(torch._C._functorch, "get_unwrapped", None)
+
 _PLAIN = (Tensor, nn.Parameter)
 
 Setup = Callable[[Any, tuple[Any, ...], Any], None]
 Backward = Callable[..., tuple[Tensor | None, ...]]
+#: Transforms of torch.func that need a derivative; vmap and functionalize take the op as it is.
+_DERIVATIVES = ("Grad", "Jvp")
+
+
+def differentiates() -> bool:
+    """Whether this runs where torch differentiates without a backward of ours: in forward mode, or
+    in a transform of torch.func."""
+    if forward_ad._current_level >= 0:
+        return True
+    if _transforms is None or not _transforms():
+        return False
+    levels = torch._C._functorch.get_interpreter_stack() or ()
+    return any(level.key().name in _DERIVATIVES for level in levels)
+
+
+# Dynamo calls it while it traces, and has guards of its own on what it looks at.
+differentiates._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def is_differentiated(x: Tensor) -> bool:
+    """Whether x has a tangent or requires a gradient, for any transform that wraps it."""
+    if _transforms is None or not (_transforms() or forward_ad._current_level >= 0):
+        return False
+    while True:
+        if x.requires_grad and _grad_enabled():
+            return True
+        batched = _is_batched(x)  # by vmap, which knows no tangents
+        if not batched and _unpack_dual(x, level=0).tangent is not None:
+            return True
+        if not _is_wrapped(x):
+            return False
+        x = _unwrapped(x)
 
 
 def tensors_of(op: torch._ops.OpOverload) -> int:
@@ -46,12 +84,15 @@ def tensors_of(op: torch._ops.OpOverload) -> int:
     return sum("Tensor" in str(argument.type) for argument in op._schema.arguments)
 
 
-def route(op: torch._ops.OpOverload, setup: Setup, backward: Backward) -> Callable[..., Any]:
+def route(
+    op: torch._ops.OpOverload, setup: Setup, backward: Backward, formula: Callable[..., Any]
+) -> Callable[..., Any]:
     """The op, called with all of its arguments in order.
 
     Args:
         op: It takes tensors first, and gives new ones.
         setup, backward: As for `torch.library.register_autograd`.
+        formula: Called as the op; torch can differentiate it in every mode.
     """
     if not _KNOWN:
         return op
@@ -79,7 +120,7 @@ def route(op: torch._ops.OpOverload, setup: Setup, backward: Backward) -> Callab
             or _tracing_state() is not None
             or forward_ad._current_level >= 0
         ):
-            return op(*arguments)
+            return (formula if differentiates() else op)(*arguments)
         if _inference():  # in which the dispatcher asks nobody for a gradient
             return now(*arguments)
         if _grad_enabled():

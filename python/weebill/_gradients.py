@@ -3,7 +3,8 @@
 The backward of an op computes its forward again with the formulas of `_reference` and
 differentiates that. Where only first derivatives are wanted, the convolutions inside run on
 kernels, forward and backward: depthwise with one filter per channel, and 1 x 1. Other convolutions,
-and everything where a second derivative is wanted, run through plain torch.
+and everything where a second derivative is wanted, run through plain torch. So does all of an op in
+forward mode and in transforms of torch.func.
 """
 
 from __future__ import annotations
@@ -58,6 +59,41 @@ def backward_of(name: str) -> Backward:
         return composed(ctx, *grads)
 
     return backward
+
+
+def formula_of(name: str) -> Callable[..., Any]:
+    """`torch.ops.weebill.<name>` in plain torch, with the op's checks and its way with autocast."""
+    op = getattr(torch.ops.weebill, name).default
+    reference = getattr(_reference, name)
+    casts = name != "channel_shuffle"
+    # the others are called with what a forward has checked
+    checks = not name.startswith("batch_norm") and not name.endswith("_backward")
+
+    def formula(*arguments: Any) -> Any:
+        if casts and torch.is_autocast_enabled("cpu"):
+            arguments = torch.amp.autocast_mode._cast(arguments, "cpu", torch.float32)
+        # in a backward the convolutions of formulas are calls of the ops, which would lead here
+        kernels = _reference.convolution.set(None)
+        try:
+            with torch.autocast("cpu", enabled=False):
+                if checks:
+                    op(*map(_likeness, arguments, range(len(arguments))))
+                return reference(*arguments)
+        finally:
+            _reference.convolution.reset(kernels)
+
+    return formula
+
+
+def _likeness(value: Any, index: int) -> Any:
+    """What an op's checks see of an argument: without values and derivatives; x without images."""
+    if not isinstance(value, Tensor):
+        return value
+    if value.layout is not torch.strided:
+        return value.detach()
+    no_images = index == 0 and value.dim() == 4
+    shape = (0, *value.shape[1:]) if no_images else value.shape
+    return torch.empty(shape, dtype=value.dtype, device=value.device)
 
 
 def _composed(reference: Callable[..., Any], count: int) -> Backward:

@@ -83,7 +83,9 @@ def _register() -> None:
             setup, backward = _gradients.setup_context_of(name), _gradients.backward_of(name)
             torch.library.register_autograd(op, backward, setup_context=setup)
             overload = getattr(torch.ops.weebill, name).default
-            _gradients.calls[name] = _eager.route(overload, setup, backward)
+            _gradients.calls[name] = _eager.route(
+                overload, setup, backward, _gradients.formula_of(name)
+            )
     if native:
         for name, fake in _training_fake.KERNELS.items():
             torch.library.register_fake(f"weebill::{name}", fake)

@@ -29,7 +29,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from weebill import _C, _ops
+from weebill import _C, _eager, _ops
 from weebill._arguments import Padding, Size, pair, sides
 from weebill._errors import call, fail
 from weebill._shuffle_ops import channel_shuffle, shuffle_unit, shuffle_unit_v1
@@ -434,12 +434,17 @@ def run(x: Tensor, records: Tensor, geometry: Sequence[int], flatten: bool = Fal
     Raises:
         ValueError: The records are damaged or do not fit x.
         TypeError: See the module; or records is not uint8.
-        NotImplementedError: x requires a gradient, which this op could not give.
+        NotImplementedError: x requires a gradient or has a tangent; this op has no derivatives.
     """
     if x.requires_grad and torch.is_grad_enabled():
         raise NotImplementedError(
             "run: x must not require a gradient, got requires_grad=True; use torch.no_grad() or an "
             "op with plain weights"
+        )
+    if _eager.is_differentiated(x):
+        raise NotImplementedError(
+            "run: x must not be differentiated by forward mode or a transform of torch.func, got "
+            "an x that is; use an op with plain weights"
         )
     return call(
         _ops.run,

@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
@@ -84,14 +83,6 @@ def vmap(f: Function) -> Any:
     return torch.func.vmap(lambda x: f(x[None], weight, bias, *REST))(x)
 
 
-def gradient_transform(f: Function) -> Any:
-    x, weight, bias = x_weight_bias()
-    try:
-        return torch.func.grad(lambda w: f(x, w, bias, *REST).sum())(weight)
-    except RuntimeError as error:  # torch has none for ops with an autograd.Function
-        return str(error)
-
-
 def left_over_from_a_transform(f: Function) -> Any:
     x, weight, bias = x_weight_bias()
     kept: list[Tensor] = []
@@ -104,12 +95,6 @@ def left_over_from_a_transform(f: Function) -> Any:
     y = f(x.requires_grad_(), kept[0], bias, *REST)
     y.sum().backward()
     return y, x.grad
-
-
-def forward_mode(f: Function) -> Any:
-    x, weight, bias = x_weight_bias()
-    with forward_ad.dual_level():
-        return forward_ad.unpack_dual(f(forward_ad.make_dual(x, x), weight, bias, *REST)).tangent
 
 
 def symbolic_trace(f: Function) -> Any:
@@ -147,8 +132,6 @@ NEED_GRADIENTS = [
 SITUATIONS = [
     *NEED_GRADIENTS,
     vmap,
-    gradient_transform,
-    forward_mode,
     symbolic_trace,
     jit_trace,
 ]
@@ -163,8 +146,8 @@ def test_it_is_as_the_op(situation: Callable[[Function], Any], grad: bool) -> No
     with torch.set_grad_enabled(grad):
         expected = situation(op("depthwise_conv2d"))
         found = situation(_ops.depthwise_conv2d)
-    if isinstance(expected, str) or expected is None:
-        assert found == expected
+    if expected is None:  # the situation has asserted what there is to assert
+        assert found is None
     else:
         torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
@@ -233,4 +216,4 @@ def test_tensors_of_other_types(name: str) -> None:
 def test_a_torch_that_does_not_tell_who_looks_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_eager, "_KNOWN", False)
     overload = op("pointwise_conv2d")
-    assert _eager.route(overload, lambda *_: None, lambda *_: ()) is overload
+    assert _eager.route(overload, lambda *_: None, lambda *_: (), overload) is overload
