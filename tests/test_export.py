@@ -52,6 +52,46 @@ def test_standard_ops_alone(make: Any) -> None:
             torch.testing.assert_close(program.module()(x), model(x), rtol=1e-4, atol=1e-5)
 
 
+class Same(nn.Module):
+    """SAME padding, whose zeros depend on the size, by the ops."""
+
+    def __init__(self, stride: int, kernel: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.weight = nn.Parameter(torch.randn(4, 3, kernel, kernel))
+        self.depthwise = nn.Parameter(torch.randn(4, 1, kernel, kernel))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = ops.conv2d(x, self.weight, None, self.stride, "same")
+        return ops.depthwise_conv2d(y, self.depthwise, None, 1, "same")
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("size", [(24, 32), (25, 33)])  # of the traced example
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Same(2, 3),
+        lambda: Same(1, 3),
+        lambda: Same(1, 1),
+        lambda: Same(2, 1),
+        lambda: Same(3, 2),
+        lambda: weebill.nn.Conv2dSame(3, 8, 3, 2),
+        lambda: weebill.nn.Conv2dSame(3, 8, 2, 3),
+        lambda: weebill.nn.Conv2dSame(3, 8, 3, dilation=2),
+    ],
+)
+def test_same_padding_of_every_size(make: Any, size: tuple[int, int]) -> None:
+    model = make().eval()
+    program = standard_program(model, (torch.randn(2, 3, *size),), dynamic_shapes=SIZES)
+    # converters leave the guards out: they must not be needed
+    run = program.module(check_guards=False)
+    with torch.no_grad():
+        for shape in ((2, 3, 24, 32), (1, 3, 25, 32), (1, 3, 32, 25), (3, 3, 35, 37)):
+            x = torch.randn(shape)
+            torch.testing.assert_close(run(x), model(x), rtol=1e-4, atol=1e-5)
+
+
 TRAINING = [
     *("normalized_convolution", "normalized_convolution_backward", "normalize", "normalize_sums"),
     *("normalize_shuffle", "unshuffle", "channel_means", "channel_dots", "scale_channels"),

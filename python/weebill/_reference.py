@@ -31,8 +31,12 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 def same_padding(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
     """TensorFlow's SAME along one axis: zeros before and after, so that the output is
     ceil(size / stride). The odd one goes after."""
-    out = -(-size // stride)
-    total = max((out - 1) * stride + dilation * (kernel - 1) + 1 - size, 0)
+    reach = dilation * (kernel - 1) + 1
+    if reach == 1:  # whatever the size is, which may be a symbol: so is the next case's sum
+        return 0, 0
+    total = (-(-size // stride) - 1) * stride + reach - size
+    if reach < stride:
+        total = torch.sym_max(total, 0)  # type: ignore[no-untyped-call]
     return total // 2, total - total // 2
 
 
@@ -72,7 +76,9 @@ def _convolve(
             return y
     top, left, bottom, right = padding
     symmetric = [0, 0]
-    if top == bottom and left == right:
+    # of a symbol that would be true for sizes like the traced one's alone
+    known = not any(isinstance(side, torch.SymInt) for side in padding)
+    if known and top == bottom and left == right:
         symmetric = [top, left]
     else:
         x = F.pad(x, (left, right, top, bottom))

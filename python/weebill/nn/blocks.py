@@ -12,8 +12,9 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import SymInt, Tensor, nn
 
+from weebill._reference import same_padding
 from weebill.fusion.module import FusedModule
 from weebill.nn import _nodes, _training
 
@@ -75,19 +76,21 @@ class Conv2dSame(nn.Conv2d):
             bias=bias,
         )
 
-    def _totals(self, height: int, width: int) -> tuple[int, int]:
-        totals = []
-        for axis, size in enumerate((height, width)):
-            stride = self.stride[axis]
-            reach = self.dilation[axis] * (self.kernel_size[axis] - 1) + 1
-            totals.append(max((-(-size // stride) - 1) * stride + reach - size, 0))
-        return totals[0], totals[1]
-
     def forward(self, input: Tensor) -> Tensor:
-        pad_h, pad_w = self._totals(input.shape[-2], input.shape[-1])
-        if pad_h or pad_w:
-            top, left = pad_h // 2, pad_w // 2
-            input = F.pad(input, (left, pad_w - left, top, pad_h - top))
+        top, bottom, left, right = (
+            side
+            for axis in (0, 1)
+            for side in same_padding(
+                input.shape[axis - 2],
+                self.kernel_size[axis],
+                self.stride[axis],
+                self.dilation[axis],
+            )
+        )
+        pads = (left, right, top, bottom)
+        # a symbol's comparison would bind a traced forward to sizes like the traced one
+        if any(isinstance(pad, SymInt) or pad for pad in pads):
+            input = F.pad(input, pads)
         return F.conv2d(input, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
 
 
