@@ -137,6 +137,13 @@ def test_segmentation(tmp_path: Path) -> None:
     assert_near(network, model, torch.randn(2, 3, 48, 80))
 
 
+def test_no_images_through_a_flatten(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 16, 3, 2), nn.ReLU(), nn.Flatten())
+    network = saved(model, tmp_path / "a", input_shape=(1, 3, 8, 8))
+    found = network(np.zeros((0, 3, 8, 8), np.float32))
+    assert found.shape == model(torch.zeros(0, 3, 8, 8)).shape == (0, 144)
+
+
 class Detector(nn.Module):
     """SSD heads (shared over the maps) before NMS, as torchvision's."""
 

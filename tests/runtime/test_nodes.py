@@ -40,8 +40,8 @@ def test_exact_steps(shape: tuple[int, ...]) -> None:
     assert torch.equal(run("permute", x, dims=[0, 2, 3, 1]), x.permute(0, 2, 3, 1))
     assert torch.equal(run("slice", x, axis=1, start=0, stop=1), x[:, :1])
     assert torch.equal(run("reshape", x, sizes=[[0, 0], [0, 1], 1, [0, 2], [0, 3]]), x.unsqueeze(2))
-    if x.numel():
-        assert torch.equal(run("reshape", x, sizes=[[0, 0], -1]), x.flatten(1))
+    assert torch.equal(run("reshape", x, sizes=[[0, 0], -1]), x.flatten(1))
+    assert torch.equal(run("reshape", x, sizes=[[0, 0], -1, [0, 3]]), x.flatten(1, 2))
 
 
 @pytest.mark.parametrize("rank", [2, 3, 5])
@@ -65,6 +65,14 @@ def test_bilinear(size: tuple[int, int], align_corners: bool) -> None:
             "resize", x, torch.zeros(1, 1, *size), mode="bilinear", align_corners=align_corners
         )
         assert torch.equal(like, found)
+
+
+@pytest.mark.parametrize("mode", ["nearest", "bilinear"])
+def test_a_resize_to_the_same_size_is_an_array_of_its_own(mode: str) -> None:
+    x = np.ones((1, 3, 2, 2), np.float32)
+    y = make_node("resize", inputs=[0], mode=mode, size=[2, 2]).run([x], [])
+    assert np.array_equal(y, x)
+    assert not np.shares_memory(y, x)
 
 
 @pytest.mark.parametrize("scale", [0.5, 1.0, 1.7, 2.0, 3.0])
@@ -142,6 +150,8 @@ BAD = [
     ("permute", {"dims": [0, 1]}, [(1, 2, 3, 3)]),
     ("reshape", {"sizes": [-1, -1]}, [(1, 2, 3, 3)]),
     ("reshape", {"sizes": [5, -1]}, [(1, 2, 3, 3)]),
+    ("reshape", {"sizes": [[0, 0], 5, -1]}, [(0, 2, 3, 3)]),
+    ("reshape", {"sizes": [[0, 0], -1, -1]}, [(0, 2, 3, 3)]),
     ("reshape", {"sizes": [0, -1]}, [(1, 2, 3, 3)]),
     ("reshape", {"sizes": [[1, 0], -1]}, [(1, 2, 3, 3)]),
     ("reshape", {"sizes": [[0, 4], -1]}, [(1, 2, 3, 3)]),

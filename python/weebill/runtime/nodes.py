@@ -200,9 +200,16 @@ class Reshape(Node):
             else:
                 _check(-1 <= size <= MAX_ELEMENTS, f"reshape has size {size}")
                 sizes.append(size)
+        _check(sizes.count(-1) <= 1, f"reshape has {self.sizes}")
         x, elements = shapes[0], math.prod(shapes[0])
         rest = math.prod(size for size in sizes if size != -1)
-        if -1 in sizes:
+        if -1 in sizes and elements == rest == 0:
+            # of no images: what is left of the sizes that are not 0, as torch flattens
+            left = math.prod(size or 1 for size in x)
+            rest = math.prod(size or 1 for size in sizes if size != -1)
+            _check(left % rest == 0, f"reshape has {self.sizes} for {x}")
+            sizes[sizes.index(-1)] = left // rest
+        elif -1 in sizes:
             _check(rest > 0 and elements % rest == 0, f"reshape has {self.sizes} for {x}")
             sizes[sizes.index(-1)] = elements // rest
         _check(math.prod(sizes) == elements, f"reshape has {self.sizes} for {x}")
@@ -290,7 +297,7 @@ class Resize(Node):
             columns = _nearest(x.shape[3], width, scales[1])
             return _nchw(_nhwc(x)[:, rows[:, None], columns])
         if x.shape[2:] == (height, width):
-            return x
+            return x.copy(order="K")  # not the caller's own array, nor another output
         return _bilinear(
             x,
             _linear(x.shape[2], height, scales[0], self.align_corners),
