@@ -14,10 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from weebill import _reference
-
-#: `mode` of a record's geometry: how its output's size follows from the input's.
-_WINDOW, _SAME, _GLOBAL = 0, 1, 2
+from weebill import _geometry, _reference
 
 
 def empty_image(x: Tensor, channels: int, height: int, width: int) -> Tensor:
@@ -55,22 +52,11 @@ def _window_output(a: SimpleNamespace, channels: int, weight: Tensor) -> Tensor:
 
 
 def run(x: Tensor, records: Tensor, geometry: Sequence[int], flatten: bool = False) -> Tensor:
-    if not geometry or len(geometry) % 6:
+    if not geometry or len(geometry) % _geometry.RECORD:
         raise ValueError(
             f"run: geometry must hold six integers per record, got {len(geometry)} integers"
         )
-    channels, height, width = x.shape[1:]
-    for i in range(0, len(geometry), 6):
-        channels, stride_h, stride_w, extra_h, extra_w, mode = geometry[i : i + 6]
-        if mode == _WINDOW:
-            height = (height + extra_h) // stride_h + 1
-            width = (width + extra_w) // stride_w + 1
-        elif mode == _SAME:
-            height, width = -(-height // stride_h), -(-width // stride_w)
-        elif mode == _GLOBAL:
-            height = width = 1
-        else:
-            raise ValueError(f"run: geometry must have modes from 0 to 2, got {mode}")
+    *_, (channels, height, width) = _geometry.outputs(geometry, x.shape[2], x.shape[3])
     if flatten:
         return x.new_empty((x.shape[0], channels * height * width))
     return empty_image(x, channels, height, width)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias, get_args
@@ -16,6 +17,7 @@ from weebill.fusion.pack import Folded, pack_all
 from weebill.fusion.spec import Layer
 from weebill.runtime._container import Container, write
 from weebill.runtime._decode import parse_json
+from weebill.runtime._memory import MAX_HELD, MAX_INPUT, Inside, elements, most_held
 from weebill.runtime.description import Description
 from weebill.runtime.nodes import MAX_ELEMENTS, Array, Programs, Run, Shape
 
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
 
 #: Where the description is in the file's metadata.
 KEY = "weebill"
+
+#: Shapes that a network remembers to have checked.
+_MAX_ADMITTED = 1 << 10
 
 #: What a network's blocks may be computed in.
 Precision: TypeAlias = Literal["float32", "float16", "auto"]
@@ -52,8 +57,16 @@ class Model:
         self.categories = description.categories
         self.preprocessing = description.preprocessing
         self.version = description.weebill
+        self._inside = [
+            Inside(blocks, _C.geometry(program))
+            for blocks, program in zip(description.programs, programs, strict=True)
+        ]
+        #: Shapes of inputs that fit, in memory too.
+        self._admitted: set[Shape] = set()
         #: Values that are not needed any more after each node, so that their memory can be reused.
         self._dropped = _last_uses(description)
+        #: The same of their memory.
+        self._freed = _last_uses(description, views=True)
         self._plain = (
             len(description.nodes) == 1
             and description.structure == "array"
@@ -77,21 +90,26 @@ class Model:
 
         Raises:
             TypeError: x is no float32 array.
-            ValueError: x has a shape that the network does not take.
+            ValueError: x has a shape that the network does not take, or for which it asks for
+                unreasonable memory.
             NotImplementedError: `precision` is float16, and the instruction set in use, no longer
                 that of `load`, does not compute in it.
         """
         if self._records is not None:
             # The core looks at x too, and small blocks take little longer than looking twice.
             try:
+                if x.shape not in self._admitted:
+                    self._check_input(x)
+                    self._admit(x.shape)
                 return _C.run(x, self._records)
-            except (TypeError, ValueError):
+            except (AttributeError, TypeError, ValueError):
                 self._check_input(x)
                 raise
         self._check_input(x)
+        if x.shape not in self._admitted:
+            self._admit(x.shape)  # refuses what does not fit before anything is computed
         if self._plain:
             return self._description.nodes[0].run([x], self._programs)
-        self._shapes(x.shape)  # refuses what does not fit before anything is computed
         values: list[Array | None] = [x]
         for node, dropped in zip(self._description.nodes, self._dropped, strict=True):
             inputs = [values[index] for index in node.inputs]
@@ -104,9 +122,20 @@ class Model:
         """Shapes of what a call on this input shape returns, in the structure of the result.
 
         Raises:
-            ValueError: The network does not take such an input.
+            TypeError: `shape` does not hold integers.
+            ValueError: The network does not take such an input, or a call would ask for
+                unreasonable memory.
         """
-        shapes = self._shapes(tuple(self.input_shape if shape is None else shape))
+        wanted = self.input_shape
+        if shape is not None:
+            try:
+                wanted = tuple(map(operator.index, shape))
+            except TypeError:
+                raise TypeError(
+                    f"output_shapes: shape must be a sequence of integers, got {shape!r}"
+                ) from None
+            self._check_shape("output_shapes: shape", wanted)
+        shapes = self._shapes(wanted, most_held(wanted))
         return self._result([shapes[output.value] for output in self._description.outputs])
 
     def preprocess(self, image: PIL.Image.Image | NDArray[Any]) -> Array:
@@ -132,24 +161,54 @@ class Model:
         if not isinstance(x, np.ndarray) or x.dtype != np.float32:
             found = f"{x.dtype} array" if isinstance(x, np.ndarray) else type(x).__name__
             raise TypeError(f"model: x must be a float32 array, got {found}")
-        wanted = self.input_shape
-        if x.ndim != len(wanted) or x.shape[1] != wanted[1]:
-            axes = ("N", str(wanted[1]), "H", "W")[: len(wanted)]
-            raise ValueError(f"model: x must be ({', '.join(axes)}), got {x.shape}")
+        self._check_shape("model: x", x.shape)
 
-    def _shapes(self, shape: Shape) -> list[Shape]:
-        shapes = [shape]
-        for node in self._description.nodes:
-            found = node.shape([shapes[index] for index in node.inputs], self._programs)
+    def _check_shape(self, what: str, shape: Shape) -> None:
+        wanted = self.input_shape
+        if len(shape) != len(wanted) or shape[1] != wanted[1] or min(shape) < 0:
+            axes = ("N", str(wanted[1]), "H", "W")[: len(wanted)]
+            raise ValueError(f"{what} must be ({', '.join(axes)}), got {shape}")
+        if elements(shape) > MAX_INPUT:
+            raise ValueError(f"{what} must have at most 2^40 elements, got {shape}")
+
+    def _admit(self, shape: Shape) -> None:
+        self._shapes(shape, most_held(shape))
+        if len(self._admitted) >= _MAX_ADMITTED:
+            self._admitted.clear()
+        self._admitted.add(shape)
+
+    def _shapes(self, shape: Shape, held: int, largest: int | None = None) -> list[Shape]:
+        """Of the input and of what every node gives.
+
+        Raises:
+            ValueError: A node does not take its inputs; more than `held` elements would be held at
+                a time; or a value would have more than `largest`.
+        """
+        shapes, now = [shape], elements(shape)
+        for node, freed in zip(self._description.nodes, self._freed, strict=True):
+            inputs = [shapes[index] for index in node.inputs]
+            found = node.shape(inputs, self._programs)
+            size = elements(found)
+            fits = largest is None or size <= largest
+            _check(fits, f"a value must not be as large as {found}")
+            inside = self._inside[node.program].elements(inputs[0]) if isinstance(node, Run) else 0
+            now += size
+            _check(
+                now + inside <= held,
+                f"model: x must give values of at most {held} elements at a time, got "
+                f"{now + inside} for the shape {shape}",
+            )
             shapes.append(found)
+            now -= sum(elements(shapes[index]) for index in freed)
         return shapes
 
     def check(self) -> None:
         """Raises ValueError unless the network runs on `input_shape` in reasonable memory."""
         shape = self.input_shape
         _check(min(shape) >= 1, f"input_shape must be positive, got {shape}")
-        for found in (shape, *self._shapes(shape)):
-            _check(math.prod(found) <= MAX_ELEMENTS, f"a value must not be as large as {found}")
+        fits = elements(shape) <= MAX_ELEMENTS
+        _check(fits, f"a value must not be as large as {shape}")
+        self._shapes(shape, MAX_HELD, MAX_ELEMENTS)
 
     def _result(self, found: list[Any]) -> Any:
         structure = self._description.structure
@@ -161,16 +220,22 @@ class Model:
         return dict(zip(names, found, strict=True))
 
 
-def _last_uses(description: Description) -> list[list[int]]:
+def _last_uses(description: Description, views: bool = False) -> list[list[int]]:
+    """Values that are not needed any more after each node; with `views`, by views of them too."""
     last: dict[int, int] = {}
     for index, node in enumerate(description.nodes):
         last.update(dict.fromkeys(node.inputs, index))
-    kept = {output.value for output in description.outputs}
-    dropped: list[list[int]] = [[] for _ in description.nodes]
+    for output in description.outputs:
+        last[output.value] = len(description.nodes)
+    if views:
+        for index, node in reversed(list(enumerate(description.nodes))):
+            if node.gives_view:
+                base = node.inputs[0]
+                last[base] = max(last[base], last.get(index + 1, index))
+    dropped: list[list[int]] = [[] for _ in range(len(description.nodes) + 1)]
     for value, index in last.items():
-        if value not in kept:
-            dropped[index].append(value)
-    return dropped
+        dropped[index].append(value)
+    return dropped[:-1]
 
 
 def load(path: str | os.PathLike[str], *, precision: Precision = "float32") -> Model:

@@ -104,7 +104,10 @@ class Description:
             raise ValueError(f"format must be {FORMAT}, got {found}; update weebill")
         nodes = document.pop("nodes", [])
         _check(isinstance(nodes, list), "nodes must be a list")
-        description: Description = decode(cls, document, "description")
+        try:
+            description: Description = decode(cls, document, "description")
+        except RecursionError:  # blocks in blocks; `check` knows a depth of two alone
+            raise ValueError("description is nested too deeply") from None
         decoded = tuple(_node(node, f"nodes[{index}]") for index, node in enumerate(nodes))
         description = dataclasses.replace(description, nodes=decoded)
         description.check()

@@ -49,6 +49,8 @@ class Node:
 
     inputs: tuple[int, ...]
     op: ClassVar[str]
+    #: Whether its result may be a view of its first input, whose memory then lives as long.
+    gives_view: ClassVar[bool] = False
     #: How many inputs it takes: at least, at most.
     arity: ClassVar[tuple[int, int]] = (1, 1)
 
@@ -150,6 +152,7 @@ class Slice(Node):
     start: int
     stop: int
     op: ClassVar[str] = "slice"
+    gives_view: ClassVar[bool] = True
 
     def shape(self, shapes: Sequence[Shape], programs: Programs) -> Shape:
         (x,) = shapes
@@ -167,6 +170,7 @@ class Permute(Node):
 
     dims: tuple[int, ...]
     op: ClassVar[str] = "permute"
+    gives_view: ClassVar[bool] = True
 
     def shape(self, shapes: Sequence[Shape], programs: Programs) -> Shape:
         (x,) = shapes
@@ -186,6 +190,7 @@ class Reshape(Node):
 
     sizes: tuple[int | tuple[int, int], ...]
     op: ClassVar[str] = "reshape"
+    gives_view: ClassVar[bool] = True
     arity: ClassVar[tuple[int, int]] = (1, 8)
 
     def shape(self, shapes: Sequence[Shape], programs: Programs) -> Shape:
