@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import pickle
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,25 @@ def test_no_images(tmp_path: Path) -> None:
     y = runtime.load(write_file(tmp_path / "a.weebill"))(X[:0])
     assert isinstance(y, dict)
     assert y["scores"].shape == (0, 5)
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_pickled_to_any_address(tmp_path: Path, single: bool) -> None:
+    """As a pickle's buffers lie in a shared memory that is packed without gaps."""
+    text, left_out = document(), dict[str, Any]()
+    if single:
+        text |= {"nodes": text["nodes"][:1], "programs": text["programs"][:1]}
+        text |= {"outputs": [{"value": 1}], "structure": "array"}
+        left_out = {name: None for name in tensors() if not name.startswith("stem")}
+    model = runtime.load(write_file(tmp_path / "a.weebill", text, **left_out))
+    buffers: list[pickle.PickleBuffer] = []
+    data = pickle.dumps(model, 5, buffer_callback=buffers.append)
+    assert buffers
+    moved = [memoryview(b"1234" + buffer.raw().tobytes())[4:] for buffer in buffers]
+    for again in (pickle.loads(data, buffers=moved), copy.deepcopy(model)):
+        found, expected = again(X), model(X)
+        pairs = [(found, expected)] if single else [(found[k], expected[k]) for k in expected]
+        assert all(np.array_equal(*pair) for pair in pairs)
 
 
 def test_no_file(tmp_path: Path) -> None:
