@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,20 @@ def test_no_images_through_a_flatten(tmp_path: Path) -> None:
     network = saved(model, tmp_path / "a", input_shape=(1, 3, 8, 8))
     found = network(np.zeros((0, 3, 8, 8), np.float32))
     assert found.shape == model(torch.zeros(0, 3, 8, 8)).shape == (0, 144)
+
+
+def test_a_wrong_conversion_is_not_saved(tmp_path: Path) -> None:
+    """The fused model and the file agree; the plain forward tells."""
+    model = weebill.convert(nn.Sequential(nn.Conv2d(3, 16, 3, 2), nn.ReLU(), nn.Conv2d(16, 8, 1)))
+    fusion: Any = model.fusion
+    first, *rest = fusion.program.blocks
+    wrong = replace(first, layer=replace(first.layer, activation="relu6"))
+    fusion.program = replace(fusion.program, blocks=(wrong, *rest))
+    with torch.no_grad():
+        model[0].weight.mul_(100)
+    with pytest.raises(NotImplementedError, match="depends on more than its steps"):
+        weebill.save(model, tmp_path / "a", input_shape=(1, 3, 8, 8))
+    assert not (tmp_path / "a").exists()
 
 
 class Detector(nn.Module):
