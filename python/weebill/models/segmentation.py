@@ -193,8 +193,8 @@ class _ASPPPooling(nn.Sequential):
         y = x
         for layer in self:
             y = layer(y)
-        # of one pixel: resizing it is repeating it
-        return y.expand(-1, -1, *x.shape[-2:])
+        # of one pixel, which is repeated
+        return F.interpolate(y, size=x.shape[-2:], mode="nearest")
 
 
 class _ASPP(nn.Module):
