@@ -16,7 +16,7 @@ from torch.export import ExportedProgram
 
 import weebill._ops  # noqa: F401  (registers the ops)
 from weebill import _fake, _reference
-from weebill.fusion.module import unfused
+from weebill.fusion.switch import unfused
 
 __all__ = ["decompositions", "standard_program"]
 

@@ -12,9 +12,10 @@ from torch import Tensor, fx, nn
 
 from weebill import _C
 from weebill.fusion import cost
-from weebill.fusion.module import FusedModule, unfused, why_not
+from weebill.fusion.module import FusedModule, why_not
 from weebill.fusion.packed import Packed
 from weebill.fusion.split import Split
+from weebill.fusion.switch import unfused
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,6 @@ In graphs of torch.compile and torch.export the fused call is an op too (compile
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
 import copy
 import functools
 import logging
@@ -47,6 +45,7 @@ from weebill.fusion.match import Program, graph_of, match
 from weebill.fusion.packed import Packed
 from weebill.fusion.replay import Replay
 from weebill.fusion.split import Recipe, Split, sources, split
+from weebill.fusion.switch import UNFUSED, unfused
 from weebill.fusion.trace import Graph, has_hooks
 
 if TYPE_CHECKING:
@@ -80,28 +79,6 @@ class _Differentiable(torch.autograd.Function):
         with unfused():
             found = ctx.replay.gradients(x, others, needed, gradient, higher=higher)
         return None, None, *found
-
-
-_unfused = contextvars.ContextVar("weebill_unfused", default=False)
-
-
-def is_unfused() -> bool:
-    """Whether this runs inside `unfused()`."""
-    return _unfused.get()
-
-
-@contextlib.contextmanager
-def unfused() -> Iterator[None]:
-    """Inside this context every module runs its plain torch forward, in evaluation too.
-
-    For comparisons: results and times of a fused model against the same model in torch eager. It
-    holds for the current thread (or task).
-    """
-    token = _unfused.set(True)
-    try:
-        yield
-    finally:
-        _unfused.reset(token)
 
 
 class _Ready:
@@ -150,7 +127,7 @@ class Fusion:
 
     def run(self, owner: FusedModule, x: Tensor) -> Tensor | None:
         """The forward of `owner` on x, or None where the plain one has to run."""
-        if _unfused.get() or compiled.transformed():
+        if UNFUSED.get() or compiled.transformed():
             return None
         if type(x) is not Tensor and compiled.is_fake(x) and torch.compiler.is_exporting():
             return compiled.exported(owner, x)
@@ -169,7 +146,7 @@ class Fusion:
     def run_in_graph(self, owner: FusedModule, x: Tensor, form: compiled.Form) -> Tensor:
         """The forward as a graph calls it: (N, C, H, W) to what `run` would give."""
         geometry, flatten = form
-        ready = None if _unfused.get() else self._current(owner)
+        ready = None if UNFUSED.get() else self._current(owner)
         packed = None if ready is None else ready.packed
         if packed is not None and (packed.geometry is geometry or packed.geometry == geometry):
             return packed.run_records(x, flatten)

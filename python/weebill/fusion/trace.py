@@ -2,7 +2,8 @@
 
 `forward` runs on torch.fx's symbols: one that looks at values or sizes in Python, or does anything
 but compute on tensors, fails and is left alone. A run on a small input then gives every value a
-shape: that tells, for one, that a `view` only drops the two 1s that a global pooling left.
+shape: that tells, for one, that a `view` only drops the two 1s that a global pooling left. It must
+give what the forward itself gives, else the graph is none of it (trial.py).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import copy
 import inspect
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from weebill.fusion.symbols import NotTraceable, Shadows
+from weebill.fusion.trial import difference, plain_result
 
 #: Height and width of the trial input, odd and even, and larger ones for networks that need it.
 TRIAL_SIZES = ((35, 42), (75, 90), (129, 136))
@@ -41,6 +43,7 @@ class Graph:
     Attributes:
         owner: The module.
         input, output: The node of the only tensor argument, and of the value returned.
+        trial_input, trial_output: A small input, and what the module's own forward gives for it.
     """
 
     def __init__(self, owner: nn.Module) -> None:
@@ -130,13 +133,28 @@ class Graph:
                 try:
                     with torch.no_grad():
                         y = interpreter.run(x.clone(memory_format=layout))
+                    plain = plain_result(self.owner, x.clone(memory_format=layout), self._weights())
+                except NotTraceable:
+                    raise
                 except Exception as error:  # the forward is foreign code
                     failure = failure or f"{type(error).__name__}: {error}".splitlines()[0]
                     continue
-                if not isinstance(y, Tensor):
-                    raise NotTraceable("its forward does not return one tensor")
-                return x, y, interpreter.shapes
+                if found := difference(y, plain):
+                    raise NotTraceable(f"its forward is not what was traced, which gives {found}")
+                return x, plain, interpreter.shapes
         raise NotTraceable(f"it fails on a trial input ({failure})")
+
+    def _weights(self) -> Iterator[Tensor]:
+        """The parameters that go into the output."""
+        for node in self._live:
+            module = self.module(node)
+            if module is not None:
+                yield from module.parameters()
+            elif node.op == "get_attr":
+                path, _, name = str(node.target).rpartition(".")
+                value = getattr(self._modules[path], name)
+                if isinstance(value, nn.Parameter):
+                    yield value
 
     def _input_channels(self) -> tuple[int, bool]:
         """Channels of the input and whether it has height and width, from the first layer."""

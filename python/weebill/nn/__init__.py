@@ -1,6 +1,7 @@
 """Modules that train layer by layer, on kernels where they pay, and run fused in evaluation."""
 
-from weebill.fusion.module import FusedModule, unfused
+from weebill.fusion.module import FusedModule
+from weebill.fusion.switch import unfused
 from weebill.nn._memory import keep_freed_memory
 from weebill.nn.blocks import (
     Conv2dNormActivation,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from weebill import _ops
 from weebill.fusion import activations, compiled
-from weebill.fusion.module import is_unfused
+from weebill.fusion.switch import is_unfused
 from weebill.fusion.trace import has_hooks
 from weebill.nn import _nodes
 
