@@ -219,6 +219,12 @@ def _same(builder: Builder, x: Value, *_: Any, **__: Any) -> Value:
     return x
 
 
+def _cast(builder: Builder, x: Value, *args: Any, **kwargs: Any) -> Value:
+    if (*args, *kwargs.values()) != (torch.float32,):
+        raise NotSaved("a cast to something else than float32")
+    return x
+
+
 def _dropout(
     builder: Builder, input: Value, p: float = 0.5, training: bool = True, inplace: bool = False
 ) -> Value:
@@ -259,6 +265,7 @@ FUNCTIONS: dict[Any, Step] = {
     F.avg_pool2d: _avg_pool,
     F.adaptive_avg_pool2d: _adaptive_pool,
     **dict.fromkeys(("contiguous", "clone", "detach", "float"), _same),
+    "to": _cast,
     F.dropout: _dropout,
     "size": _sizes,
     getattr: _getattr,

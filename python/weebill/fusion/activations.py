@@ -7,6 +7,7 @@ their values in float64 and not by how they are spelled.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -55,22 +56,25 @@ def is_fixed(module: nn.Module) -> bool:
 
 def of_function(function: Callable[[Tensor], Tensor]) -> str | None:
     """The name of the activation that equals `function` on a grid of values, else None."""
-    # kinks of the known functions are at -3, -2.5, 0, 2.5, 3, 6; values between and far outside
-    grid = torch.cat(
-        [
-            torch.linspace(-8, 8, 257, dtype=torch.float64),
-            torch.tensor([-1e4, -300.0, -30.0, 30.0, 300.0, 1e4], dtype=torch.float64),
-        ]
-    )
+    # kinks of the known functions are at -3, -2.5, 0, 2.5, 3, 6; values between and far outside,
+    # and what is no number: clamps to a type's range and nan_to_num change nothing else
+    far = torch.tensor([30.0, 300.0, 1e4, 1e30, math.inf], dtype=torch.float64)
+    near = torch.linspace(-8, 8, 257, dtype=torch.float64)
+    grid = torch.cat([near, far, -far, torch.tensor([math.nan], dtype=torch.float64)])
     # mixed, so that sorting or accumulating is not taken for something elementwise
     grid = grid[torch.randperm(len(grid), generator=torch.Generator().manual_seed(0))]
     try:
         values = function(grid.clone())
+        if not isinstance(values, Tensor) or values.shape != grid.shape:
+            return None
+        for name, known in ACTIVATIONS.items():
+            if torch.allclose(values.double(), known(grid), rtol=1e-7, atol=1e-9, equal_nan=True):
+                # a cast is no activation: it has a type of its own, whatever it is given
+                kept = (function(grid.to(dtype)).dtype == dtype for dtype in _TYPES)
+                return name if all(kept) else None
     except Exception:  # whatever a foreign piece of graph raises, it is not an activation
-        return None
-    if not isinstance(values, Tensor) or values.shape != grid.shape:
-        return None
-    for name, known in ACTIVATIONS.items():
-        if torch.allclose(values.double(), known(grid), rtol=1e-7, atol=1e-9):
-            return name
+        pass
     return None
+
+
+_TYPES = (torch.float64, torch.float32)

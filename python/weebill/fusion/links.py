@@ -30,7 +30,7 @@ from weebill.fusion.shuffles import (
     is_concat,
 )
 from weebill.fusion.spec import Layer, Norm, Window
-from weebill.fusion.trace import Graph, evaluate, has_hooks, is_norm
+from weebill.fusion.trace import SQUEEZE, Graph, evaluate, has_hooks, is_norm, squeezes_batch
 
 #: Longest piece of elementwise graph that is tried as an activation.
 _MAX_ACTIVATION_NODES = 8
@@ -43,6 +43,8 @@ _RESHAPE = frozenset(
     | {"flatten", "reshape", "view", "squeeze", "unsqueeze", "contiguous"}
 )
 _EXPAND = frozenset({"expand_as", "expand"})
+#: What may take a part only of a larger batch than the trial's, or drop the dimension of one image.
+_SELECTS = SQUEEZE | {operator.getitem, torch.narrow, "narrow"}
 
 
 @dataclass
@@ -231,6 +233,8 @@ def _is_reshape(graph: Graph, node: fx.Node, user: fx.Node) -> bool:
     module = graph.module(user)
     if type(module) not in (nn.Flatten, nn.Unflatten) and _target(user) not in _RESHAPE:
         return False
+    if squeezes_batch(user, len(graph.shape(node))):
+        return False
     source, result = graph.shape(node), graph.shape(user)
     if source == result:
         return len(source) == 2 or source[2:] == (1, 1)
@@ -267,7 +271,7 @@ def activation_step(graph: Graph, node: fx.Node, users: list[fx.Node]) -> Link |
 
 
 def _maybe_elementwise(graph: Graph, node: fx.Node, candidate: fx.Node) -> bool:
-    if graph.shape(candidate) != graph.shape(node):
+    if graph.shape(candidate) != graph.shape(node) or _target(candidate) in _SELECTS:
         return False
     module = graph.module(candidate)
     if module is None:

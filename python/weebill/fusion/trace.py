@@ -139,10 +139,19 @@ class Graph:
                 except Exception as error:  # the forward is foreign code
                     failure = failure or f"{type(error).__name__}: {error}".splitlines()[0]
                     continue
+                self._check_ranks(interpreter.shapes)
                 if found := difference(y, plain):
                     raise NotTraceable(f"its forward is not what was traced, which gives {found}")
                 return x, plain, interpreter.shapes
         raise NotTraceable(f"it fails on a trial input ({failure})")
+
+    def _check_ranks(self, shapes: Mapping[fx.Node, tuple[int, ...]]) -> None:
+        """Raises if steps take a value of other dimensions where the batch is one image."""
+        for node in self._live - {self.output}:
+            source = node.args[0] if node.args else None
+            rank = len(shapes.get(source, ())) if isinstance(source, fx.Node) else 0
+            if squeezes_batch(node, rank):
+                raise NotTraceable(f"its forward squeezes the batch's dimension ({node.name})")
 
     def _weights(self) -> Iterator[Tensor]:
         """The parameters that go into the output."""
@@ -285,6 +294,19 @@ def _reads_shape(node: fx.Node, source: fx.Node) -> bool:
 def _looks_up(node: fx.Node) -> bool:
     """Whether the node takes a value by its name."""
     return node.target is operator.getitem and isinstance(node.args[1], str)
+
+
+SQUEEZE = frozenset({torch.squeeze, "squeeze"})
+
+
+def squeezes_batch(node: fx.Node, rank: int) -> bool:
+    """Whether the node drops the batch's dimension if there is one image: as any that it does not
+    name, on values of this rank."""
+    if node.op not in ("call_function", "call_method") or node.target not in SQUEEZE:
+        return False
+    named = (*node.args[1:], *node.kwargs.values())
+    dims = named[0] if len(named) == 1 and isinstance(named[0], (tuple, list)) else named
+    return not dims or not all(isinstance(dim, int) and dim % max(rank, 1) for dim in dims)
 
 
 _POOLS = frozenset({"mean", torch.mean, torch.nn.functional.adaptive_avg_pool2d})
