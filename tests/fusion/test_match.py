@@ -40,6 +40,8 @@ class Net(nn.Module):
         self.linear = nn.Linear(8, 5)
         self.reduce = nn.Conv2d(8, 4, 1)
         self.expand = nn.Conv2d(4, 8, 1)
+        self.narrow = nn.Conv2d(8, 1, 1)
+        self.one = nn.Conv2d(4, 1, 1)
         self.dropout = nn.Dropout2d()
         for norm in (self.norm, self.other_norm):
             nn.init.uniform_(norm.weight, 0.5, 2)
@@ -187,6 +189,12 @@ NEAR_MISSES: dict[str, tuple[Forward, str]] = {
         "something else",
     ),
     "gate added": (lambda m, x: x + gate(m, x), "something else"),
+    "residual of one channel": (lambda m, x: x + m.narrow(m.depthwise(x)), "something else"),
+    "gate of one channel": (
+        lambda m, x: x * m.one(F.relu(m.reduce(F.adaptive_avg_pool2d(x, 1)))),
+        "a gate of other channels",
+    ),
+    "sum with one channel": (lambda m, x: m.point(x) + m.narrow(x), "no form that is fused"),
     "gate on another value": (lambda m, x: m.point(x) * gate(m, x), "one value goes to"),
     "gate of one layer": (
         lambda m, x: x * m.point(F.adaptive_avg_pool2d(x, 1)).sigmoid(),

@@ -308,6 +308,8 @@ def _squeeze(graph: Graph, node: fx.Node, users: list[fx.Node]) -> Link | None:
             continue
         inner = follow(graph, node, pool, product)
         if _joins(product, node, inner.end):
+            if graph.shape(inner.end)[:2] != graph.shape(node)[:2]:
+                raise NotFusable("squeeze-excite: a gate of other channels than its input")
             return Link("squeeze", node, product, inner=inner.links)
         if inner.reason:
             raise NotFusable(f"squeeze-excite: {inner.reason}")
@@ -322,6 +324,8 @@ def _residual(graph: Graph, node: fx.Node, users: list[fx.Node]) -> Link | None:
             continue
         inner = follow(graph, node, branch, total)
         if _joins(total, node, inner.end):
+            if graph.shape(inner.end) != graph.shape(node):
+                raise NotFusable("residual: something else than a branch of its input's shape")
             return Link("residual", node, total, inner=inner.links)
         if inner.reason:
             raise NotFusable(f"residual: {inner.reason}")
@@ -361,6 +365,7 @@ def _sum(graph: Graph, node: fx.Node, users: list[fx.Node]) -> Link | None:
                 and len(joined) == 2
                 and _target(total) in _ADD
                 and _joins(total, *joined)
+                and graph.shape(joined[0]) == graph.shape(joined[1])
             ):
                 break
         else:
