@@ -250,6 +250,42 @@ def test_near_miss(name: str) -> None:
         blocks(forward)
 
 
+class MaskedConv(nn.Conv2d):
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__(8, 8, 3)
+        self.register_buffer("mask", mask)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight * self.mask, self.bias)
+
+
+class MaskedLinear(nn.Linear):
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__(8, 8)
+        self.register_buffer("mask", mask)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight * self.mask, self.bias)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bool, torch.uint8], ids=str)
+def test_masks_that_hide_nothing_yet(dtype: torch.dtype) -> None:
+    with pytest.raises(NotFusable, match="no plain convolution|mask is"):
+        conv_layer(MaskedConv(torch.ones(8, 8, 3, 3, dtype=dtype)), "")
+    with pytest.raises(NotFusable, match="no plain linear map|mask is"):
+        linear_layer(MaskedLinear(torch.ones(8, 8, dtype=dtype)), "")
+
+
+def test_an_eps_that_is_an_integer() -> None:
+    net = Net(lambda m, x: m.norm(m.conv(x))).eval()
+    net.norm.eps = 0
+    folded = fold(net, match(graph_of(net)).blocks[0].layers()[0])
+    scale = net.norm.weight / net.norm.running_var.sqrt()
+    assert torch.allclose(
+        torch.from_numpy(folded.weight), net.conv.weight * scale[:, None, None, None]
+    )
+
+
 def test_a_sum_is_one_filter() -> None:
     net = Net(lambda m, x: m.norm(x) + m.other_norm(m.conv(x)) + m.point(x)).eval()
     layer = match(graph_of(net)).blocks[0].layer

@@ -91,9 +91,8 @@ def _float64(tensor: object) -> NDArray[np.float64]:
 
 
 def _eps(norm: nn.Module) -> float:
-    eps = norm.eps
-    assert isinstance(eps, float)
-    return eps
+    eps: Any = norm.eps
+    return float(eps)
 
 
 def source_names(owner: nn.Module, blocks: Sequence[BlockSpec]) -> Iterator[tuple[str, str]]:

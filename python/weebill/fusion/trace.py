@@ -235,7 +235,7 @@ def _is_frozen_norm(module: nn.Module) -> bool:
     names = {"weight", "bias", "running_mean", "running_var"}
     if not names <= tensors.keys() or not tensors.keys() <= {*names, "num_batches_tracked"}:
         return False
-    if not isinstance(getattr(module, "eps", None), float):
+    if not isinstance(getattr(module, "eps", None), (int, float)):
         return False
     try:
         probe: Any = copy.deepcopy(module).eval()
