@@ -117,8 +117,7 @@ def _probed_padding(module: nn.Conv2d) -> Padding:
     generator = torch.Generator().manual_seed(0)
     candidates: list[Padding] = ["same", _declared_padding(module)]
     with torch.no_grad():
-        for parameter in probe.parameters():
-            parameter.normal_(generator=generator)
+        _randomise(probe, generator)
         for extra in (0, 1, 2, 3):  # sizes of every remainder: SAME depends on them
             size = [
                 d * (k - 1) + 4 + extra + axis
@@ -143,8 +142,7 @@ def _probe_linear(module: nn.Linear) -> None:
     name = type(module).__name__
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for parameter in probe.parameters():
-            parameter.normal_(generator=generator)
+        _randomise(probe, generator)
         x = torch.randn((3, module.in_features), generator=generator)
         try:
             y = probe(x)
@@ -153,6 +151,15 @@ def _probe_linear(module: nn.Linear) -> None:
         expected = F.linear(x, probe.weight, probe.bias)
     if y.shape != expected.shape or not torch.allclose(y, expected, rtol=1e-4, atol=1e-4):
         raise NotFusable(f"{name} has a forward of its own that is no plain linear map")
+
+
+def _randomise(module: nn.Module, generator: torch.Generator) -> None:
+    """Buffers too: a mask of ones shows only when it is none."""
+    for parameter in module.parameters():
+        parameter.normal_(generator=generator)
+    for buffer in module.buffers():
+        if buffer.is_floating_point():
+            buffer.uniform_(0.5, 2, generator=generator)
 
 
 def _agrees(y: Tensor, module: nn.Conv2d, x: Tensor, padding: Padding) -> bool:
