@@ -159,6 +159,17 @@ NEAR_MISSES: dict[str, tuple[Forward, str]] = {
         lambda m, x: F.batch_norm(
             m.conv(x), m.norm.running_mean, m.norm.running_var, m.norm.weight, m.norm.bias, True
         ),
+        "changes norm.running_mean",
+    ),
+    "norm with an eps of its own": (
+        lambda m, x: F.batch_norm(
+            m.conv(x),
+            m.norm.running_mean,
+            m.norm.running_var,
+            m.norm.weight,
+            m.norm.bias,
+            eps=1e-2,
+        ),
         "eps or mode",
     ),
     "another norm's bias": (

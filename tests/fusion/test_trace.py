@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from weebill.fusion.layers import NotFusable
@@ -15,6 +18,20 @@ from weebill.fusion.match import graph_of
 from weebill.fusion.trace import Graph
 
 Forward = Callable[[Any, Tensor], Any]
+
+
+class Watching(nn.Conv2d):
+    """A convolution that keeps the largest value that it has seen."""
+
+    largest: Tensor
+
+    def __init__(self) -> None:
+        super().__init__(8, 8, 1)
+        self.register_buffer("largest", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.largest.copy_(torch.maximum(self.largest, x.abs().max()))
+        return super().forward(x)
 
 
 class Net(nn.Module):
@@ -25,6 +42,14 @@ class Net(nn.Module):
         self.steps = forward
         self.first = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.BatchNorm2d(8))
         self.second = nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU())
+        self.norm = nn.BatchNorm2d(8)
+        self.watching = Watching()
+        self.register_buffer("total", torch.zeros(()))
+        self.register_buffer("found", None)
+        self.calls = 0
+        self.log: list[Any] = []
+        self.cache: dict[str, list[Any]] = {"shapes": []}
+        self.offset = torch.zeros(1, 8, 1, 1)
 
     def forward(self, x: Tensor) -> Any:
         return self.steps(self, x)
@@ -140,3 +165,121 @@ def test_a_result_without_gradients_by_nature() -> None:
     with torch.no_grad():
         net = Net(lambda m, x: m.second(m.first(x))).eval().requires_grad_(False)
         graph_of(net)
+
+
+def keeps_a_map(m: Any, x: Tensor) -> Tensor:
+    m.map = m.first(x)
+    return m.second(m.map)  # type: ignore[no-any-return]
+
+
+def counts(m: Any, x: Tensor) -> Tensor:
+    m.calls += 1
+    return m.second(m.first(x))  # type: ignore[no-any-return]
+
+
+def logs(m: Any, x: Tensor) -> Tensor:
+    m.log.append(x)
+    return m.second(m.first(x))  # type: ignore[no-any-return]
+
+
+def logs_deep(m: Any, x: Tensor) -> Tensor:
+    m.cache["shapes"].append(x.shape)
+    return m.second(m.first(x))  # type: ignore[no-any-return]
+
+
+def logs_unseen(m: Any, x: Tensor) -> Tensor:
+    if isinstance(x, Tensor):
+        m.log.append(1)
+        m.more = 1
+    return m.second(m.first(x))  # type: ignore[no-any-return]
+
+
+def sets_a_buffer(m: Any, x: Tensor) -> Tensor:
+    m.found = torch.ones(1)
+    return m.second(m.first(x))  # type: ignore[no-any-return]
+
+
+def sets_an_inner_attribute(m: Any, x: Tensor) -> Tensor:
+    m.second[1].inplace = True
+    return m.second(m.first(x))  # type: ignore[no-any-return]
+
+
+def trains(m: Any, x: Tensor) -> Tensor:
+    m.norm.train()
+    return m.second(m.norm(m.first(x)))  # type: ignore[no-any-return]
+
+
+def moves_statistics(m: Any, x: Tensor) -> Tensor:
+    n = m.norm
+    x = F.batch_norm(m.first(x), n.running_mean, n.running_var, n.weight, n.bias, training=True)
+    return m.second(x)  # type: ignore[no-any-return]
+
+
+def adds_up(m: Any, x: Tensor) -> Tensor:
+    y = m.second(m.first(x))
+    return y + m.total.add_(1) * 0  # type: ignore[no-any-return]
+
+
+def writes_an_attribute(m: Any, x: Tensor) -> Tensor:
+    m.offset.add_(1)
+    return m.second(m.first(x))  # type: ignore[no-any-return]
+
+
+def watches(m: Any, x: Tensor) -> Tensor:
+    return m.watching(m.first(x))  # type: ignore[no-any-return]
+
+
+EFFECTS: dict[Forward, str] = {
+    keeps_a_map: "changes map",
+    counts: "changes calls",
+    logs: "changes log",
+    logs_deep: "changes cache",
+    logs_unseen: "changes (log|more)",
+    sets_a_buffer: "changes found",
+    sets_an_inner_attribute: "changes second.1.inplace",
+    trains: "changes norm.training",
+    moves_statistics: "changes norm.running_(mean|var)",
+    adds_up: "changes total",
+    writes_an_attribute: "changes offset",
+    watches: "changes watching.largest",
+}
+
+
+@pytest.mark.parametrize("forward", EFFECTS, ids=lambda f: f.__name__)
+def test_what_a_forward_changes(forward: Forward) -> None:
+    net = Net(forward).eval()
+    net.log.append("before")
+    before = copy.deepcopy(vars(net))
+    state = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    with torch.no_grad(), pytest.raises(NotFusable, match=EFFECTS[forward]):
+        graph_of(net)
+    assert vars(net).keys() == before.keys()
+    assert (net.calls, net.log, net.cache) == (0, ["before"], {"shapes": []})
+    assert net.offset.count_nonzero() == 0
+    assert net.found is None
+    assert not any(module.training for module in net.modules())
+    for name, tensor in net.state_dict().items():
+        assert torch.equal(tensor, state[name])
+
+
+def drawing(m: Any, x: Tensor) -> Tensor:
+    noise = random.random() + np.random.rand() + torch.rand(()).item()
+    return F.dropout(m.second(m.first(x)), 0.5, training=True) + noise
+
+
+def test_random_numbers_are_not_drawn() -> None:
+    net = Net(drawing).eval()
+
+    def drawn_next() -> list[float]:
+        return [random.random(), float(np.random.rand()), torch.rand(()).item()]
+
+    for expected in (True, False):
+        random.seed(0)
+        np.random.seed(0)
+        torch.manual_seed(0)
+        if expected:
+            wanted = drawn_next()
+        else:
+            with pytest.raises(NotFusable, match="is not what was traced"):
+                graph_of(net)
+            assert drawn_next() == wanted

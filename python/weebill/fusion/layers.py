@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from weebill.fusion.effects import random_numbers_kept
 from weebill.fusion.spec import Layer, Padding, Window
 from weebill.fusion.trace import has_hooks, is_norm
 
@@ -116,7 +117,7 @@ def _probed_padding(module: nn.Conv2d) -> Padding:
     name = type(module).__name__
     generator = torch.Generator().manual_seed(0)
     candidates: list[Padding] = ["same", _declared_padding(module)]
-    with torch.no_grad():
+    with torch.no_grad(), random_numbers_kept():
         _randomise(probe, generator)
         for extra in (0, 1, 2, 3):  # sizes of every remainder: SAME depends on them
             size = [
@@ -141,7 +142,7 @@ def _probe_linear(module: nn.Linear) -> None:
     probe = copy.deepcopy(module)
     name = type(module).__name__
     generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
+    with torch.no_grad(), random_numbers_kept():
         _randomise(probe, generator)
         x = torch.randn((3, module.in_features), generator=generator)
         try:

@@ -13,6 +13,8 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
+from weebill.fusion.effects import Attributes, attributes_of
+
 
 class NotTraceable(Exception):
     """The module's forward has no graph; the text says why."""
@@ -31,6 +33,8 @@ class Shadows:
         self._tracer = _Tracer(graph)
         self._is_leaf = is_leaf
         self._made: dict[nn.Module, nn.Module] = {}
+        self._as_made: list[tuple[str, Attributes, nn.Module]] = []
+        self._containers: dict[int, Any] = {}  # of the shadows, by the ids of the modules' own
         self._classes: dict[type[nn.Module], type[nn.Module]] = {}
 
     def run(self, owner: nn.Module) -> Any:
@@ -41,6 +45,16 @@ class Shadows:
             Exception: Whatever the forward raises.
         """
         return _plain_forward(owner)(self._of(owner, ""), self._tracer.proxy(self.argument))
+
+    def changed(self) -> str:
+        """The name of an attribute that the forward has set or filled; empty if there is none."""
+        for prefix, attributes, shadow in self._as_made:
+            name = attributes.changed()
+            for table in ("_parameters", "_buffers"):
+                name = name or shadow.__dict__[table].changed()
+            if name:
+                return prefix + name
+        return ""
 
     def _of(self, module: nn.Module, path: str) -> nn.Module:
         """A shallow copy that writes nodes when it is called, and whose tensors are symbols."""
@@ -57,13 +71,14 @@ class Shadows:
         shadow: nn.Module = object.__new__(self._class(type(module)))
         self._made[module] = shadow
         prefix = f"{path}." if path else ""
-        shadow.__dict__.update(module.__dict__, _shadow_call=call)
+        shadow.__dict__.update(attributes_of(module, self._containers), _shadow_call=call)
         for table in ("_parameters", "_buffers"):
             shadow.__dict__[table] = _Tensors(tracer, prefix, module.__dict__[table])
         shadow.__dict__["_modules"] = {
             name: child if child is None else self._of(child, prefix + name)
             for name, child in module._modules.items()
         }
+        self._as_made.append((prefix, Attributes(shadow), shadow))
         return shadow
 
     def _class(self, base: type[nn.Module]) -> type[nn.Module]:
@@ -73,7 +88,9 @@ class Shadows:
             return self.__dict__["_shadow_call"](self, *args, **kwargs)
 
         if base not in self._classes:
-            self._classes[base] = type(base.__name__, (base,), {"__call__": call})
+            self._classes[base] = type(
+                base.__name__, (base,), {"__call__": call, "__module__": base.__module__}
+            )
         return self._classes[base]
 
 
@@ -131,13 +148,23 @@ class _Tensors(dict[str, Any]):
         super().__init__((name, None if t is None else _ASLEEP) for name, t in tensors.items())
         self._tracer = tracer
         self._prefix = prefix
+        self._before = dict(super().items())
+        self._awake: dict[str, Any] = {}
+
+    def changed(self) -> str:
+        """The name of a tensor that is another one now, or gone; empty if there is none."""
+        now = dict(super().items())
+        for name in self._before | now:
+            if now.get(name, self) is not self._awake.get(name, self._before.get(name, self)):
+                return name
+        return ""
 
     def __getitem__(self, name: str) -> Any:
         value = super().__getitem__(name)
         if value is _ASLEEP:
             # in the graph directly: it has no module yet that could be asked for the name
             node = self._tracer.graph.create_node("get_attr", self._prefix + name)
-            value = self[name] = self._tracer.proxy(node)
+            value = self[name] = self._awake[name] = self._tracer.proxy(node)
         return value
 
     def get(self, name: str, default: Any = None) -> Any:

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from weebill.fusion.effects import State, random_numbers_kept, undone
 from weebill.fusion.symbols import NotTraceable, Shadows
 from weebill.fusion.trial import difference, plain_result
 
@@ -54,13 +55,14 @@ class Graph:
                 raise NotTraceable(f"{path} has hooks")
         self.owner = owner
         self._graph = fx.Graph()
-        self.input, output = trace(owner, self._graph)
-        if not isinstance(output, fx.Proxy):
-            raise NotTraceable("its forward does not return one tensor")
-        self.output = output.node
-        self._live = ancestors(self.output)
-        self._check_writes()
-        self.trial_input, self.trial_output, self._shapes = self._run()
+        with undone(owner) as state:
+            self.input, output = trace(owner, self._graph, pure=True)
+            if not isinstance(output, fx.Proxy):
+                raise NotTraceable("its forward does not return one tensor")
+            self.output = output.node
+            self._live = ancestors(self.output)
+            self._check_writes()
+            self.trial_input, self.trial_output, self._shapes = self._run(state)
 
     @property
     def nodes(self) -> list[fx.Node]:
@@ -116,7 +118,7 @@ class Graph:
             if node not in self._live or target is self.input or seen_later:
                 raise NotTraceable(f"its forward changes a tensor in place ({node.name})")
 
-    def _run(self) -> tuple[Tensor, Tensor, dict[fx.Node, tuple[int, ...]]]:
+    def _run(self, state: State) -> tuple[Tensor, Tensor, dict[fx.Node, tuple[int, ...]]]:
         channels, spatial = self._input_channels()
         failure = ""
         if any(_looks_up(node) for node in self._graph.nodes):
@@ -139,6 +141,8 @@ class Graph:
                 except Exception as error:  # the forward is foreign code
                     failure = failure or f"{type(error).__name__}: {error}".splitlines()[0]
                     continue
+                if name := state.changed():
+                    raise NotTraceable(f"its forward changes {name}")
                 self._check_ranks(interpreter.shapes)
                 if found := difference(y, plain):
                     raise NotTraceable(f"its forward is not what was traced, which gives {found}")
@@ -189,7 +193,11 @@ def _layouts(x: Tensor) -> tuple[torch.memory_format, ...]:
 
 
 def trace(
-    owner: nn.Module, graph: fx.Graph, is_leaf: Callable[[nn.Module], bool] | None = None
+    owner: nn.Module,
+    graph: fx.Graph,
+    is_leaf: Callable[[nn.Module], bool] | None = None,
+    *,
+    pure: bool = False,
 ) -> tuple[fx.Node, Any]:
     """Writes the owner's forward into the graph.
 
@@ -197,6 +205,7 @@ def trace(
         owner: The module.
         graph: An empty graph.
         is_leaf: Whether calls of a module are one node. Default: those of torch.nn's modules.
+        pure: Whether the forward may set no attribute.
 
     Returns:
         The node of its argument, and its result: a symbol, or what it has put symbols into.
@@ -218,6 +227,8 @@ def trace(
     except Exception as error:  # foreign code on symbols: anything can be raised
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise NotTraceable(f"its forward cannot be traced ({reason})") from error
+    if pure and (name := shadows.changed()):
+        raise NotTraceable(f"its forward changes {name}")
     graph.output(fx.node.map_aggregate(result, lambda v: v.node if isinstance(v, fx.Proxy) else v))
     return shadows.argument, result
 
@@ -242,7 +253,7 @@ def _is_frozen_norm(module: nn.Module) -> bool:
         known = {name: getattr(probe, name) for name in names}
         generator = torch.Generator().manual_seed(0)
         x = torch.randn((2, len(known["weight"]), 3, 2), generator=generator)
-        with torch.no_grad():
+        with torch.no_grad(), random_numbers_kept():
             for tensor in known.values():
                 tensor.uniform_(0.5, 2.0, generator=generator)
             y = probe(x)
