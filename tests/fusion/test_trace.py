@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -283,3 +283,29 @@ def test_random_numbers_are_not_drawn() -> None:
             with pytest.raises(NotFusable, match="is not what was traced"):
                 graph_of(net)
             assert drawn_next() == wanted
+
+
+class Registered(nn.Module):
+    """Keeps its subclasses, by names that they must give."""
+
+    known: ClassVar[dict[str, type[nn.Module]]] = {}
+
+    def __init_subclass__(cls, *, name: str, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        assert name not in cls.known
+        cls.known[name] = cls
+
+
+class Branch(Registered, name="branch"):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(8, 8, 3, groups=8)
+        self.second = nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x).relu())  # type: ignore[no-any-return]
+
+
+def test_tracing_makes_no_classes_that_others_hear_of() -> None:
+    assert graph_of(Branch().eval()).nodes
+    assert Registered.known == {"branch": Branch}

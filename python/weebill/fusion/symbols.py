@@ -20,6 +20,16 @@ class NotTraceable(Exception):
     """The module's forward has no graph; the text says why."""
 
 
+class Unannounced(nn.Module):
+    """A first base of classes made here, of which those that they are made from hear nothing.
+
+    A `__init_subclass__` may keep its classes by name, or take arguments that are not known here.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        pass
+
+
 class Shadows:
     """Shadows of modules, which write into one graph.
 
@@ -88,9 +98,10 @@ class Shadows:
             return self.__dict__["_shadow_call"](self, *args, **kwargs)
 
         if base not in self._classes:
-            self._classes[base] = type(
-                base.__name__, (base,), {"__call__": call, "__module__": base.__module__}
-            )
+            # a class that was made here too has it in front already
+            bases = (base,) if issubclass(base, Unannounced) else (Unannounced, base)
+            namespace = {"__call__": call, "__module__": base.__module__}
+            self._classes[base] = type(base.__name__, bases, namespace)
         return self._classes[base]
 
 
