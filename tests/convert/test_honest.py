@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import weebill
-from weebill.nn import FusedModule
+from weebill.nn import FusedModule, unfused
 
 
 def block() -> nn.Sequential:
@@ -160,3 +161,65 @@ def test_casts_to_float_are_saved(tmp_path: Path) -> None:
     _, fast = converted(double_last)
     with pytest.raises(NotImplementedError, match="double"):
         weebill.save(fast, tmp_path / "cast.weebill", input_shape=(1, 8, 9, 9))
+
+
+def test_report_leaves_modes_alone() -> None:
+    _, fast = converted(float_first)
+    fast.train()
+    fast.first[1].eval()
+    modes = [module.training for module in fast.modules()]
+    weebill.report(fast, (1, 8, 9, 9))
+    assert [module.training for module in fast.modules()] == modes
+
+
+def test_hooks_for_all_modules_see_what_is_called() -> None:
+    model, fast = converted(float_first)
+    called: list[nn.Module] = []
+
+    def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+        called.append(module)
+
+    handle = torch.nn.modules.module.register_module_forward_hook(hook)
+    try:
+        x = torch.randn(1, 8, 9, 9)
+        fast(x)
+        assert called == [fast]
+        called.clear()
+        with unfused():
+            fast(x)
+        assert fast.first[0] in called
+    finally:
+        handle.remove()
+    assert_same(fast, model, x)
+
+
+@pytest.mark.parametrize(
+    ("shape", "error"),
+    [
+        ("abc", TypeError),
+        (5, TypeError),
+        ((1, 8, 9), ValueError),
+        ((1, 8, -1, 9), ValueError),
+        ((0, 8, 9, 9), ValueError),
+        ((1.5, 8, 9, 9), ValueError),
+        ((True, 8, 9, 9), ValueError),
+    ],
+)
+def test_report_names_a_wrong_shape(shape: Any, error: type[Exception]) -> None:
+    rule = "a sequence of integers" if error is TypeError else r"\(N, C, H, W\) or \(N, C\), all"
+    told = f"^report: input_shape must be {rule}.*, got {re.escape(repr(shape))}$"
+    with pytest.raises(error, match=told):
+        weebill.report(block().eval(), shape)
+
+
+@pytest.mark.parametrize(
+    ("threads", "error"), [(0, ValueError), (-3, ValueError), ("x", TypeError), (1.0, TypeError)]
+)
+def test_report_names_wrong_threads(threads: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match=rf"^report: threads must be .*, got {threads!r}$"):
+        weebill.report(block().eval(), (1, 8, 9, 9), threads=threads)
+
+
+def test_convert_names_a_wrong_inplace() -> None:
+    with pytest.raises(TypeError, match=r"^convert: inplace must be a bool, got 'no'$"):
+        weebill.convert(block(), inplace="no")  # type: ignore[arg-type]

@@ -39,7 +39,7 @@ def convert(model: nn.Module, *, inplace: bool = False) -> nn.Module:
         The copy, or `model`. `weebill.report` tells what was done to it.
 
     Raises:
-        TypeError: `model` is no module.
+        TypeError: `model` is no module, or `inplace` no bool.
 
     Example:
         >>> import torch, weebill
@@ -49,6 +49,8 @@ def convert(model: nn.Module, *, inplace: bool = False) -> nn.Module:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"convert: model must be a torch.nn.Module, got {type(model).__name__}")
+    if not isinstance(inplace, bool):
+        raise TypeError(f"convert: inplace must be a bool, got {inplace!r}")
     # a copy that is made in inference mode would not count its changes
     with _collecting_later(), torch.inference_mode(False), torch.no_grad():
         if not inplace:

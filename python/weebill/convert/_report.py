@@ -106,15 +106,17 @@ def report(
 
     Args:
         model: A converted model, or one of fused modules.
-        input_shape: (N, C, H, W) of the model's input. With it, the report counts multiply-adds
-            and tells how every fused block will run. The model is run once on zeros.
+        input_shape: (N, C, H, W) or (N, C) of the model's input. With it, the report counts
+            multiply-adds and tells how every fused block will run. The model is run once on zeros.
         threads: For how many threads the plan is told. Default: torch's number.
 
     Raises:
-        TypeError: `model` is no module.
+        TypeError: `model` is no module, `input_shape` no sequence, `threads` no integer.
+        ValueError: `input_shape` or `threads` holds what is no size or number.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"report: model must be a torch.nn.Module, got {type(model).__name__}")
+    _check_arguments(input_shape, threads)
     with torch.inference_mode(False), torch.no_grad():
         shapes, plain_work = ({}, {}) if input_shape is None else _observe(model, input_shape)
         entries: list[Entry] = []
@@ -138,6 +140,25 @@ def report(
         fused = sum(entry.multiply_adds or 0 for entry in entries if entry.fused)
         share = fused / total if total else 0.0
     return Report(type(model).__name__.removeprefix("Fused"), tuple(entries), calls, share)
+
+
+def _check_arguments(input_shape: object, threads: object) -> None:
+    if input_shape is not None:
+        if isinstance(input_shape, str) or not isinstance(input_shape, Sequence):
+            raise TypeError(
+                f"report: input_shape must be a sequence of integers, got {input_shape!r}"
+            )
+        shape = tuple(input_shape)
+        if len(shape) not in (2, 4) or any(type(n) is not int or n < 1 for n in shape):
+            raise ValueError(
+                f"report: input_shape must be (N, C, H, W) or (N, C), all positive, got {shape}"
+            )
+    if threads is None:
+        return
+    if type(threads) is not int:
+        raise TypeError(f"report: threads must be an integer, got {threads!r}")
+    if threads < 1:
+        raise ValueError(f"report: threads must be at least 1, got {threads}")
 
 
 def _top_parts(model: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
@@ -254,13 +275,15 @@ def _observe(
             work[module] = work.get(module, 0) + _work(module, output.shape)
 
     handles = [module.register_forward_hook(hook) for _, module in _top_parts(model)]
-    was_training = model.training
+    modes = {module: module.training for module in model.modules()}
     try:
         model.eval()(torch.zeros(tuple(input_shape)))
     finally:
         for handle in handles:
             handle.remove()
-        model.train(was_training)
+        # one by one: a BatchNorm may be frozen in a model that trains
+        for module, training in modes.items():
+            module.training = training
     return shapes, work
 
 
