@@ -231,6 +231,55 @@ def test_glue(tmp_path: Path) -> None:
     assert_near(saved(model, tmp_path / "a"), model, torch.randn(2, 3, 40, 24))
 
 
+class Inner(nn.Module):
+    """Runs in parts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv2d(8, 8, 3, padding=1, groups=8) for _ in range(2))
+        self.norm = nn.BatchNorm2d(16)
+        self.last = nn.Conv2d(16, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(x)
+        y = self.norm(torch.cat([layer(x) for layer in self.layers], 1))
+        return F.hardswish(self.last(y))
+
+
+class Outer(nn.Module):
+    """What the inner module begins with is used outside as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, 2, 1)
+        self.inner = Inner()
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        y = self.first(x)
+        z = self.inner(y)
+        return {"sum": z + y, "first": y, "twice": self.inner(z)}
+
+
+def test_modules_inside_that_run_in_parts(tmp_path: Path) -> None:
+    model = settle(Outer(), torch.randn(4, 3, 24, 24))
+    assert_near(saved(model, tmp_path / "a"), model, torch.randn(2, 3, 21, 30))
+
+
+@pytest.mark.parametrize("name", ["deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large"])
+def test_own_segmentation_networks(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = settle(weebill.models.create_model(name), torch.randn(2, 3, 64, 64))
+    assert_near(saved(model, tmp_path / "a"), model, torch.randn(1, 3, 64, 96))
+
+
+def test_own_detection_network_before_the_suppression(tmp_path: Path) -> None:
+    model: Any = weebill.models.create_model("ssdlite320_mobilenet_v3_large").eval()
+    network = nn.Sequential(model.backbone, model.head)
+    settle(network, torch.randn(2, 3, 320, 320))
+    shape = (1, 3, 320, 320)
+    assert_near(saved(network, tmp_path / "a", input_shape=shape), network, torch.randn(shape))
+
+
 class Lambda(nn.Module):
     def __init__(self, function: Callable[[nn.Module, Tensor], Any]) -> None:
         super().__init__()

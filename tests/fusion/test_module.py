@@ -31,9 +31,13 @@ class Scored(nn.Module):
         self.inner = Scaled()
         self.features = block()
         self.residual = True
+        self.limit: Any = None
+        self.size = 0
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.features(self.inner(x))
+        if self.limit is not None:
+            y = torch.minimum(y, self.limit)
         return y + x if self.residual else y
 
 
@@ -55,18 +59,35 @@ def lower_limit(model: Any) -> None:
     model.inner.limit = 0.5
 
 
-def pad_by_reflection(model: Any) -> None:
+def set_a_tensor(model: Any) -> None:
+    model.limit = torch.tensor(-0.5)
+
+
+def pad_around(model: Any) -> None:
     model.features[0].padding_mode = "circular"
 
 
-def patch_forward(model: Any) -> None:
+def patch_layer(model: Any) -> None:
     layer = model.features[3]
     plain = layer.forward
     layer.forward = lambda x: plain(x) + 1
 
 
+def patch_container(model: Any) -> None:
+    plain = model.features.forward
+    model.features.forward = lambda x: plain(x) + 1
+
+
 @pytest.mark.parametrize(
-    "change", [turn_residual_off, lower_limit, pad_by_reflection, patch_forward]
+    "change",
+    [
+        turn_residual_off,
+        lower_limit,
+        set_a_tensor,
+        pad_around,
+        patch_layer,
+        patch_container,
+    ],
 )
 def test_attributes_are_followed(change: Callable[[Any], None]) -> None:
     torch.manual_seed(0)
@@ -80,6 +101,23 @@ def test_attributes_are_followed(change: Callable[[Any], None]) -> None:
             expected = fast(x)
     assert not torch.allclose(before, after)
     torch.testing.assert_close(after, expected)
+
+
+def test_attributes_that_no_forward_reads_change_nothing() -> None:
+    torch.manual_seed(0)
+    fast: Any = weebill.convert(Scored().eval())
+    x = torch.randn(1, 8, 9, 9)
+    with torch.inference_mode():
+        fast(x)
+        records = fast.fusion.packed
+        for size in range(3):
+            fast.size = fast.inner.size = size  # the name is new once
+            fast.residual = fast.inner.limit > 0  # as it was
+            fast(x)
+            if size == 0:
+                records = fast.fusion.packed
+    assert records is not None
+    assert fast.fusion.packed is records
 
 
 @pytest.mark.parametrize("make", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW])
@@ -155,10 +193,24 @@ def test_threads_change_modes_and_weights_while_others_run() -> None:
     assert errors == []
 
 
+class InParts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = block()
+        self.register_buffer("factor", torch.full((1, 8, 1, 1), 2.0))
+        self.unused = nn.Linear(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.features(x)
+        return torch.cumsum(y, 1) * self.factor
+
+
 @pytest.mark.parametrize("wanted", [False, True])
-def test_a_model_ends_with_its_last_reference(wanted: bool) -> None:
-    fast = made()
+@pytest.mark.parametrize("in_parts", [False, True])
+def test_a_model_ends_with_its_last_reference(in_parts: bool, wanted: bool) -> None:
+    fast: Any = weebill.convert(InParts().eval()) if in_parts else made()
     y = fast(torch.randn(1, 8, 9, 9, requires_grad=wanted))
+    assert (fast.fusion.recipe is not None) == in_parts
     del y
     gone = weakref.ref(fast)
     gc.disable()
@@ -167,6 +219,24 @@ def test_a_model_ends_with_its_last_reference(wanted: bool) -> None:
         assert gone() is None
     finally:
         gc.enable()
+
+
+def test_gradients_in_parts_follow_buffers_and_leave_the_unused_out() -> None:
+    fast: Any = weebill.convert(InParts().eval())
+    x = torch.randn(1, 8, 9, 9, requires_grad=True)
+    fast(x).sum().backward()
+    fast.factor = torch.full((1, 8, 1, 1), -3.0)
+    (found,) = torch.autograd.grad(fast(x).sum(), x)
+    with unfused():
+        (expected,) = torch.autograd.grad(fast(x).sum(), x)
+    torch.testing.assert_close(found, expected)
+    fast.features.requires_grad_(requires_grad=False)
+    assert not fast(x.detach()).requires_grad
+    fast.factor.requires_grad_()
+    (found,) = torch.autograd.grad(fast(x.detach()).sum(), fast.factor)
+    with unfused():
+        (expected,) = torch.autograd.grad(fast(x.detach()).sum(), fast.factor)
+    torch.testing.assert_close(found, expected)
 
 
 class Locked(nn.Module):

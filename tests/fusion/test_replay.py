@@ -118,6 +118,51 @@ def test_as_the_plain_forward(run: Callable[[Any, Tensor], Any]) -> None:
         torch.testing.assert_close(a.double(), b, rtol=0, atol=1e-5 * scale)
 
 
+class LeadingBack(nn.Module):
+    """Its forward reaches its layers in another way than by their names."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.features = block()
+        self.head: Any = nn.Conv2d(8, 8, 1)
+        if way == "list":
+            self.run: Any = [self.features, self.head]
+        elif way == "closure":
+            self.run = [lambda x: self.head(self.features(x))]
+        else:
+            self.run = [self.in_turn]
+
+    def in_turn(self, x: Tensor) -> Tensor:
+        y: Tensor = self.head(self.features(x))
+        return y
+
+    def forward(self, x: Tensor) -> Tensor:
+        for function in self.run:
+            x = function(x)
+        return x
+
+
+@pytest.mark.parametrize("way", ["list", "closure", "method"])
+def test_layers_that_are_reached_past_their_names(way: str) -> None:
+    def network() -> Any:  # each from its beginning: no copy has closures of its own
+        torch.manual_seed(0)
+        return LeadingBack(way).eval()
+
+    model, fast = network(), weebill.convert(network(), inplace=True)
+    other = weebill.convert(network(), inplace=True)
+    x = torch.randn(2, 8, 9, 9)
+    for run in (model, fast, torch.compile(other, backend="aot_eager")):
+        run(x).square().sum().backward()
+    for found in (fast, other):
+        for a, b in zip(found.parameters(), model.parameters(), strict=True):
+            assert a.grad is not None
+            torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        model.head.weight = nn.Parameter(torch.ones_like(model.head.weight))
+        fast.head.weight = nn.Parameter(torch.ones_like(model.head.weight))
+        torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-4)
+
+
 def test_tied_weights() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 1), nn.ReLU()).eval()

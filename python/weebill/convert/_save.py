@@ -19,9 +19,9 @@ from weebill.convert.steps import FUNCTIONS, MODULES
 from weebill.data import ImageClassification
 from weebill.fusion.fold import fold
 from weebill.fusion.layers import NotFusable
-from weebill.fusion.module import unfused
 from weebill.fusion.pack import Folded
 from weebill.fusion.spec import Layer
+from weebill.fusion.switch import unfused
 from weebill.fusion.symbols import NotTraceable
 from weebill.fusion.trace import ShapeInterpreter, ancestors, is_torch_module, trace
 from weebill.runtime import _model, nodes

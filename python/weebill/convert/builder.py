@@ -277,6 +277,8 @@ class Builder:
 
         None unless the layers have no activation, and `user` alone takes what they give.
         """
+        if value == self.input.index:
+            return None  # of the module around, which may use it elsewhere
         last = self.network.nodes[value - 1] if value else None
         names = self._names.get(value, [])
         users = {u for name in names for u in name.users if u in self.live} - set(names)

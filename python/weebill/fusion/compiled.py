@@ -96,13 +96,15 @@ def call(owner: FusedModule, x: Tensor) -> Tensor | None:
     each call of the graph, some with Python code: the decisions are in `_plan`, which is constant.
     """
     plan = _plan(owner)
-    if plan is None or x.dim() != 4:
+    if plan is None or x.dim() != 4 or x.dtype != plan.dtype:
         return None
     if plan.exporting:
         records = _records(owner)
         return None if records is None else _RUN(x, records, *plan.form)
     weights = _wanted(owner, x) if plan.grad else []
     if weights:
+        if plan.leads_back:
+            return None
         return _RUN_DIFFERENTIABLE(x, weights, plan.module, plan.key)
     return _RUN_MODULE(x, plan.module, plan.key)
 
@@ -120,7 +122,7 @@ def exported(owner: FusedModule, x: Tensor) -> Tensor | None:
             "tensors behind its fake ones",
             stacklevel=2,
         )
-    if plan is None or records is None or x.dim() != 4:
+    if plan is None or records is None or x.dim() != 4 or x.dtype != plan.dtype:
         return None
     return _RUN(x, records, *plan.form)
 
@@ -200,6 +202,8 @@ class _Plan(NamedTuple):
     form: Form
     key: int  # of the form
     exporting: bool
+    dtype: torch.dtype  # of inputs: others are for the forward to cast, or to refuse
+    leads_back: bool  # as Replay has it
     grad: bool  # whether gradients are switched on: torch checks that before each call
 
 
@@ -214,7 +218,8 @@ def _plan(owner: FusedModule) -> _Plan | None:
     if packed is None or packed.input_rank != 4 or packed.geometry is None:
         return None
     form = Form(packed.geometry, packed.output_rank == 2)
-    return _Plan(number(owner), form, form_key(form), exporting, grad)
+    back = owner.fusion.leads_back(owner)
+    return _Plan(number(owner), form, form_key(form), exporting, torch.float32, back, grad)
 
 
 def number(owner: FusedModule) -> int:

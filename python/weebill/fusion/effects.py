@@ -99,7 +99,7 @@ class Attributes:
                 return min(names)
         for name, value in before.items():
             now = held.get(name)
-            if now is not value and name != _OWN and not _same(now, value):
+            if now is not value and name != _OWN and not same(now, value):
                 return name
         for name, container, kept in self._contents:
             if (container or kept) and not _same_contents(container, kept):
@@ -180,7 +180,8 @@ def random_numbers_kept() -> Iterator[None]:
         np.random.set_state(numpys)
 
 
-def _same(a: Any, b: Any) -> bool:
+def same(a: Any, b: Any) -> bool:
+    """Whether the two are one object, or equal numbers or strings."""
     return a is b or (type(a) is type(b) and type(a) in _ATOMS and a == b)
 
 
@@ -188,10 +189,10 @@ def _same_contents(a: Any, b: Any) -> bool:
     if len(a) != len(b):
         return False
     if isinstance(a, dict):
-        return all(name in b and _same(value, b[name]) for name, value in a.items())
+        return all(name in b and same(value, b[name]) for name, value in a.items())
     if isinstance(a, set):
         return bool(a == b)
-    return all(map(_same, a, b))
+    return all(map(same, a, b))
 
 
 def _join(path: str, name: str) -> str:

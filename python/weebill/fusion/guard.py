@@ -15,7 +15,8 @@ their changes (CPython before 3.12), a few words per tensor where torch's memory
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ BUSY = 1  # a module inside is in training mode or has hooks: the records wait
 CHANGED = 2  # a module or an attribute changed: match again
 STALE = 3  # a tensor changed: pack again
 
-#: Attributes of leaf modules that records depend on. Of others it may be any.
+#: Attributes of leaf modules that records depend on.
 _ATTRIBUTES = ("stride", "padding", "dilation", "padding_mode", "eps")
 _MODULES_OWN = frozenset({*nn.Module().__dict__, "_fusion"})
 _LEAVES = (nn.Conv2d, _BatchNorm)
@@ -43,17 +44,24 @@ class Guard:
     Args:
         owner: The fused module. Its own mode and hooks are not watched: calling it sees to them.
         sources: (module path, tensor name) of every tensor that is packed.
+        reads: By module path, the names of attributes that the forward reads.
 
     Attributes:
         tensors: The tensors that were packed.
         state: Called without arguments; FRESH, or what has changed since the guard was made.
     """
 
-    def __init__(self, owner: nn.Module, sources: Iterable[tuple[str, str]]) -> None:
+    def __init__(
+        self,
+        owner: nn.Module,
+        sources: Iterable[tuple[str, str]],
+        reads: Mapping[str, Collection[str]] = MappingProxyType({}),
+    ) -> None:
         self.tensors: list[Tensor] = []
         guard = _C.Guard(torch.Tensor._version, torch.Tensor.data_ptr, memory.layout())
-        for module in owner.modules():
-            _expect_structure(guard, module, inside=module is not owner)
+        for path, module in owner.named_modules():
+            inside = module is not owner
+            _expect_structure(guard, module, reads.get(path, ()), inside=inside)
         modules = dict(owner.named_modules(remove_duplicate=False))
         for path, name in dict.fromkeys(sources):
             module = modules[path]
@@ -66,7 +74,9 @@ class Guard:
         self.state = guard.state
 
 
-def _expect_structure(guard: _C.Guard, module: nn.Module, *, inside: bool) -> None:
+def _expect_structure(
+    guard: _C.Guard, module: nn.Module, reads: Collection[str], *, inside: bool
+) -> None:
     if inside:
         if not _ignores_mode(module):
             guard.expect_entry(module.__dict__, "training", BUSY)
@@ -77,18 +87,16 @@ def _expect_structure(guard: _C.Guard, module: nn.Module, *, inside: bool) -> No
         guard.expect_size(module._modules, CHANGED)
         for name in module._modules:
             guard.expect_entry(module._modules, name, CHANGED)
-    if not inside:
-        return  # its __dict__ leads to the guard, and no collector would find that: see module.py
+    if not inside or activations.is_fixed(module):
+        return  # the owner's __dict__ leads to the guard, and nobody would collect that: module.py
     if isinstance(module, _LEAVES) or "running_var" in module._buffers:
-        names = [name for name in _ATTRIBUTES if name in module.__dict__]
-    elif activations.is_fixed(module):
-        return
+        names: Iterable[str] = _ATTRIBUTES
     else:
-        names = [name for name in module.__dict__ if name not in _MODULES_OWN]
+        names = module.__dict__ if type(module).__module__.startswith("torch.nn.") else reads
     for name in names:
-        guard.expect_entry(module.__dict__, name, CHANGED)
-    if names:
-        guard.expect_size(module.__dict__, CHANGED)  # a forward that is set on the object
+        if name in module.__dict__ and name not in _MODULES_OWN:
+            guard.expect_entry(module.__dict__, name, CHANGED)
+    guard.expect_size(module.__dict__, CHANGED)  # a forward that is set on the object
 
 
 def _ignores_mode(module: nn.Module) -> bool:

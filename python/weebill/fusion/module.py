@@ -25,7 +25,8 @@ import functools
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,6 +39,7 @@ from torch.compiler import is_dynamo_compiling
 from weebill import _fake
 from weebill.fusion import compiled, cost, optimizers
 from weebill.fusion.compiled import call
+from weebill.fusion.effects import same
 from weebill.fusion.fold import source_names
 from weebill.fusion.guard import BUSY, CHANGED, FRESH, Guard, packable
 from weebill.fusion.layers import NotFusable
@@ -64,21 +66,19 @@ class _Differentiable(torch.autograd.Function):
     """The fused forward, with the gradient of the plain one."""
 
     @staticmethod
-    def forward(
-        ctx: Any, replay: Replay, packed: Runnable, x: Tensor, *parameters: Tensor
-    ) -> Tensor:
-        ctx.replay = replay
-        ctx.save_for_backward(x, *parameters)
-        return packed.run(x)
+    def forward(ctx: Any, ready: _Ready, x: Tensor, *weights: Tensor) -> Tensor:
+        ctx.replay, ctx.weights = ready.replay, weights
+        ctx.save_for_backward(x, *weights)
+        return ready.packed.run(x)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, *parameters = ctx.saved_tensors
-        others = dict(zip(ctx.replay.parameters, parameters, strict=True))
-        needed, higher = ctx.needs_input_grad[2:], torch.is_grad_enabled()
+        x, *weights = ctx.saved_tensors
+        others = dict(zip(ctx.weights, weights, strict=True))
+        needed, higher = ctx.needs_input_grad[1:], torch.is_grad_enabled()
         with unfused():
             found = ctx.replay.gradients(x, others, needed, gradient, higher=higher)
-        return None, None, *found
+        return None, *found
 
 
 class _Ready:
@@ -88,6 +88,11 @@ class _Ready:
         self.owner = weakref.ref(owner)
         self.packed = packed
         self.guard = guard
+
+    @functools.cached_property
+    def tensors(self) -> list[Tensor]:
+        """What was packed, or is read by the steps between parts: each once."""
+        return list(dict.fromkeys(self.guard.tensors))
 
     @functools.cached_property
     def replay(self) -> Replay:
@@ -105,11 +110,18 @@ class Fusion:
         splits: Whether a forward that is no chain of blocks is run in parts (split.py).
         recipe: The parts; None before matching, and if it is not split.
         reason: Why there is neither; empty before matching.
+        reads: By module, the names of attributes that the forward reads.
     """
 
-    def __init__(self, program: Program | None = None, splits: bool = False) -> None:
+    def __init__(
+        self,
+        program: Program | None = None,
+        splits: bool = False,
+        reads: Mapping[str, Collection[str]] = MappingProxyType({}),
+    ) -> None:
         self.program = program
         self.splits = splits
+        self.reads = reads
         self.recipe: Recipe | None = None
         self.reason = ""
         self.number = 0  # in graphs, see compiled.py
@@ -122,8 +134,8 @@ class Fusion:
         ready = self._ready
         return None if ready is None else ready.packed
 
-    def __reduce__(self) -> tuple[type[Fusion], tuple[Program | None, bool]]:
-        return Fusion, (self.program, self.splits)
+    def __reduce__(self) -> tuple[type[Fusion], tuple[Any, ...]]:
+        return Fusion, (self.program, self.splits, dict(self.reads))
 
     def run(self, owner: FusedModule, x: Tensor) -> Tensor | None:
         """The forward of `owner` on x, or None where the plain one has to run."""
@@ -135,11 +147,13 @@ class Fusion:
         if ready is None or x.dim() != ready.packed.input_rank:
             return None
         if torch.is_grad_enabled():
-            parameters = ready.replay.parameters
-            if x.requires_grad or any(tensor.requires_grad for tensor in parameters):
-                if not _is_quiet(owner):
+            tensors = ready.tensors
+            if x.requires_grad or any(tensor.requires_grad for tensor in tensors):
+                if not _is_quiet(owner) or ready.replay.leads_back:
                     return None
-                y: Tensor = _Differentiable.apply(ready.replay, ready.packed, x, *parameters)  # type: ignore[no-untyped-call]
+                # statistics may move before the backward, as torch lets them
+                saved = [t for t in tensors if t.requires_grad or isinstance(t, nn.Parameter)]
+                y: Tensor = _Differentiable.apply(ready, x, *saved)  # type: ignore[no-untyped-call]
                 return y
         return ready.packed.run(x)
 
@@ -165,6 +179,11 @@ class Fusion:
         with unfused():
             y: Tensor = owner.forward(x)
         return y
+
+    @staticmethod
+    def leads_back(owner: FusedModule) -> bool:
+        """Whether its gradients can be had from the plain forward alone: see Replay."""
+        return Replay(owner).leads_back
 
     @staticmethod
     def gradients(owner: FusedModule, saved: Sequence[Tensor], gradient: Tensor) -> Any:
@@ -217,10 +236,12 @@ class Fusion:
         program, recipe = self.program, self.recipe
         try:
             if program is not None or recipe is not None:
-                ready = _packed(owner, recipe if program is None else program)
+                ready = _packed(owner, recipe if program is None else program, self.reads)
             else:
                 graph = graph or graph_of(owner)
-                ready = _packed(owner, split(graph) if self.splits else match(graph))
+                self.reads = graph.reads
+                found = split(graph) if self.splits else match(graph)
+                ready = _packed(owner, found, self.reads)
                 check(ready.packed, owner, graph)
                 if isinstance(ready.packed, Split):
                     self.recipe = ready.packed.recipe
@@ -247,16 +268,18 @@ class Fusion:
             self.program = self.recipe = None
 
 
-def _packed(owner: nn.Module, found: Program | Recipe | None) -> _Ready:
+def _packed(
+    owner: nn.Module, found: Program | Recipe | None, reads: Mapping[str, Collection[str]]
+) -> _Ready:
     # watched before it is read: a change in between makes the records stale, not wrong
     for module in owner.modules():
         if isinstance(module, FusedModule):
             module.fusion  # noqa: B018  made here: an attribute more, later, would be a change
     if isinstance(found, Recipe):
-        guard = Guard(owner, sources(owner, found))
+        guard = Guard(owner, sources(owner, found), reads)
         return _Ready(owner, Split(owner, found), guard)
     assert found is not None
-    guard = Guard(owner, source_names(owner, found.blocks))
+    guard = Guard(owner, source_names(owner, found.blocks), reads)
     return _Ready(owner, Packed(owner, found), guard)
 
 
@@ -290,6 +313,10 @@ def check(packed: Runnable, owner: nn.Module, graph: Graph) -> None:
     if fused.shape != plain.shape:
         raise NotFusable(
             f"the fused result has shape {tuple(fused.shape)}, not {tuple(plain.shape)}"
+        )
+    if fused.dtype != plain.dtype:
+        raise NotFusable(
+            f"the fused result is {fused.dtype}, not {plain.dtype}".replace("torch.", "")
         )
     scale = float(plain.abs().max())
     if _distance(fused, plain) <= TOLERANCE * scale:
@@ -353,10 +380,14 @@ class FusedModule(nn.Module):
         return super().train(mode)
 
     def __setattr__(self, name: str, value: Any) -> None:
+        held = self.__dict__
+        fusion = held.get("_fusion")
+        before = held.get(name, held)
         super().__setattr__(name, value)
         # the guard looks at the modules inside, and at tensors: it may not hold what holds it
-        fusion = self.__dict__.get("_fusion")
-        if fusion is not None and name != "training" and not isinstance(value, Tensor):
+        if fusion is None or name == "training" or name not in fusion.reads.get("", ()):
+            return
+        if not same(before, held.get(name, held)):
             fusion.forget(structure=True)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:

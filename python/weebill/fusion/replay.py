@@ -8,7 +8,9 @@ wanted for. Nothing that belongs to the user is touched, and threads do not meet
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+import types
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -33,7 +35,8 @@ class Replay:
     """The forward of `owner` and of all modules inside, as they are now.
 
     Attributes:
-        parameters: Each of its parameters once.
+        leads_back: Whether an attribute leads to the modules themselves past their names: a list
+            of them, a reference to a parent, a method of one. A shell would run those.
     """
 
     def __init__(self, owner: nn.Module) -> None:
@@ -48,11 +51,13 @@ class Replay:
             )
             for module in places
         ]
-        self.parameters = list(dict.fromkeys(self._all_parameters()))
-
-    def _all_parameters(self) -> Iterator[Tensor]:
-        for part in self._parts:
-            yield from (tensor for tensor in part.parameters.values() if tensor is not None)
+        modules = set(places)
+        self.leads_back = any(
+            _leads_to(value, modules)
+            for module, part in zip(places, self._parts, strict=True)
+            if not type(module).__module__.startswith("torch.nn.")
+            for value in part.attributes.values()
+        )
 
     def __call__(self, x: Tensor, others: Mapping[Tensor, Tensor]) -> Tensor:
         """The forward on x, in which tensors that `others` names are those that it gives."""
@@ -120,6 +125,24 @@ class Replay:
 
 
 _LEFT_OUT = frozenset({"training", "_fusion", *_TABLES, *_HOOKS})
+
+
+def _leads_to(value: Any, modules: set[nn.Module]) -> bool:
+    if isinstance(value, nn.Module):
+        return value in modules
+    if isinstance(value, dict):
+        return any(_leads_to(entry, modules) for entry in value.values())
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return any(_leads_to(entry, modules) for entry in value)
+    if isinstance(value, functools.partial):
+        return _leads_to([value.func, value.args, value.keywords], modules)
+    if isinstance(value, types.MethodType):
+        return _leads_to(value.__self__, modules)
+    if isinstance(value, types.FunctionType):
+        cells = [cell.cell_contents for cell in value.__closure__ or ()]
+        return _leads_to([cells, value.__defaults__], modules)
+    # a tensor that is a module's too
+    return isinstance(value, nn.Parameter)
 
 
 def _replaced(

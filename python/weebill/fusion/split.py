@@ -10,6 +10,7 @@ own, run by torch with their BatchNorms folded.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -230,11 +231,17 @@ def _geometry(recipe: Recipe) -> list[int] | None:
 
 
 def sources(owner: nn.Module, recipe: Recipe) -> Iterator[tuple[str, str]]:
-    """(module, attribute) of what is packed, and of everything that may want a gradient."""
+    """(module, attribute) of every tensor that goes into the result."""
     for part in recipe.parts.values():
         yield from source_names(owner, part.program.blocks)
-    for path, module in owner.named_modules():
-        for name in module._parameters:
+    for node in recipe.order:
+        module = None if node in recipe.parts else recipe.graph.module(node)
+        if module is not None:
+            for path, inner in module.named_modules(prefix=str(node.target)):
+                for name in (*inner._parameters, *inner._buffers):
+                    yield path, name
+        elif node.op == "get_attr":
+            path, _, name = str(node.target).rpartition(".")
             yield path, name
 
 
@@ -253,8 +260,8 @@ def _plain_step(
     """The node as it is: a module, a function, a method or an attribute of a module."""
     if node.op == "get_attr":
         path, _, name = str(node.target).rpartition(".")
-        holder = owner.get_submodule(path)
-        return lambda values: getattr(holder, name)
+        holder = weakref.ref(owner.get_submodule(path))  # which may hold all of this
+        return lambda values: getattr(holder(), name)
     function: Any = module if module is not None else node.target
     if node.op == "call_method":
         name = str(node.target)

@@ -46,6 +46,8 @@ class Shadows:
         self._as_made: list[tuple[str, Attributes, nn.Module]] = []
         self._containers: dict[int, Any] = {}  # of the shadows, by the ids of the modules' own
         self._classes: dict[type[nn.Module], type[nn.Module]] = {}
+        #: By module, the names of attributes that the forward has asked for.
+        self.reads: dict[str, set[str]] = {}
 
     def run(self, owner: nn.Module) -> Any:
         """The result of the owner's forward on a symbol: a symbol, or what holds symbols.
@@ -81,7 +83,10 @@ class Shadows:
         shadow: nn.Module = object.__new__(self._class(type(module)))
         self._made[module] = shadow
         prefix = f"{path}." if path else ""
-        shadow.__dict__.update(attributes_of(module, self._containers), _shadow_call=call)
+        # in a tuple: what is added is no attribute that the forward changes
+        reads = (self.reads.setdefault(path, set()),)
+        held = attributes_of(module, self._containers)
+        shadow.__dict__.update(held, _shadow_call=call, _shadow_reads=reads)
         for table in ("_parameters", "_buffers"):
             shadow.__dict__[table] = _Tensors(tracer, prefix, module.__dict__[table])
         shadow.__dict__["_modules"] = {
@@ -97,10 +102,19 @@ class Shadows:
         def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
             return self.__dict__["_shadow_call"](self, *args, **kwargs)
 
+        def get(self: nn.Module, name: str) -> Any:
+            if not name.startswith("__"):
+                object.__getattribute__(self, "__dict__")["_shadow_reads"][0].add(name)
+            return base.__getattribute__(self, name)
+
         if base not in self._classes:
             # a class that was made here too has it in front already
             bases = (base,) if issubclass(base, Unannounced) else (Unannounced, base)
-            namespace = {"__call__": call, "__module__": base.__module__}
+            namespace = {
+                "__call__": call,
+                "__getattribute__": get,
+                "__module__": base.__module__,
+            }
             self._classes[base] = type(base.__name__, bases, namespace)
         return self._classes[base]
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 import copy
 import inspect
 import operator
+import weakref
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -42,27 +43,37 @@ class Graph:
     """A traced module and the shape of every value in it.
 
     Attributes:
-        owner: The module.
         input, output: The node of the only tensor argument, and of the value returned.
         trial_input, trial_output: A small input, and what the module's own forward gives for it.
+        reads: By module, the names of attributes that the forward has asked for.
     """
 
     def __init__(self, owner: nn.Module) -> None:
         # looked up once: get_submodule walks down from the owner at every call
-        self._modules: dict[str, nn.Module] = dict(owner.named_modules(remove_duplicate=False))
+        inside = owner.named_modules(remove_duplicate=False)
+        self._modules: dict[str, nn.Module] = {
+            path: module for path, module in inside if module is not owner
+        }
         for path, module in self._modules.items():
-            if module is not owner and has_hooks(module):
+            if has_hooks(module):
                 raise NotTraceable(f"{path} has hooks")
-        self.owner = owner
+        self._owner = weakref.ref(owner)  # which holds this, for networks in parts
         self._graph = fx.Graph()
         with undone(owner) as state:
-            self.input, output = trace(owner, self._graph, pure=True)
-            if not isinstance(output, fx.Proxy):
+            traced = trace(owner, self._graph, pure=True)
+            if not isinstance(traced.result, fx.Proxy):
                 raise NotTraceable("its forward does not return one tensor")
-            self.output = output.node
+            self.input, self.output, self.reads = traced.argument, traced.result.node, traced.reads
             self._live = ancestors(self.output)
             self._check_writes()
             self.trial_input, self.trial_output, self._shapes = self._run(state)
+
+    @property
+    def owner(self) -> nn.Module:
+        """The module."""
+        owner = self._owner()
+        assert owner is not None
+        return owner
 
     @property
     def nodes(self) -> list[fx.Node]:
@@ -165,7 +176,7 @@ class Graph:
                 yield from module.parameters()
             elif node.op == "get_attr":
                 path, _, name = str(node.target).rpartition(".")
-                value = getattr(self._modules[path], name)
+                value = getattr(self._modules.get(path, self.owner), name)
                 if isinstance(value, nn.Parameter):
                     yield value
 
@@ -192,13 +203,27 @@ def _layouts(x: Tensor) -> tuple[torch.memory_format, ...]:
     return torch.channels_last, torch.contiguous_format
 
 
+class Traced(NamedTuple):
+    """What a trace has found.
+
+    Attributes:
+        argument: The node of the forward's argument.
+        result: A symbol, or what the forward has put symbols into.
+        reads: By module, the names of attributes that the forward has asked for.
+    """
+
+    argument: fx.Node
+    result: Any
+    reads: dict[str, set[str]]
+
+
 def trace(
     owner: nn.Module,
     graph: fx.Graph,
     is_leaf: Callable[[nn.Module], bool] | None = None,
     *,
     pure: bool = False,
-) -> tuple[fx.Node, Any]:
+) -> Traced:
     """Writes the owner's forward into the graph.
 
     Args:
@@ -206,9 +231,6 @@ def trace(
         graph: An empty graph.
         is_leaf: Whether calls of a module are one node. Default: those of torch.nn's modules.
         pure: Whether the forward may set no attribute.
-
-    Returns:
-        The node of its argument, and its result: a symbol, or what it has put symbols into.
 
     Raises:
         NotTraceable: The forward does more than compute on one tensor.
@@ -230,7 +252,16 @@ def trace(
     if pure and (name := shadows.changed()):
         raise NotTraceable(f"its forward changes {name}")
     graph.output(fx.node.map_aggregate(result, lambda v: v.node if isinstance(v, fx.Proxy) else v))
-    return shadows.argument, result
+    if any(isinstance(value, nn.Parameter) for node in graph.nodes for value in _constants(node)):
+        raise NotTraceable("its forward takes a parameter from somewhere else than its module")
+    return Traced(shadows.argument, result, shadows.reads)
+
+
+def _constants(node: fx.Node) -> list[Any]:
+    """What the node takes that no other node gives."""
+    found: list[Any] = []
+    fx.node.map_aggregate((node.args, node.kwargs), lambda value: found.append(value))
+    return found
 
 
 def is_norm(module: nn.Module | None) -> bool:
