@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import operator
 import random
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -93,14 +94,14 @@ class Attributes:
     def changed(self) -> str:
         """The name of an attribute that is another one now, or holds something else; or empty."""
         before, held = self._before, self._held
-        if held.keys() != before.keys():
+        if not _identical(held, before):
             names = (held.keys() ^ before.keys()) - {_OWN}
             if names:
                 return min(names)
-        for name, value in before.items():
-            now = held.get(name)
-            if now is not value and name != _OWN and not same(now, value):
-                return name
+            for name, value in before.items():
+                now = held.get(name)
+                if now is not value and name != _OWN and not same(now, value):
+                    return name
         for name, container, kept in self._contents:
             if (container or kept) and not _same_contents(container, kept):
                 return name
@@ -185,10 +186,17 @@ def same(a: Any, b: Any) -> bool:
     return a is b or (type(a) is type(b) and type(a) in _ATOMS and a == b)
 
 
+def _identical(a: dict[Any, Any], b: dict[Any, Any]) -> bool:
+    """Whether the two hold the same objects under the same names: most do, and this is quick."""
+    return a.keys() == b.keys() and all(map(operator.is_, a.values(), b.values()))
+
+
 def _same_contents(a: Any, b: Any) -> bool:
     if len(a) != len(b):
         return False
     if isinstance(a, dict):
+        if _identical(a, b):
+            return True
         return all(name in b and same(value, b[name]) for name, value in a.items())
     if isinstance(a, set):
         return bool(a == b)
