@@ -75,6 +75,15 @@ def steps(model: Any) -> list[Any]:
     return [n.name for n in split.recipe.order if n not in split.recipe.parts]
 
 
+def assert_right(fast: Any, model: Any, x: Tensor, path: Path) -> None:
+    """Near the model, and from a file the same bits."""
+    weebill.save(fast, path)
+    with torch.inference_mode():
+        y = fast(x)
+        assert_near(y, model, x)
+        assert torch.equal(torch.from_numpy(weebill.runtime.load(path)(x.numpy())), y)
+
+
 @pytest.mark.parametrize("name", MOVED)
 @pytest.mark.parametrize("dim", [1, -3])
 def test_moved(name: str, dim: int, tmp_path: Path) -> None:
@@ -84,11 +93,7 @@ def test_moved(name: str, dim: int, tmp_path: Path) -> None:
     assert between[-1].startswith("cat")
     assert all(step.startswith(("split", "getitem")) for step in between[1:-1])
     x = torch.randn(2, 3, 21, 30)
-    weebill.save(fast, tmp_path / "a")
-    with torch.inference_mode():
-        y = fast(x)
-        assert_near(y, model, x)
-        assert torch.equal(torch.from_numpy(weebill.runtime.load(tmp_path / "a")(x.numpy())), y)
+    assert_right(fast, model, x, tmp_path / "a")
     assert list(fast.state_dict()) == list(model.state_dict())
 
 
@@ -191,9 +196,5 @@ def test_a_network_of_timm(tmp_path: Path) -> None:
     model = settle(foreign_model("timm/mixnet_s"), torch.randn(4, 3, 96, 96))
     fast = weebill.convert(model)
     x = torch.randn(1, 3, 96, 80)
-    weebill.save(fast, tmp_path / "a")
-    with torch.inference_mode():
-        y = fast(x)
-        assert_near(y, model, x)
-        assert torch.equal(torch.from_numpy(weebill.runtime.load(tmp_path / "a")(x.numpy())), y)
+    assert_right(fast, model, x, tmp_path / "a")
     assert all(entry.fused for entry in weebill.report(fast).entries)

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import weebill
 from tests.convert.foreign import settle
-from weebill.nn import unfused
+from weebill.nn import FusedModule, unfused
 
 
 def block(channels: int = 8) -> nn.Module:
@@ -161,6 +161,38 @@ def test_layers_that_are_reached_past_their_names(way: str) -> None:
         model.head.weight = nn.Parameter(torch.ones_like(model.head.weight))
         fast.head.weight = nn.Parameter(torch.ones_like(model.head.weight))
         torch.testing.assert_close(fast(x), model(x), rtol=1e-4, atol=1e-4)
+
+
+class Circular(nn.Module):
+    """Attributes that lead back to themselves, and a closure over what is not there yet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = block()
+        self.ring: list[Any] = []
+        self.ring.append(self.ring)
+
+        def countdown(n: int) -> int:
+            return countdown(n - 1) if n else missing
+
+        self.countdown = countdown
+        if not self.ring:
+            missing = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.features(x)
+        return y
+
+
+def test_attributes_that_lead_back_to_themselves() -> None:
+    torch.manual_seed(0)
+    fast: Any = weebill.convert(Circular().eval(), inplace=True)
+    assert isinstance(fast, FusedModule)
+    x = torch.randn(1, 8, 9, 9, requires_grad=True)
+    (found,) = torch.autograd.grad(fast(x).sum(), x)
+    with unfused():
+        (expected,) = torch.autograd.grad(fast(x).sum(), x)
+    torch.testing.assert_close(found, expected)
 
 
 def test_tied_weights() -> None:

@@ -20,7 +20,7 @@ from weebill.fusion import activations
 from weebill.fusion.layers import check_norm, conv_layer, linear_layer
 from weebill.fusion.match import Program
 from weebill.fusion.module import FusedModule
-from weebill.fusion.spec import BlockSpec, Layer, Norm, Sum
+from weebill.fusion.spec import BlockSpec, Layer, Norm, Sum, joined
 from weebill.fusion.split import Part, Recipe
 from weebill.fusion.trace import writes
 from weebill.runtime import nodes
@@ -145,7 +145,7 @@ class Builder:
     def _in_parts(self, path: str, module: nn.Module, recipe: Recipe, x: Value) -> Any:
         """A module inside that runs in parts."""
         inner = copy.copy(self)
-        inner.owner, inner.prefix, inner.input = module, _joined(self.prefix, path), x
+        inner.owner, inner.prefix, inner.input = module, joined(self.prefix, path), x
         inner.values = {}
         graph = recipe.graph
         inner._go(recipe.order, graph.shapes_for(self._shape(x)), recipe.parts)
@@ -200,7 +200,7 @@ class Builder:
             return self.run(x, (BlockSpec("conv2d", layer=linear_layer(module, path)),), node)
         if isinstance(module, _BatchNorm):
             check_norm(module)
-            return self._into_layer(x, path, norm=Norm(_joined(self.prefix, path)))
+            return self._into_layer(x, path, norm=Norm(joined(self.prefix, path)))
         name = activations.of_module(module)
         if name is not None:
             return self.activation(x, name)
@@ -382,18 +382,14 @@ def _inside(block: BlockSpec, path: str) -> BlockSpec:
     def inside(layer: Layer) -> Layer:
         moved = replace(
             layer,
-            path=_joined(path, layer.path) if layer.path else "",
-            norms=tuple(replace(norm, path=_joined(path, norm.path)) for norm in layer.norms),
+            path=joined(path, layer.path) if layer.path else "",
+            norms=tuple(replace(norm, path=joined(path, norm.path)) for norm in layer.norms),
         )
         if isinstance(moved, Sum):
             moved = replace(moved, beside=tuple(inside(other) for other in moved.beside))
         return moved
 
     return block.map_layers(inside)
-
-
-def _joined(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name
 
 
 def _flat(value: Any) -> list[Any]:

@@ -37,6 +37,7 @@ from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
 from weebill import _fake
 from weebill.fusion.packed import Packed
+from weebill.fusion.replay import Replay
 
 if TYPE_CHECKING:
     from weebill.fusion.module import FusedModule
@@ -218,7 +219,7 @@ def _plan(owner: FusedModule) -> _Plan | None:
     if packed is None or packed.input_rank != 4 or packed.geometry is None:
         return None
     form = Form(packed.geometry, packed.output_rank == 2)
-    back = owner.fusion.leads_back(owner)
+    back = Replay(owner).leads_back
     return _Plan(number(owner), form, form_key(form), exporting, torch.float32, back, grad)
 
 
@@ -303,7 +304,10 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
     """Of the plain forward, computed again on the weights that the graph was given."""
     owner = _owner(ctx.module)
-    found = owner.fusion.gradients(owner, ctx.saved_tensors, gradient)
+    x, *weights = ctx.saved_tensors
+    others = dict(zip((*owner.parameters(), *owner.buffers()), weights, strict=True))
+    needed = [tensor.requires_grad for tensor in ctx.saved_tensors]
+    found = Replay(owner).gradients(x, others, needed, gradient)
     return found[0], found[1:], None, None
 
 

@@ -13,7 +13,7 @@ from torch import fx
 
 from weebill.fusion import activations
 from weebill.fusion.layers import NotFusable
-from weebill.fusion.links import Link, PartOfNorm, activation_step, single_step
+from weebill.fusion.links import Link, PartOfNorm, simple_step
 from weebill.fusion.shuffles import concatenated
 from weebill.fusion.spec import Norm
 from weebill.fusion.trace import Graph
@@ -58,14 +58,13 @@ def _ends_in_layer(graph: Graph, node: fx.Node) -> bool:
         return False
     if step.kind == "layer":
         return len(graph.shape(node)) == 4
-    linear = step.kind == "norm" or (step.kind == "activation" and step.name == "none")
-    return linear and graph.users(source) == [node] and _ends_in_layer(graph, source)
+    behind = step.keeps_linear and graph.users(source) == [node]
+    return behind and _ends_in_layer(graph, source)
 
 
 def _step(graph: Graph, node: fx.Node, users: list[fx.Node]) -> Link | None:
     try:
-        step = single_step(graph, node, users[0]) if len(users) == 1 else None
-        return step or activation_step(graph, node, users)
+        return simple_step(graph, node, users)
     except NotFusable:
         return None
 

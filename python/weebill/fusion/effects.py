@@ -17,12 +17,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from weebill.fusion.spec import joined
+
 _CONTAINERS = frozenset(
     {list, dict, set, collections.OrderedDict, collections.defaultdict, collections.deque}
 )
 _ATOMS = frozenset({bool, int, float, str})
-_TORCHS = frozenset(vars(nn.Module()))
-_TABLES = ("_parameters", "_buffers", "_modules")
+#: Attributes that every module has.
+TORCHS = frozenset(vars(nn.Module()))
+#: Those that hold its tensors and modules by name.
+TABLES = ("_parameters", "_buffers", "_modules")
 _OWN = "_fusion"  # what this library keeps, which is nothing that a forward computes
 
 
@@ -34,14 +38,14 @@ def attributes_of(module: nn.Module, memo: dict[int, Any]) -> dict[str, Any]:
         memo: What is anew already, by the ids of the old.
     """
     held = dict(vars(module))
-    for name in _own_names(module):
+    for name in own_names(module):
         held[name] = _anew(held[name], memo)
     return held
 
 
-def _own_names(module: nn.Module) -> Iterable[str]:
+def own_names(module: nn.Module) -> Iterable[str]:
     """The attributes that are not nn.Module's. None of torch's modules: these only compute."""
-    return () if type(module).__module__.startswith("torch.nn.") else vars(module).keys() - _TORCHS
+    return () if type(module).__module__.startswith("torch.nn.") else vars(module).keys() - TORCHS
 
 
 def _anew(value: Any, memo: dict[int, Any]) -> Any:
@@ -71,14 +75,14 @@ class Attributes:
         self._before = dict(self._held)
         self._contents: list[tuple[str, Any, Any]] = []
         self.tensors: list[tuple[str, Tensor]] = []
-        for table in _TABLES:
+        for table in TABLES:
             entries = self._before[table]
             if type(entries) not in _CONTAINERS:  # those of a shadow: asked for, they become steps
                 continue
             self._contents.append((table, entries, entries.copy()))
             if table != "_modules":
                 self.tensors += [entry for entry in entries.items() if entry[1] is not None]
-        for name in _own_names(module):
+        for name in own_names(module):
             self._add(name, self._before[name])
 
     def _add(self, name: str, value: Any) -> None:
@@ -131,13 +135,13 @@ class State:
             for name, tensor in attributes.tensors:
                 if id(tensor) not in self._tensors:
                     kept = tensor.detach().clone() if _is_kept(tensor) else None
-                    self._tensors[id(tensor)] = _join(path, name), tensor, _version(tensor), kept
+                    self._tensors[id(tensor)] = joined(path, name), tensor, _version(tensor), kept
 
     def changed(self) -> str:
         """The name of something that has changed since then; empty if nothing has."""
         for path, attributes in self._attributes:
             if name := attributes.changed():
-                return _join(path, name)
+                return joined(path, name)
         for name, tensor, version, kept in self._tensors.values():
             # batch_norm moves statistics without counting it
             if _version(tensor) != version or (kept is not None and not _equal(tensor, kept)):
@@ -201,10 +205,6 @@ def _same_contents(a: Any, b: Any) -> bool:
     if isinstance(a, set):
         return bool(a == b)
     return all(map(same, a, b))
-
-
-def _join(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name
 
 
 def _version(tensor: Tensor) -> int:

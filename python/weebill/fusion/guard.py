@@ -25,6 +25,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from weebill import _C
 from weebill.fusion import activations, memory
+from weebill.fusion.effects import TORCHS
 
 #: What `Guard.state` tells. FRESH is 0 in the core's guard.
 FRESH = 0
@@ -34,7 +35,6 @@ STALE = 3  # a tensor changed: pack again
 
 #: Attributes of leaf modules that records depend on.
 _ATTRIBUTES = ("stride", "padding", "dilation", "padding_mode", "eps")
-_MODULES_OWN = frozenset({*nn.Module().__dict__, "_fusion"})
 _LEAVES = (nn.Conv2d, _BatchNorm)
 
 
@@ -94,7 +94,7 @@ def _expect_structure(
     else:
         names = module.__dict__ if type(module).__module__.startswith("torch.nn.") else reads
     for name in names:
-        if name in module.__dict__ and name not in _MODULES_OWN:
+        if name in module.__dict__ and name not in TORCHS and name != "_fusion":
             guard.expect_entry(module.__dict__, name, CHANGED)
     guard.expect_size(module.__dict__, CHANGED)  # a forward that is set on the object
 

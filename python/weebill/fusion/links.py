@@ -81,6 +81,11 @@ class Link:
         """Whether it stands for something by itself, and is not part of what comes before it."""
         return self.kind not in ("norm", "activation", "reshape", "expand")
 
+    @property
+    def keeps_linear(self) -> bool:
+        """Whether a layer can take it in and be a layer still: a norm, or nothing at all."""
+        return self.kind == "norm" or (self.kind == "activation" and self.name == "none")
+
 
 @dataclass(frozen=True)
 class PartOfNorm:
@@ -135,12 +140,17 @@ def follow(
         node = link.exit
 
 
+def simple_step(graph: Graph, node: fx.Node, users: list[fx.Node]) -> Link | None:
+    """The step that the users of a value make, if it has no branches. Raises NotFusable."""
+    link = _single(graph, node, users[0]) if len(users) == 1 else None
+    return link or _activation(graph, node, users)
+
+
 def _step(graph: Graph, node: fx.Node, users: list[fx.Node]) -> Link:
-    if len(users) == 1:
-        link = single_step(graph, node, users[0])
-        if link is not None:
-            return link
-    for diamond in (activation_step, _squeeze, _residual, _pooled, _sum, _unit, _shuffle):
+    link = simple_step(graph, node, users)
+    if link is not None:
+        return link
+    for diamond in (_squeeze, _residual, _pooled, _sum, _unit, _shuffle):
         link = diamond(graph, node, users)
         if link is not None:
             return link
@@ -150,8 +160,7 @@ def _step(graph: Graph, node: fx.Node, users: list[fx.Node]) -> Link:
     raise NotFusable(f"one value goes to {names}: no form that is fused")
 
 
-def single_step(graph: Graph, node: fx.Node, user: fx.Node) -> Link | None:
-    """The step that a value's user is by itself, if it is one. Raises NotFusable."""
+def _single(graph: Graph, node: fx.Node, user: fx.Node) -> Link | None:
     module = graph.module(user)
     if module is not None and has_hooks(module):
         raise NotFusable(f"{user.target} has hooks")
@@ -246,8 +255,7 @@ def _is_reshape(graph: Graph, node: fx.Node, user: fx.Node) -> bool:
     )
 
 
-def activation_step(graph: Graph, node: fx.Node, users: list[fx.Node]) -> Link | None:
-    """The activation that the users of a value are the beginning of, or all."""
+def _activation(graph: Graph, node: fx.Node, users: list[fx.Node]) -> Link | None:
     if len(users) == 1:
         module = graph.module(users[0])
         if module is not None:
@@ -380,7 +388,7 @@ def _past_identities(graph: Graph, node: fx.Node) -> fx.Node:
     """The node, or the last of the steps after it that change nothing."""
     users = graph.users(node)
     while len(users) == 1:
-        link = activation_step(graph, node, users)
+        link = _activation(graph, node, users)
         if link is None or link.name != "none":
             break
         node = link.exit
@@ -393,17 +401,13 @@ def _linear(graph: Graph, node: fx.Node, user: fx.Node) -> tuple[list[Link], fx.
     links: list[Link] = []
     users = [user]
     while len(users) == 1:
-        link = single_step(graph, node, users[0]) or activation_step(graph, node, users)
-        if link is None or not _is_linear(link):
+        link = simple_step(graph, node, users)
+        if link is None or not (link.kind == "layer" or link.keeps_linear):
             break
         links.append(link)
         node = link.exit
         users = graph.users(node)
     return links, node
-
-
-def _is_linear(link: Link) -> bool:
-    return link.kind in ("layer", "norm") or (link.kind == "activation" and link.name == "none")
 
 
 def _unit(graph: Graph, node: fx.Node, users: list[fx.Node]) -> Link | None:

@@ -25,7 +25,7 @@ import functools
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -76,9 +76,7 @@ class _Differentiable(torch.autograd.Function):
         x, *weights = ctx.saved_tensors
         others = dict(zip(ctx.weights, weights, strict=True))
         needed, higher = ctx.needs_input_grad[1:], torch.is_grad_enabled()
-        with unfused():
-            found = ctx.replay.gradients(x, others, needed, gradient, higher=higher)
-        return None, *found
+        return None, *ctx.replay.gradients(x, others, needed, gradient, higher=higher)
 
 
 class _Ready:
@@ -180,26 +178,6 @@ class Fusion:
             y: Tensor = owner.forward(x)
         return y
 
-    @staticmethod
-    def leads_back(owner: FusedModule) -> bool:
-        """Whether its gradients can be had from the plain forward alone: see Replay."""
-        return Replay(owner).leads_back
-
-    @staticmethod
-    def gradients(owner: FusedModule, saved: Sequence[Tensor], gradient: Tensor) -> Any:
-        """Those of the plain forward, for a graph.
-
-        Args:
-            owner: The module.
-            saved: The forward's input, and all parameters and buffers, as the graph has them.
-            gradient: That of the result.
-        """
-        x, *tensors = saved
-        others = dict(zip((*owner.parameters(), *owner.buffers()), tensors, strict=True))
-        needed = [tensor.requires_grad for tensor in saved]
-        with unfused():
-            return Replay(owner).gradients(x, others, needed, gradient)
-
     def prepare(self, owner: nn.Module, graph: Graph | None = None) -> bool:
         """Whether `owner` runs fused now; matches, checks and packs what has not been yet.
 
@@ -233,15 +211,14 @@ class Fusion:
             return self._pack(owner, graph) if packable(_tensors(owner)) else None
 
     def _pack(self, owner: nn.Module, graph: Graph | None) -> _Ready | None:
-        program, recipe = self.program, self.recipe
+        known = self.program or self.recipe
         try:
-            if program is not None or recipe is not None:
-                ready = _packed(owner, recipe if program is None else program, self.reads)
+            if known is not None:
+                ready = _packed(owner, known, self.reads)
             else:
                 graph = graph or graph_of(owner)
                 self.reads = graph.reads
-                found = split(graph) if self.splits else match(graph)
-                ready = _packed(owner, found, self.reads)
+                ready = _packed(owner, split(graph) if self.splits else match(graph), self.reads)
                 check(ready.packed, owner, graph)
                 if isinstance(ready.packed, Split):
                     self.recipe = ready.packed.recipe
@@ -269,7 +246,7 @@ class Fusion:
 
 
 def _packed(
-    owner: nn.Module, found: Program | Recipe | None, reads: Mapping[str, Collection[str]]
+    owner: nn.Module, found: Program | Recipe, reads: Mapping[str, Collection[str]]
 ) -> _Ready:
     # watched before it is read: a change in between makes the records stale, not wrong
     for module in owner.modules():
@@ -278,7 +255,6 @@ def _packed(
     if isinstance(found, Recipe):
         guard = Guard(owner, sources(owner, found), reads)
         return _Ready(owner, Split(owner, found), guard)
-    assert found is not None
     guard = Guard(owner, source_names(owner, found.blocks), reads)
     return _Ready(owner, Packed(owner, found), guard)
 

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-#: Tables of a module that a shell has of its own.
-_TABLES = ("_parameters", "_buffers", "_modules")
-_HOOKS = tuple(name for name in nn.Module().__dict__ if "hooks" in name)
+from weebill.fusion.effects import TABLES, TORCHS, own_names
+from weebill.fusion.switch import unfused
+
+_HOOKS = tuple(name for name in TORCHS if "hooks" in name)
 
 
 class _Part(NamedTuple):
@@ -51,12 +52,11 @@ class Replay:
             )
             for module in places
         ]
-        modules = set(places)
+        seen: dict[int, Any] = {}
         self.leads_back = any(
-            _leads_to(value, modules)
-            for module, part in zip(places, self._parts, strict=True)
-            if not type(module).__module__.startswith("torch.nn.")
-            for value in part.attributes.values()
+            _leads_to(module.__dict__[name], places.keys(), seen)
+            for module in places
+            for name in own_names(module)
         )
 
     def __call__(self, x: Tensor, others: Mapping[Tensor, Tensor]) -> Tensor:
@@ -71,7 +71,7 @@ class Replay:
                 _modules={n: None if i is None else shells[i] for n, i in part.children.items()},
                 **{name: {} for name in _HOOKS},
             )
-        with torch.autocast("cpu", enabled=False):
+        with unfused(), torch.autocast("cpu", enabled=False):
             y: Tensor = shells[0].forward(x)
         return y
 
@@ -105,9 +105,8 @@ class Replay:
                 for tensor, wanted in zip(sources, needed, strict=True)
             ]
             y = self(views[0], dict(zip(others, views[1:], strict=True)))
-        if (
-            gradient.shape != y.shape
-        ):  # behind a view of y, torch's BatchNorm misreads channels_last
+        # the gradient, not y: behind a view of it, torch's BatchNorm misreads channels_last
+        if gradient.shape != y.shape:
             gradient = gradient.reshape(y.shape)
         result: list[Tensor | None] = [None] * len(sources)
         wanted = [place for place, is_needed in enumerate(needed) if is_needed]
@@ -124,25 +123,41 @@ class Replay:
         return result
 
 
-_LEFT_OUT = frozenset({"training", "_fusion", *_TABLES, *_HOOKS})
+_LEFT_OUT = frozenset({"training", "_fusion", *TABLES, *_HOOKS})
 
 
-def _leads_to(value: Any, modules: set[nn.Module]) -> bool:
+def _leads_to(value: Any, modules: Collection[nn.Module], seen: dict[int, Any]) -> bool:
+    """Whether any of the modules, or a parameter, is reached; `seen` has what has been looked at,
+    by its id."""
     if isinstance(value, nn.Module):
         return value in modules
+    if isinstance(value, nn.Parameter):
+        return True
+    if id(value) in seen:
+        return False
+    seen[id(value)] = value
+    return any(_leads_to(inner, modules, seen) for inner in _inside(value))
+
+
+def _inside(value: Any) -> Iterable[Any]:
     if isinstance(value, dict):
-        return any(_leads_to(entry, modules) for entry in value.values())
+        return value.values()
     if isinstance(value, (list, tuple, set, frozenset)):
-        return any(_leads_to(entry, modules) for entry in value)
+        return value
     if isinstance(value, functools.partial):
-        return _leads_to([value.func, value.args, value.keywords], modules)
+        return (value.func, *value.args, *value.keywords.values())
     if isinstance(value, types.MethodType):
-        return _leads_to(value.__self__, modules)
+        return (value.__self__,)
     if isinstance(value, types.FunctionType):
-        cells = [cell.cell_contents for cell in value.__closure__ or ()]
-        return _leads_to([cells, value.__defaults__], modules)
-    # a tensor that is a module's too
-    return isinstance(value, nn.Parameter)
+        return (*map(_contents, value.__closure__ or ()), *(value.__defaults__ or ()))
+    return ()
+
+
+def _contents(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # nothing has been assigned yet
+        return None
 
 
 def _replaced(

@@ -14,6 +14,11 @@ from typing import Any, Literal, TypeAlias
 Padding: TypeAlias = tuple[int, int, int, int] | Literal["same"]
 
 
+def joined(path: str, name: str) -> str:
+    """The path of what is called `name` in the module at `path`; "" is the owner itself."""
+    return f"{path}.{name}" if path else name
+
+
 @dataclass(frozen=True)
 class Window:
     """How a convolution slides: (height, width) pairs; padding is (top, left, bottom, right)."""

@@ -235,14 +235,8 @@ def sources(owner: nn.Module, recipe: Recipe) -> Iterator[tuple[str, str]]:
     for part in recipe.parts.values():
         yield from source_names(owner, part.program.blocks)
     for node in recipe.order:
-        module = None if node in recipe.parts else recipe.graph.module(node)
-        if module is not None:
-            for path, inner in module.named_modules(prefix=str(node.target)):
-                for name in (*inner._parameters, *inner._buffers):
-                    yield path, name
-        elif node.op == "get_attr":
-            path, _, name = str(node.target).rpartition(".")
-            yield path, name
+        if node not in recipe.parts:
+            yield from recipe.graph.tensors(node)
 
 
 def _step(run: Callable[[list[Any]], Any], place: int, free: Sequence[int]) -> Step:

@@ -108,14 +108,12 @@ class Shadows:
             return base.__getattribute__(self, name)
 
         if base not in self._classes:
-            # a class that was made here too has it in front already
-            bases = (base,) if issubclass(base, Unannounced) else (Unannounced, base)
             namespace = {
                 "__call__": call,
                 "__getattribute__": get,
                 "__module__": base.__module__,
             }
-            self._classes[base] = type(base.__name__, bases, namespace)
+            self._classes[base] = type(base.__name__, (Unannounced, base), namespace)
         return self._classes[base]
 
 

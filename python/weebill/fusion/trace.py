@@ -101,6 +101,17 @@ class Graph:
             return None
         return self._modules[str(node.target)]
 
+    def tensors(self, node: fx.Node) -> Iterator[tuple[str, str]]:
+        """(module, attribute) of the tensors that the node itself brings in."""
+        module = self.module(node)
+        if module is not None:
+            for path, inner in module.named_modules(prefix=str(node.target)):
+                for name in (*inner._parameters, *inner._buffers):
+                    yield path, name
+        elif node.op == "get_attr":
+            path, _, name = str(node.target).rpartition(".")
+            yield path, name
+
     def insert(self, place: fx.Node, function: Callable[[Tensor], Tensor], x: fx.Node) -> fx.Node:
         """A new step before the node `place`: a function of x that keeps its shape."""
         name = getattr(function, "__name__", type(function).__name__).strip("<>")
@@ -171,11 +182,7 @@ class Graph:
     def _weights(self) -> Iterator[Tensor]:
         """The parameters that go into the output."""
         for node in self._live:
-            module = self.module(node)
-            if module is not None:
-                yield from module.parameters()
-            elif node.op == "get_attr":
-                path, _, name = str(node.target).rpartition(".")
+            for path, name in self.tensors(node):
                 value = getattr(self._modules.get(path, self.owner), name)
                 if isinstance(value, nn.Parameter):
                     yield value
